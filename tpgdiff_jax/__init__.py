@@ -1,0 +1,7 @@
+"""TPGDiff in JAX: one diffusion model that restores photographs, guided by three priors.
+
+Paper: "TPGDiff" (arXiv 2601.20306).  The rooms of this package, from the ground up, are described
+in the README's layout section; a room imports only from rooms below it.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Checkpoints: our own runs, and weights from the released PyTorch program."""

@@ -1,0 +1,1 @@
+"""The mean-reverting diffusion: tables, losses and samplers as pure functions of arrays."""

@@ -1,0 +1,93 @@
+"""Training pairs and losses of the mean-reverting diffusion."""
+
+import jax
+import jax.numpy as jnp
+
+from tpgdiff_jax.diffusion import prediction as predictions
+from tpgdiff_jax.diffusion.irsde import IRSDE
+
+DISTANCES = ("l1", "l2")
+OBJECTIVES = ("optimum", "residual")
+
+
+def sample_times(key: jax.Array, batch: int, num_steps: int, power: float = 1.0) -> jax.Array:
+    """Draw one training time per example.
+
+    Args:
+      key: a JAX random key.
+      batch: number of examples B.
+      num_steps: T; times are 1..T.
+      power: 1 draws uniformly (the released program).  Above 1, the density over u = t/T is
+        proportional to u^(power - 1): large, hard times come more often.
+
+    Returns:
+      int32 [B] in 1..T.
+    """
+    uniform = jax.random.uniform(key, (batch,))
+    t = jnp.floor(uniform ** (1 / power) * num_steps).astype(jnp.int32) + 1
+    return jnp.minimum(t, num_steps)
+
+
+def diffuse(sde: IRSDE, x0: jax.Array, mu: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:
+    """Return x_t = m_t + sigma_bar_t z, a draw of p(x_t | x_0).
+
+    Args:
+      sde: the SDE.
+      x0: clean images, float32 [B, H, W, 3] in [0, 1].
+      mu: degraded images, the same shape and range.
+      t: int [B] in 1..T.
+      noise: z, standard normal [B, H, W, 3].
+    """
+    return sde.mean(x0, mu, t) + sde.std(t).reshape(-1, 1, 1, 1) * noise
+
+
+def diffusion_loss(
+    sde: IRSDE,
+    output: jax.Array,
+    x_t: jax.Array,
+    x0: jax.Array,
+    mu: jax.Array,
+    t: jax.Array,
+    *,
+    prediction: str = "noise",
+    objective: str = "optimum",
+    distance: str = "l1",
+) -> jax.Array:
+    """Return the loss of each example.
+
+    Args:
+      sde: the SDE whose tables made `x_t`.
+      output: the network's answer for (x_t, mu, t), [B, H, W, 3].
+      x_t, x0, mu: state, clean and degraded images, [B, H, W, 3].
+      t: int [B] in 1..T.
+      prediction: what `output` is: `noise`, `x0` or `v`.
+      objective: `optimum` compares the reverse step's mean with the optimum step, the maximum
+        likelihood loss of arXiv 2301.11699 Eq. (17) and of the released program.  `residual`
+        compares the clean image the output implies with the true one, which weighs all t alike.
+      distance: `l1` or `l2`.
+
+    Returns:
+      float32 [B], the mean distance over pixels and channels.
+
+    Raises:
+      ValueError: an unknown prediction, objective or distance.
+    """
+    if distance not in DISTANCES:
+        raise ValueError(
+            f"loss.distance={distance!r} is unknown; expected one of {', '.join(DISTANCES)}."
+        )
+    a = jnp.asarray(sde.decays, jnp.float32)[t].reshape(-1, 1, 1, 1)
+    y = x_t - mu
+    output = output.astype(jnp.float32)
+    if objective == "optimum":
+        noise = predictions.to_noise(prediction, output, y, a, sde.stationary_std)
+        reached = sde.reverse_mean(x_t, mu, sde.score_from_noise(noise, t), t)
+        error = reached - sde.optimum(x_t, x0, mu, t)
+    elif objective == "residual":
+        error = predictions.to_residual(prediction, output, y, a, sde.stationary_std) - (x0 - mu)
+    else:
+        raise ValueError(
+            f"loss.objective={objective!r} is unknown; expected one of {', '.join(OBJECTIVES)}."
+        )
+    error = jnp.abs(error) if distance == "l1" else jnp.square(error)
+    return error.mean(axis=(1, 2, 3))

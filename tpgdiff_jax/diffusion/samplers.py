@@ -1,0 +1,192 @@
+"""Samplers of the reverse process: one compiled scan, at any number of steps.
+
+In y = x - mu every sampler here is linear in the state, the estimated residual q = x0_hat - mu, its
+change since the last step, and fresh noise:
+
+    y_next = c_state y + c_clean q + c_slope (q - q_previous) + c_noise z
+
+so a sampler is a table of four coefficients per step, computed in float64 on the host (x0_hat is
+divided by a_T = 0.005), and all share one `lax.scan`.  Few-step formulas: MR Sampler (arXiv
+2502.07856); with stride 1 `posterior` is the released program's posterior step and `euler_sde`,
+`euler_ode` its reverse steps (arXiv 2301.11699, Eq. 5).
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tpgdiff_jax.diffusion import prediction as predictions
+from tpgdiff_jax.diffusion.irsde import IRSDE
+
+SAMPLERS = ("posterior", "sde2", "ode1", "ode2", "euler_sde", "euler_ode")
+
+
+def check_sampler(name: str, sde: IRSDE, steps: int | None) -> int:
+    """Return the number of network calls, or raise ValueError naming what does not fit.
+
+    Args:
+      name: one of `SAMPLERS`.
+      sde: the SDE.
+      steps: number of steps asked for; None means all of the SDE's.
+    """
+    if name not in SAMPLERS:
+        raise ValueError(f"sampler={name!r} is unknown; expected one of {', '.join(SAMPLERS)}.")
+    steps = sde.steps if steps is None else steps
+    if steps < 1:
+        raise ValueError(f"steps={steps} must be at least 1.")
+    if name.startswith("euler") and steps != sde.steps:
+        raise ValueError(
+            f"sampler={name!r} takes the SDE's own {sde.steps} steps, not {steps}; "
+            "use 'posterior' or an 'ode' sampler for fewer."
+        )
+    return steps
+
+
+def step_times(sde: IRSDE, steps: int) -> np.ndarray:
+    """Return the times visited, from T down to 0; fractional where `steps` does not divide T.
+
+    Returns:
+      float64 [steps + 1].
+    """
+    return sde.steps * np.arange(steps, -1, -1) / steps
+
+
+def step_coefficients(name: str, sde: IRSDE, times: np.ndarray) -> np.ndarray:
+    """Compute the coefficients (state, clean, slope, noise) of every step.
+
+    Args:
+      name: one of `SAMPLERS`.
+      sde: the SDE.
+      times: decreasing times that end at 0, float64 [n + 1].
+
+    Returns:
+      float64 [n, 4].
+    """
+    if name.startswith("euler"):
+        return _euler_coefficients(sde, times[:-1].astype(int), stochastic=name == "euler_sde")
+    # Theta is piecewise linear in t, so fractional times interpolate it exactly.
+    cumsum = np.interp(times, np.arange(sde.steps + 1), sde.thetas_cumsum)
+    a = np.exp(-cumsum * sde.dt)
+    s = sde.stationary_std * np.sqrt(1 - a**2)
+    stochastic = name in ("posterior", "sde2")
+    rows = []
+    previous_h = None
+    for now in range(len(times) - 1):
+        after = now + 1
+        if s[after] == 0:  # v = 0, lambda = infinity: the step is the estimate itself.
+            rows.append((0.0, 1.0, 0.0, 0.0))
+            continue
+        h = math.log(a[after] / s[after]) - math.log(a[now] / s[now])
+        gain = -math.expm1(-2 * h) if stochastic else -math.expm1(-h)
+        decay = math.exp(-h) if stochastic else 1.0
+        slope = 0.0
+        if name.endswith("2") and previous_h is not None:
+            # D = (q - q_previous) / (h_previous / h)
+            order2 = 1 - gain / (2 * h) if stochastic else math.expm1(-h) / h + 1
+            slope = a[after] * order2 * h / previous_h
+        noise = s[after] * math.sqrt(gain) if stochastic else 0.0
+        rows.append((s[after] / s[now] * decay, a[after] * gain, slope, noise))
+        previous_h = h
+    return np.array(rows)
+
+
+def _euler_coefficients(sde: IRSDE, t: np.ndarray, stochastic: bool) -> np.ndarray:
+    """Rewrite y + theta y dt - w sigma^2 (y - a q) / sigma_bar^2 dt - sigma sqrt(dt) z."""
+    weight = 1.0 if stochastic else 0.5
+    pull = weight * sde.sigmas[t] ** 2 * sde.dt / sde.sigma_bars[t] ** 2
+    noise = -sde.sigmas[t] * math.sqrt(sde.dt) if stochastic else np.zeros(len(t))
+    state = 1 + sde.thetas[t] * sde.dt - pull
+    return np.stack([state, pull * sde.decays[t], np.zeros(len(t)), noise], axis=1)
+
+
+def example_keys(key: jax.Array, batch: int) -> jax.Array:
+    """Return one key per example, so that neither batch size nor order changes a result.
+
+    Args:
+      key: one random key, or already one key per example.
+      batch: number of examples B.
+
+    Returns:
+      random keys [B].
+    """
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):  # a raw uint32 key of older programs
+        key = jax.random.wrap_key_data(key)
+    if key.ndim == 1:
+        return key
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(batch))
+
+
+def sample(
+    name: str,
+    denoise: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    sde: IRSDE,
+    mu: jax.Array,
+    key: jax.Array,
+    steps: int | None = None,
+    prediction: str = "noise",
+    noises: jax.Array | None = None,
+    start_noise: jax.Array | None = None,
+    clamp: bool = False,
+) -> jax.Array:
+    """Restore degraded images by running the reverse process as one compiled loop.
+
+    Args:
+      name: one of `SAMPLERS`.
+      denoise: `denoise(x_t, mu, t)` -> what the network predicts, [B, H, W, 3]; `t` is float32
+        [B] in the times the network was trained with.
+      sde: the SDE; its tables may be rebuilt for fewer steps (`sample_steps`).
+      mu: degraded images, float32 [B, H, W, 3] in [0, 1].
+      key: one random key, or one per example [B].
+      steps: network calls per image (NFE); None means the SDE's own.
+      prediction: what `denoise` returns: `noise`, `x0` or `v`.
+      noises: optional [T + 1, B, H, W, 3]; `noises[t]` replaces the draw of the step that leaves t.
+      start_noise: optional [B, H, W, 3]; replaces the standard normal noise of x_T.
+      clamp: clip every estimate of the clean image to [0, 1].
+
+    Returns:
+      float32 [B, H, W, 3], the restored images, unclamped at the end.
+
+    Raises:
+      ValueError: unknown sampler or prediction, a step count the sampler cannot take, or `noises`
+        with times that are not whole.
+    """
+    predictions.check_prediction(prediction)
+    steps = check_sampler(name, sde, steps)
+    times = step_times(sde, steps)
+    if noises is not None and not np.array_equal(times, np.round(times)):
+        raise ValueError(f"noises needs whole times: steps={steps} must divide {sde.steps}.")
+    coefficients = step_coefficients(name, sde, times)
+    decays = np.exp(-np.interp(times, np.arange(sde.steps + 1), sde.thetas_cumsum) * sde.dt)
+    mu = mu.astype(jnp.float32)
+    keys = example_keys(key, mu.shape[0])
+
+    def draw(index):
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+        return jax.vmap(lambda k: jax.random.normal(k, mu.shape[1:]))(step_keys)
+
+    def advance(carry, step):
+        y, previous = carry
+        c, a, t, index = step
+        output = denoise(mu + y, mu, jnp.full(mu.shape[:1], sde.network_time(t)))
+        output = output.astype(jnp.float32)
+        q = predictions.to_residual(prediction, output, y, a, sde.stationary_std)
+        if clamp:
+            q = jnp.clip(mu + q, 0, 1) - mu
+        z = draw(index) if noises is None else noises[jnp.round(t).astype(int)]
+        y = c[0] * y + c[1] * q + c[2] * (q - previous) + c[3] * z
+        return (y, q), None
+
+    if start_noise is None:
+        start_noise = draw(0)
+    steps_in = (
+        jnp.asarray(coefficients, jnp.float32),
+        jnp.asarray(decays[:-1], jnp.float32),
+        jnp.asarray(times[:-1], jnp.float32),
+        jnp.arange(1, steps + 1),
+    )
+    start = (sde.stationary_std * start_noise, jnp.zeros_like(mu))
+    (y, _), _ = jax.lax.scan(advance, start, steps_in)
+    return mu + y

@@ -1,0 +1,1 @@
+"""The denoising network and the system that joins it with the priors."""

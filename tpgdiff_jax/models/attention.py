@@ -1,0 +1,152 @@
+"""Attention over pixels: linear where there are many, full where there are few.
+
+`LinearAttention` costs O(pixels) (Shen et al., arXiv 1812.01243); `SpatialTransformer` is the
+block of latent diffusion (Rombach et al., arXiv 2112.10752, Appendix E.2.1): self-attention,
+cross-attention to a context, gated feed-forward.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tpgdiff_jax.models.layers import PixelNorm
+
+
+class LinearAttention(nn.Module):
+    """Attend in time linear in the pixel count.
+
+    out = Dense(softmax_features(q) d^-1/2 . [softmax_pixels(k)^T v / N]), then a gain-only norm.
+
+    Attributes:
+      heads, head_dim: number of heads and width of each.
+      dtype, param_dtype: of the computation and of the parameters; softmax is float32.
+    """
+
+    heads: int = 4
+    head_dim: int = 32
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
+        del context  # the same call as SpatialTransformer; no cross-attention here
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        batch, height, width, channels = x.shape
+        pixels, hidden = height * width, self.heads * self.head_dim
+        qkv = nn.Dense(3 * hidden, use_bias=False, name="qkv", **kinds)(x)
+        q, k, v = jnp.split(qkv.reshape(batch, pixels, 3 * hidden), 3, axis=-1)
+        out = linear_attention(q, k, v, self.heads).reshape(batch, height, width, hidden)
+        out = nn.Dense(channels, name="out", **kinds)(out)
+        return PixelNorm(name="norm", **kinds)(out)
+
+
+def linear_attention(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:
+    """Return softmax_features(q) d^-1/2 [softmax_pixels(k)^T v / N] for each head.
+
+    Args:
+      q, k, v: [B, N, heads * d], heads in contiguous groups of d channels.
+      heads: number of heads.
+
+    Returns:
+      [B, N, heads * d] in q's dtype; softmax statistics and the context are float32.
+    """
+    batch, pixels, hidden = q.shape
+    head_dim = hidden // heads
+    # softmax over pixels = exp(k - max) / sum.  The division moves to the small context.
+    k = k.astype(jnp.float32)
+    k = jnp.exp(k - jax.lax.stop_gradient(k.max(axis=1, keepdims=True)))
+    total = k.sum(axis=1)
+    context = jnp.einsum("bnd,bne->bde", k.astype(q.dtype), v, preferred_element_type=jnp.float32)
+    context = context / (total[:, :, None] * pixels)
+    # One product for all heads; the blocks that mix two heads are masked out.
+    head = jnp.arange(hidden) // head_dim
+    context = jnp.where(head[:, None] == head[None, :], context, 0.0)
+    q_heads = q.astype(jnp.float32).reshape(batch, pixels, heads, head_dim)
+    q_soft = jax.nn.softmax(q_heads, axis=-1).reshape(batch, pixels, hidden) * head_dim**-0.5
+    return jnp.einsum("bnd,bde->bne", q_soft.astype(q.dtype), context.astype(q.dtype))
+
+
+class MultiHeadAttention(nn.Module):
+    """Attend from x [B, N, C] to a context [B, M, D] (to x itself by default).
+
+    Projections of q, k and v carry no bias, the output's does.
+    """
+
+    heads: int
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        channels = x.shape[-1]
+        context = x if context is None else context
+        q, k, v = (
+            nn.Dense(channels, use_bias=False, name=name, **kinds)(source)
+            for name, source in (("q", x), ("k", context), ("v", context))
+        )
+        q, k, v = (a.reshape(*a.shape[:2], self.heads, -1) for a in (q, k, v))
+        out = jax.nn.dot_product_attention(q, k, v)
+        return nn.Dense(channels, name="out", **kinds)(out.reshape(x.shape))
+
+
+class SpatialTransformer(nn.Module):
+    """Self-attention, cross-attention to the semantic token and a gated feed-forward.
+
+    Attributes:
+      head_dim: width of a head.
+      context_dim: width of the context tokens the cross-attention is built for.
+    """
+
+    head_dim: int = 32
+    context_dim: int = 512
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
+        """Transform a feature map.
+
+        Args:
+          x: [B, H, W, C], C a multiple of `head_dim`.
+          context: tokens [B, M, context_dim]; None leaves the cross-attention out.
+        """
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        batch, height, width, channels = x.shape
+        if channels % self.head_dim:
+            raise ValueError(
+                f"model.width: {channels} channels at a transformer level are not a multiple of "
+                f"the head width {self.head_dim}; choose another width or multipliers."
+            )
+
+        def norm(name):
+            return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name, **kinds)
+
+        heads = channels // self.head_dim
+        h = nn.GroupNorm(32, epsilon=1e-6, use_fast_variance=False, name="group_norm", **kinds)(x)
+        h = nn.Dense(channels, name="proj_in", **kinds)(h).reshape(batch, -1, channels)
+        h = h + MultiHeadAttention(heads, name="self_attention", **kinds)(norm("norm_self")(h))
+        if context is not None or self.is_initializing():
+            if context is None:
+                context = jnp.zeros((batch, 1, self.context_dim), self.dtype)
+            attend = MultiHeadAttention(heads, name="cross_attention", **kinds)
+            h = h + attend(norm("norm_cross")(h), context.astype(self.dtype))
+        h = h + GatedFeedForward(name="feed_forward", **kinds)(norm("norm_feed")(h))
+        zeros = nn.initializers.zeros_init()
+        h = nn.Dense(channels, kernel_init=zeros, name="proj_out", **kinds)(h)
+        return h.reshape(x.shape) + x
+
+
+class GatedFeedForward(nn.Module):
+    """GEGLU feed-forward (Shazeer, arXiv 2002.05202): Dense(value * gelu(gate)), 4x wide."""
+
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        wide = nn.Dense(8 * x.shape[-1], name="proj_in", **kinds)(x)
+        value, gate = jnp.split(wide, 2, axis=-1)
+        value = value * nn.gelu(gate, approximate=False)
+        return nn.Dense(x.shape[-1], name="proj_out", **kinds)(value)

@@ -1,0 +1,157 @@
+"""The UNet's building blocks: norms, embeddings, residual blocks, resampling, structural FiLM.
+
+Numbers in comments refer to TPGDiff (arXiv 2601.20306) unless another source is named.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tpgdiff_jax.models.convolution import Conv3x3
+
+
+class PixelNorm(nn.Module):
+    """Normalise the channels of each pixel; learned gain, no shift.  Computed in float32."""
+
+    epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gain = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],), self.param_dtype)
+        x = x.astype(jnp.float32)
+        mean = x.mean(axis=-1, keepdims=True)
+        variance = jnp.square(x - mean).mean(axis=-1, keepdims=True)
+        x = (x - mean) * jax.lax.rsqrt(variance + self.epsilon)
+        return (x * gain.astype(jnp.float32)).astype(self.dtype)
+
+
+def sinusoidal_embedding(t: jax.Array, width: int) -> jax.Array:
+    """Embed times as sines and cosines of geometrically spaced frequencies.
+
+    Args:
+      t: times, int or float [B]; fractions are legal.
+      width: even number of features, at least 4.
+
+    Returns:
+      float32 [B, width], sines first (Vaswani et al., arXiv 1706.03762, Section 3.5).
+    """
+    half = width // 2
+    frequencies = jnp.exp(-math.log(10000) / (half - 1) * jnp.arange(half))
+    angles = t.astype(jnp.float32)[:, None] * frequencies
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class TimeEmbedding(nn.Module):
+    """Turn times [B] into the conditioning vector [B, 4 * width]."""
+
+    width: int
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, t: jax.Array) -> jax.Array:
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = sinusoidal_embedding(t, self.width).astype(self.dtype)
+        x = nn.Dense(4 * self.width, name="dense_in", **kinds)(x)
+        x = nn.gelu(x, approximate=False)
+        return nn.Dense(4 * self.width, name="dense_out", **kinds)(x)
+
+
+class DegradationPrompt(nn.Module):
+    """Turn the degradation prior [B, E] into a summand of the time embedding [B, features].
+
+    softmax(MLP(e_deg)) weighs the entries of one learned prompt vector.
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, degradation: jax.Array) -> jax.Array:
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = nn.Dense(self.features, name="dense_in", **kinds)(degradation)
+        x = nn.Dense(self.features, name="dense_out", **kinds)(nn.silu(x))
+        normal = nn.initializers.normal(1.0)
+        prompt = self.param("prompt", normal, (1, self.features), self.param_dtype)
+        weights = jax.nn.softmax(x.astype(jnp.float32), axis=-1)
+        x = (weights * prompt.astype(jnp.float32)).astype(self.dtype)
+        return nn.Dense(self.features, name="prompt_out", **kinds)(x)
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions, scaled and shifted by the time embedding, plus the input.
+
+    h = SiLU(conv(x) (1 + scale) + shift);  out = SiLU(conv(h)) + skip(x)
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, time: jax.Array) -> jax.Array:
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        modulation = nn.Dense(2 * self.features, name="modulation", **kinds)(nn.silu(time))
+        scale, shift = jnp.split(modulation[:, None, None, :], 2, axis=-1)
+        h = Conv3x3(self.features, name="conv_in", **kinds)(x)
+        h = nn.silu(h * (1 + scale) + shift)
+        h = nn.silu(Conv3x3(self.features, name="conv_out", **kinds)(h))
+        if x.shape[-1] != self.features:
+            x = nn.Dense(self.features, use_bias=False, name="skip", **kinds)(x)
+        return h + x
+
+
+class StructuralFiLM(nn.Module):
+    """Scale and shift features by the mean structural token: x (1 + gamma) + beta.
+
+    With `active=False` the parameters exist but the input passes unchanged: released checkpoints
+    carry an adapter for the deepest level that their forward pass never uses, and files must
+    convert both ways without loss.
+    """
+
+    active: bool = True
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, token: jax.Array) -> jax.Array:
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name="norm", **kinds)
+        modulation = nn.Dense(2 * x.shape[-1], name="modulation", **kinds)(norm(token))
+        gamma, beta = jnp.split(modulation[:, None, None, :], 2, axis=-1)
+        return x * (1 + gamma) + beta if self.active else x
+
+
+class Downsample(nn.Module):
+    """Halve the resolution: 4x4 convolution, stride 2, zero padding 1, with bias."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        padding = ((1, 1), (1, 1))
+        return nn.Conv(self.features, (4, 4), (2, 2), padding, name="conv", **kinds)(x)
+
+
+class Upsample(nn.Module):
+    """Double the resolution: nearest neighbour, then a 3x3 convolution with bias."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        b, h, w, c = x.shape
+        x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
+        x = x.reshape(b, 2 * h, 2 * w, c)
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        return Conv3x3(self.features, use_bias=True, name="conv", **kinds)(x)

@@ -1,0 +1,211 @@
+"""The conditional UNet that estimates the noise (or x0, or v) of a diffused image.
+
+Three priors enter (TPGDiff, arXiv 2601.20306): DEGRADATION at every level, added to the time
+embedding; STRUCTURE at all but the deepest level, as FiLM; SEMANTICS in the deepest level and the
+middle, by cross-attention.  Each is optional when the network is built and when it is called.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tpgdiff_jax.models.attention import LinearAttention, SpatialTransformer
+from tpgdiff_jax.models.convolution import Conv3x3
+from tpgdiff_jax.models.layers import (
+    DegradationPrompt,
+    Downsample,
+    PixelNorm,
+    ResBlock,
+    StructuralFiLM,
+    TimeEmbedding,
+    Upsample,
+)
+from tpgdiff_jax.priors import Priors
+
+
+class PreNormAttention(nn.Module):
+    """x + attention(norm(x)); a transformer where `full`, linear attention elsewhere."""
+
+    full: bool
+    heads: int = 4
+    head_dim: int = 32
+    context_dim: int = 512
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        if self.full:
+            attention = SpatialTransformer(
+                self.head_dim, self.context_dim, name="attention", **kinds
+            )
+        else:
+            attention = LinearAttention(self.heads, self.head_dim, name="attention", **kinds)
+        return x + attention(PixelNorm(name="norm", **kinds)(x), context)
+
+
+class ConditionalUNet(nn.Module):
+    """Predict what is needed to undo one diffusion step, given the degraded image and its priors.
+
+    Attributes:
+      width: nf, channels at full resolution; even, at least 4.
+      multipliers: output width of each level in units of `width`, shallow to deep.
+      use_degradation, use_semantic, use_structure: build the layers of that prior.  Without
+        semantics the deepest level and the middle use linear attention too.
+      prior_dim: width of the degradation and semantic vectors.
+      structure_dim: width of a structural token.
+      attention_heads, head_dim: of the linear attention; the transformers share `head_dim`.
+      zero_init_output: start the last convolution at zero (the untrained network answers zero).
+      dtype, param_dtype: of the computation and of the parameters; norms, softmax and embeddings'
+        angles stay float32.
+    """
+
+    width: int = 64
+    multipliers: tuple[int, ...] = (1, 2, 4, 8)
+    use_degradation: bool = True
+    use_semantic: bool = True
+    use_structure: bool = True
+    prior_dim: int = 512
+    structure_dim: int = 256
+    attention_heads: int = 4
+    head_dim: int = 32
+    zero_init_output: bool = False
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x_t: jax.Array, mu: jax.Array, t: jax.Array, priors: Priors | None = None
+    ) -> jax.Array:
+        """Denoise.
+
+        Args:
+          x_t: diffusion states, float [B, H, W, 3]; any H and W.
+          mu: degraded images, float [B, H, W, 3] in [0, 1].
+          t: times in 1..T, int or float [B].
+          priors: the images' priors; a field that is None, or priors=None, leaves that branch out.
+
+        Returns:
+          float32 [B, H, W, 3].
+
+        Raises:
+          ValueError: a prior is given that this network was built without.
+        """
+        priors = Priors() if priors is None else priors
+        self._check(priors)
+        height, width = x_t.shape[1:3]
+        x = jnp.concatenate([x_t - mu, mu], axis=-1).astype(self.dtype)
+        x = pad_to_multiple(x, 2 ** len(self.multipliers))  # as the released program pads
+        x = self._run(x, t, priors)
+        return x[:, :height, :width].astype(jnp.float32)
+
+    def _check(self, priors: Priors) -> None:
+        for name in ("degradation", "semantic", "structure"):
+            if getattr(priors, name) is not None and not getattr(self, f"use_{name}"):
+                raise ValueError(
+                    f"priors.{name} is given, but the network was built with use_{name}=False; "
+                    "pass None or build it with that prior."
+                )
+
+    def _run(self, x, t, priors):
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        depth = len(self.multipliers)
+        widths_out = [self.width * m for m in self.multipliers]
+        widths_in = [self.width, *widths_out[:-1]]
+        time = TimeEmbedding(self.width, name="time_embedding", **kinds)(t)
+        time = self._add_degradation(time, priors.degradation)
+        context = None
+        if priors.semantic is not None:
+            context = _unit_length(priors.semantic)[:, None, :]
+
+        def block(features, name, x):
+            return ResBlock(features, name=name, **kinds)(x, time)
+
+        def attend(full, name, x):
+            layer = PreNormAttention(
+                full and self.use_semantic,
+                self.attention_heads,
+                self.head_dim,
+                self.prior_dim,
+                name=name,
+                **kinds,
+            )
+            return layer(x, context)
+
+        def film(level, name, x):
+            return self._film(x, priors.structure, level < depth - 1, name)
+
+        stem = nn.Conv(self.width, (7, 7), use_bias=False, name="stem", **kinds)(x)
+        x, skips = stem, []
+        for level in range(depth):
+            deepest, name = level == depth - 1, f"down_{level}"
+            x = block(widths_in[level], f"{name}_block_0", x)
+            x = film(level, f"{name}_film", x)
+            skips.append(x)
+            x = block(widths_in[level], f"{name}_block_1", x)
+            x = attend(deepest, f"{name}_attention", x)
+            skips.append(x)
+            resample = Conv3x3 if deepest else Downsample
+            x = resample(widths_out[level], name=f"{name}_resample", **kinds)(x)
+
+        x = block(widths_out[-1], "middle_block_0", x)
+        x = attend(True, "middle_attention", x)
+        x = block(widths_out[-1], "middle_block_1", x)
+
+        for level in reversed(range(depth)):
+            deepest, name = level == depth - 1, f"up_{level}"
+            x = block(widths_out[level], f"{name}_block_0", _concat(x, skips.pop()))
+            x = film(level, f"{name}_film", x)
+            x = block(widths_out[level], f"{name}_block_1", _concat(x, skips.pop()))
+            x = attend(deepest, f"{name}_attention", x)
+            resample = Conv3x3 if level == 0 else Upsample
+            x = resample(widths_in[level], name=f"{name}_resample", **kinds)(x)
+
+        x = block(self.width, "final_block", _concat(x, stem))
+        last = Conv3x3(3, True, self.zero_init_output, name="final_conv", **kinds)
+        return last(x)
+
+    def _add_degradation(self, time, degradation):
+        if not self.use_degradation or (degradation is None and not self.is_initializing()):
+            return time
+        if degradation is None:
+            degradation = jnp.zeros((time.shape[0], self.prior_dim))
+        prompt = DegradationPrompt(
+            4 * self.width, name="degradation", dtype=self.dtype, param_dtype=self.param_dtype
+        )
+        return time + prompt(degradation.astype(self.dtype))
+
+    def _film(self, x, structure, active, name):
+        if not self.use_structure or (structure is None and not self.is_initializing()):
+            return x
+        if structure is None:
+            structure = jnp.zeros((x.shape[0], 1, self.structure_dim))
+        film = StructuralFiLM(active, name=name, dtype=self.dtype, param_dtype=self.param_dtype)
+        return film(x, structure.astype(self.dtype).mean(axis=1))
+
+
+def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
+    """Reflect-pad [B, H, W, C] at the bottom and right to multiples of `multiple`.
+
+    Sides too short to reflect that far (a pad of H or more) repeat their edge for the rest.
+    """
+    for axis in (1, 2):
+        missing = -x.shape[axis] % multiple
+        reflected = min(missing, x.shape[axis] - 1)
+        for amount, mode in ((reflected, "reflect"), (missing - reflected, "edge")):
+            if amount:
+                widths = [(0, 0)] * 4
+                widths[axis] = (0, amount)
+                x = jnp.pad(x, widths, mode=mode)
+    return x
+
+
+def _concat(x, skip):
+    return jnp.concatenate([x, skip], axis=-1)
+
+
+def _unit_length(vector: jax.Array) -> jax.Array:
+    vector = vector.astype(jnp.float32)
+    norm = jnp.linalg.norm(vector, axis=-1, keepdims=True)
+    return vector / jnp.maximum(norm, 1e-12)
