@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tpgdiff_jax.models.convolution import Dense
 from tpgdiff_jax.models.layers import PixelNorm
 
 
@@ -33,10 +34,10 @@ class LinearAttention(nn.Module):
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         batch, height, width, channels = x.shape
         pixels, hidden = height * width, self.heads * self.head_dim
-        qkv = nn.Dense(3 * hidden, use_bias=False, name="qkv", **kinds)(x)
+        qkv = Dense(3 * hidden, use_bias=False, name="qkv", **kinds)(x)
         q, k, v = jnp.split(qkv.reshape(batch, pixels, 3 * hidden), 3, axis=-1)
         out = linear_attention(q, k, v, self.heads).reshape(batch, height, width, hidden)
-        out = nn.Dense(channels, name="out", **kinds)(out)
+        out = Dense(channels, name="out", **kinds)(out)
         return PixelNorm(name="norm", **kinds)(out)
 
 
@@ -82,12 +83,12 @@ class MultiHeadAttention(nn.Module):
         channels = x.shape[-1]
         context = x if context is None else context
         q, k, v = (
-            nn.Dense(channels, use_bias=False, name=name, **kinds)(source)
+            Dense(channels, use_bias=False, name=name, **kinds)(source)
             for name, source in (("q", x), ("k", context), ("v", context))
         )
         q, k, v = (a.reshape(*a.shape[:2], self.heads, -1) for a in (q, k, v))
         out = jax.nn.dot_product_attention(q, k, v)
-        return nn.Dense(channels, name="out", **kinds)(out.reshape(x.shape))
+        return Dense(channels, name="out", **kinds)(out.reshape(x.shape))
 
 
 class SpatialTransformer(nn.Module):
@@ -124,7 +125,7 @@ class SpatialTransformer(nn.Module):
 
         heads = channels // self.head_dim
         h = nn.GroupNorm(32, epsilon=1e-6, use_fast_variance=False, name="group_norm", **kinds)(x)
-        h = nn.Dense(channels, name="proj_in", **kinds)(h).reshape(batch, -1, channels)
+        h = Dense(channels, name="proj_in", **kinds)(h).reshape(batch, -1, channels)
         h = h + MultiHeadAttention(heads, name="self_attention", **kinds)(norm("norm_self")(h))
         if context is not None or self.is_initializing():
             if context is None:
@@ -132,8 +133,7 @@ class SpatialTransformer(nn.Module):
             attend = MultiHeadAttention(heads, name="cross_attention", **kinds)
             h = h + attend(norm("norm_cross")(h), context.astype(self.dtype))
         h = h + GatedFeedForward(name="feed_forward", **kinds)(norm("norm_feed")(h))
-        zeros = nn.initializers.zeros_init()
-        h = nn.Dense(channels, kernel_init=zeros, name="proj_out", **kinds)(h)
+        h = Dense(channels, zero_init=True, name="proj_out", **kinds)(h)
         return h.reshape(x.shape) + x
 
 
@@ -146,7 +146,7 @@ class GatedFeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        wide = nn.Dense(8 * x.shape[-1], name="proj_in", **kinds)(x)
+        wide = Dense(8 * x.shape[-1], name="proj_in", **kinds)(x)
         value, gate = jnp.split(wide, 2, axis=-1)
         value = value * nn.gelu(gate, approximate=False)
-        return nn.Dense(x.shape[-1], name="proj_out", **kinds)(value)
+        return Dense(x.shape[-1], name="proj_out", **kinds)(value)

@@ -1,10 +1,13 @@
-"""Convolutions as the UNet needs them, with a weight gradient that is fast on CPUs.
+"""Convolutions as the UNet needs them, with weight gradients that are fast on CPUs.
 
-XLA's CPU backend computes the weight gradient of a 3x3 convolution at high resolution several
-times slower than the convolution itself.  There, wide layers use a row-blocked form instead: a few
-rows at a time are unfolded to patches that stay in cache, and one matrix product accumulates
-patches^T dy.  GPUs, TPUs and small layers keep XLA's own gradient.  `launch/bench.py` measures
-both (`--what=conv`).
+XLA's CPU backend computes two weight gradients several times slower than the layer itself:
+
+* of a 3x3 convolution at high resolution.  There, wide layers use a row-blocked form: a few rows
+  at a time are unfolded to patches that stay in cache, and one product accumulates patches^T dy;
+* of a 1x1 convolution written as a dot that contracts three axes.  There, the axes are merged
+  before the product.
+
+GPUs and TPUs keep XLA's own gradients.  `launch/bench.py --what=gradients` measures both.
 """
 
 import functools
@@ -112,6 +115,74 @@ def blocked_kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
 def _block_rows(height: int, most: int) -> int:
     """Return the largest divisor of `height` that is at most `most`."""
     return max(rows for rows in range(1, min(height, most) + 1) if height % rows == 0)
+
+
+@jax.custom_vjp
+def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Multiply the last axis by a matrix: a 1x1 convolution.
+
+    Args:
+      x: [..., C].
+      kernel: [C, O], the same dtype.
+
+    Returns:
+      [..., O].
+    """
+    return jnp.tensordot(x, kernel, 1)
+
+
+def _pointwise_forward(x, kernel):
+    return jnp.tensordot(x, kernel, 1), (x, kernel)
+
+
+def _pointwise_backward(residuals, dy):
+    x, kernel = residuals
+    dkernel = lax.platform_dependent(
+        x, dy, cpu=merged_matrix_gradient, default=native_matrix_gradient
+    )
+    return jnp.tensordot(dy, kernel.T, 1), dkernel.astype(kernel.dtype)
+
+
+pointwise.defvjp(_pointwise_forward, _pointwise_backward)
+
+
+def native_matrix_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
+    """Return x^T dy [C, O] as one contraction of all leading axes of x [..., C], dy [..., O]."""
+    axes = tuple(range(x.ndim - 1))
+    return jnp.tensordot(x, dy, (axes, axes))
+
+
+def merged_matrix_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
+    """Return the same as `native_matrix_gradient`, with the leading axes merged first."""
+    return x.reshape(-1, x.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])
+
+
+class Dense(nn.Module):
+    """A matrix product over the last axis, by default with a bias; parameters as in `nn.Dense`.
+
+    Attributes:
+      features: output channels.
+      use_bias: add a bias.
+      zero_init: start the matrix at zero.
+      dtype, param_dtype: of the computation and of the parameters.
+    """
+
+    features: int
+    use_bias: bool = True
+    zero_init: bool = False
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        zeros = nn.initializers.zeros_init()
+        init = zeros if self.zero_init else nn.initializers.lecun_normal()
+        kernel = self.param("kernel", init, (x.shape[-1], self.features), self.param_dtype)
+        y = pointwise(x.astype(self.dtype), kernel.astype(self.dtype))
+        if self.use_bias:
+            bias = self.param("bias", zeros, (self.features,), self.param_dtype)
+            y = y + bias.astype(self.dtype)
+        return y
 
 
 class Conv3x3(nn.Module):

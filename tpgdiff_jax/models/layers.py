@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tpgdiff_jax.models.convolution import Conv3x3
+from tpgdiff_jax.models.convolution import Conv3x3, Dense
 
 
 class PixelNorm(nn.Module):
@@ -56,9 +56,9 @@ class TimeEmbedding(nn.Module):
     def __call__(self, t: jax.Array) -> jax.Array:
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = sinusoidal_embedding(t, self.width).astype(self.dtype)
-        x = nn.Dense(4 * self.width, name="dense_in", **kinds)(x)
+        x = Dense(4 * self.width, name="dense_in", **kinds)(x)
         x = nn.gelu(x, approximate=False)
-        return nn.Dense(4 * self.width, name="dense_out", **kinds)(x)
+        return Dense(4 * self.width, name="dense_out", **kinds)(x)
 
 
 class DegradationPrompt(nn.Module):
@@ -74,13 +74,13 @@ class DegradationPrompt(nn.Module):
     @nn.compact
     def __call__(self, degradation: jax.Array) -> jax.Array:
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = nn.Dense(self.features, name="dense_in", **kinds)(degradation)
-        x = nn.Dense(self.features, name="dense_out", **kinds)(nn.silu(x))
+        x = Dense(self.features, name="dense_in", **kinds)(degradation)
+        x = Dense(self.features, name="dense_out", **kinds)(nn.silu(x))
         normal = nn.initializers.normal(1.0)
         prompt = self.param("prompt", normal, (1, self.features), self.param_dtype)
         weights = jax.nn.softmax(x.astype(jnp.float32), axis=-1)
         x = (weights * prompt.astype(jnp.float32)).astype(self.dtype)
-        return nn.Dense(self.features, name="prompt_out", **kinds)(x)
+        return Dense(self.features, name="prompt_out", **kinds)(x)
 
 
 class ResBlock(nn.Module):
@@ -96,13 +96,13 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, time: jax.Array) -> jax.Array:
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        modulation = nn.Dense(2 * self.features, name="modulation", **kinds)(nn.silu(time))
+        modulation = Dense(2 * self.features, name="modulation", **kinds)(nn.silu(time))
         scale, shift = jnp.split(modulation[:, None, None, :], 2, axis=-1)
         h = Conv3x3(self.features, name="conv_in", **kinds)(x)
         h = nn.silu(h * (1 + scale) + shift)
         h = nn.silu(Conv3x3(self.features, name="conv_out", **kinds)(h))
         if x.shape[-1] != self.features:
-            x = nn.Dense(self.features, use_bias=False, name="skip", **kinds)(x)
+            x = Dense(self.features, use_bias=False, name="skip", **kinds)(x)
         return h + x
 
 
@@ -122,7 +122,7 @@ class StructuralFiLM(nn.Module):
     def __call__(self, x: jax.Array, token: jax.Array) -> jax.Array:
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name="norm", **kinds)
-        modulation = nn.Dense(2 * x.shape[-1], name="modulation", **kinds)(norm(token))
+        modulation = Dense(2 * x.shape[-1], name="modulation", **kinds)(norm(token))
         gamma, beta = jnp.split(modulation[:, None, None, :], 2, axis=-1)
         return x * (1 + gamma) + beta if self.active else x
 

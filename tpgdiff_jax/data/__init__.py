@@ -1,0 +1,1 @@
+"""Photos in, pairs of degraded and clean crops out."""

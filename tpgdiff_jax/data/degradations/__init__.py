@@ -1,0 +1,1 @@
+"""Ways to harm a photograph, each a pure function of the image and its parameters."""

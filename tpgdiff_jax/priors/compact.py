@@ -1,0 +1,52 @@
+"""A small encoder of the degradation and semantic priors, trained along with the UNet.
+
+It stands in for the CLIP-sized branches of the paper where a model must be small: a fully
+convolutional trunk whose pooled statistics give both vectors.  The degradation vector is taught by
+classification of what was done to the image; the semantic vector by the restoration itself.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class CompactEncoder(nn.Module):
+    """Look at a degraded image once and say what harmed it and what it shows.
+
+    Attributes:
+      num_classes: number of degradation classes.
+      width: channels of the first convolution.
+      features: width of the two vectors.
+    """
+
+    num_classes: int
+    width: int = 24
+    features: int = 512
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, lq: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Encode.
+
+        Args:
+          lq: degraded images, float [B, H, W, 3] in [0, 1]; at least 16 pixels a side is sensible.
+
+        Returns:
+          degradation [B, features], semantic [B, features], class logits [B, num_classes]; float32.
+        """
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = lq.astype(self.dtype) * 2 - 1
+        for index, multiple in enumerate((1, 2, 3, 4)):
+            conv = nn.Conv(self.width * multiple, (3, 3), (2, 2), name=f"conv_{index}", **kinds)
+            x = nn.silu(conv(x))
+        # Mean and spread of every channel: what is there, and how unevenly (noise, streaks, veil).
+        x = x.astype(jnp.float32)
+        mean = x.mean(axis=(1, 2))
+        spread = jnp.sqrt(jnp.square(x - mean[:, None, None]).mean(axis=(1, 2)) + 1e-6)
+        pooled = jnp.concatenate([mean, spread], axis=-1)
+        pooled = nn.LayerNorm(use_fast_variance=False, name="norm", **kinds)(pooled)
+        degradation = nn.Dense(self.features, name="degradation", **kinds)(pooled)
+        logits = nn.Dense(self.num_classes, name="classes", **kinds)(nn.silu(degradation))
+        semantic = nn.Dense(self.features, name="semantic", **kinds)(pooled)
+        return tuple(a.astype(jnp.float32) for a in (degradation, semantic, logits))
