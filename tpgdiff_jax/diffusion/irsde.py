@@ -80,12 +80,12 @@ class IRSDE:
             theta_schedule(self.schedule, 1)
         for name in ("num_steps", "sample_steps"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"diffusion.{name}={value} must be at least 1.")
+            if value is not None and not (isinstance(value, int | np.integer) and value >= 1):
+                raise ValueError(f"diffusion.{name}={value!r} must be a whole number, at least 1.")
         if not 0 < self.eps < 1:
             raise ValueError(f"diffusion.eps={self.eps} must lie between 0 and 1.")
-        if self.max_sigma <= 0:
-            raise ValueError(f"diffusion.max_sigma={self.max_sigma} must be positive.")
+        if not 0 < self.max_sigma < math.inf:
+            raise ValueError(f"diffusion.max_sigma={self.max_sigma} must be positive and finite.")
 
     # Tables: float64 on the host, so that few-step coefficients lose nothing; [steps + 1] each.
     # Two of them pass through float32 where the released program rounds numbers close to 1: the

@@ -22,7 +22,12 @@ def sample_times(key: jax.Array, batch: int, num_steps: int, power: float = 1.0)
 
     Returns:
       int32 [B] in 1..T.
+
+    Raises:
+      ValueError: `power` is not positive.
     """
+    if not power > 0:
+        raise ValueError(f"loss.time_power={power} must be positive.")
     uniform = jax.random.uniform(key, (batch,))
     t = jnp.floor(uniform ** (1 / power) * num_steps).astype(jnp.int32) + 1
     return jnp.minimum(t, num_steps)

@@ -35,8 +35,8 @@ def check_sampler(name: str, sde: IRSDE, steps: int | None) -> int:
     if name not in SAMPLERS:
         raise ValueError(f"sampler={name!r} is unknown; expected one of {', '.join(SAMPLERS)}.")
     steps = sde.steps if steps is None else steps
-    if steps < 1:
-        raise ValueError(f"steps={steps} must be at least 1.")
+    if steps != int(steps) or steps < 1:
+        raise ValueError(f"steps={steps} must be a whole number, at least 1.")
     if name.startswith("euler") and steps != sde.steps:
         raise ValueError(
             f"sampler={name!r} takes the SDE's own {sde.steps} steps, not {steps}; "
@@ -115,6 +115,8 @@ def example_keys(key: jax.Array, batch: int) -> jax.Array:
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):  # a raw uint32 key of older programs
         key = jax.random.wrap_key_data(key)
     if key.ndim == 1:
+        if len(key) != batch:
+            raise ValueError(f"key holds {len(key)} keys for {batch} images; give one or {batch}.")
         return key
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(batch))
 
@@ -156,8 +158,11 @@ def sample(
     predictions.check_prediction(prediction)
     steps = check_sampler(name, sde, steps)
     times = step_times(sde, steps)
-    if noises is not None and not np.array_equal(times, np.round(times)):
-        raise ValueError(f"noises needs whole times: steps={steps} must divide {sde.steps}.")
+    if noises is not None:
+        if not np.array_equal(times, np.round(times)):
+            raise ValueError(f"noises needs whole times: steps={steps} must divide {sde.steps}.")
+        if noises.shape != (sde.steps + 1, *mu.shape):
+            raise ValueError(f"noises is {noises.shape}, expected {(sde.steps + 1, *mu.shape)}.")
     coefficients = step_coefficients(name, sde, times)
     decays = np.exp(-np.interp(times, np.arange(sde.steps + 1), sde.thetas_cumsum) * sde.dt)
     mu = mu.astype(jnp.float32)

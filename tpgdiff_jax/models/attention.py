@@ -20,11 +20,13 @@ class LinearAttention(nn.Module):
 
     Attributes:
       heads, head_dim: number of heads and width of each.
+      zero_init: start the last norm's gain at zero, so that the layer first answers zero.
       dtype, param_dtype: of the computation and of the parameters; softmax is float32.
     """
 
     heads: int = 4
     head_dim: int = 32
+    zero_init: bool = False
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
@@ -38,7 +40,7 @@ class LinearAttention(nn.Module):
         q, k, v = jnp.split(qkv.reshape(batch, pixels, 3 * hidden), 3, axis=-1)
         out = linear_attention(q, k, v, self.heads).reshape(batch, height, width, hidden)
         out = Dense(channels, name="out", **kinds)(out)
-        return PixelNorm(name="norm", **kinds)(out)
+        return PixelNorm(zero_init=self.zero_init, name="norm", **kinds)(out)
 
 
 def linear_attention(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:

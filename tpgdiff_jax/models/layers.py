@@ -16,12 +16,14 @@ class PixelNorm(nn.Module):
     """Normalise the channels of each pixel; learned gain, no shift.  Computed in float32."""
 
     epsilon: float = 1e-5
+    zero_init: bool = False
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        gain = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],), self.param_dtype)
+        init = nn.initializers.zeros_init() if self.zero_init else nn.initializers.ones_init()
+        gain = self.param("scale", init, (x.shape[-1],), self.param_dtype)
         x = x.astype(jnp.float32)
         mean = x.mean(axis=-1, keepdims=True)
         variance = jnp.square(x - mean).mean(axis=-1, keepdims=True)
@@ -111,10 +113,11 @@ class StructuralFiLM(nn.Module):
 
     With `active=False` the parameters exist but the input passes unchanged: released checkpoints
     carry an adapter for the deepest level that their forward pass never uses, and files must
-    convert both ways without loss.
+    convert both ways without loss.  With `zero_init` the input passes unchanged at first.
     """
 
     active: bool = True
+    zero_init: bool = False
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
@@ -122,7 +125,8 @@ class StructuralFiLM(nn.Module):
     def __call__(self, x: jax.Array, token: jax.Array) -> jax.Array:
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name="norm", **kinds)
-        modulation = Dense(2 * x.shape[-1], name="modulation", **kinds)(norm(token))
+        modulate = Dense(2 * x.shape[-1], zero_init=self.zero_init, name="modulation", **kinds)
+        modulation = modulate(norm(token))
         gamma, beta = jnp.split(modulation[:, None, None, :], 2, axis=-1)
         return x * (1 + gamma) + beta if self.active else x
 

@@ -2,6 +2,8 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from tpgdiff_jax.models.unet import ConditionalUNet
 from tpgdiff_jax.priors import Priors
@@ -57,3 +59,38 @@ class TPGDiff(nn.Module):
         """
         priors, logits = self.priors_and_logits(mu)
         return self.denoise(x_t, mu, t, priors), logits
+
+
+def build(config: ConfigDict) -> TPGDiff:
+    """Build the system that a configuration describes, without weights.
+
+    Args:
+      config: a whole configuration; reads `model`, `priors` and `data.degradations`.
+    """
+    model, priors = config.model, config.priors
+    kinds = {"dtype": jnp.dtype(model.dtype), "param_dtype": jnp.dtype(model.param_dtype)}
+    unet = ConditionalUNet(
+        width=model.width,
+        multipliers=tuple(model.multipliers),
+        use_degradation=model.use_degradation,
+        use_semantic=model.use_semantic,
+        use_structure=model.use_structure,
+        attention_heads=model.attention_heads,
+        head_dim=model.head_dim,
+        zero_init=model.zero_init,
+        **kinds,
+    )
+    encoder = structure = None
+    if model.use_degradation or model.use_semantic:
+        encoder = CompactEncoder(len(config.data.degradations), priors.encoder_width, **kinds)
+    if model.use_structure:
+        structure = StructuralPrior(
+            cues=tuple(priors.cues),
+            image_size=priors.map_size,
+            encoder_width=priors.map_width,
+            encoder_max_width=priors.map_max_width,
+            num_latents=priors.tokens,
+            connector_depth=priors.connector_depth,
+            **kinds,
+        )
+    return TPGDiff(unet, encoder, structure)

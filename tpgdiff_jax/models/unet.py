@@ -30,6 +30,7 @@ class PreNormAttention(nn.Module):
     heads: int = 4
     head_dim: int = 32
     context_dim: int = 512
+    zero_init: bool = False
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
@@ -41,7 +42,9 @@ class PreNormAttention(nn.Module):
                 self.head_dim, self.context_dim, name="attention", **kinds
             )
         else:
-            attention = LinearAttention(self.heads, self.head_dim, name="attention", **kinds)
+            attention = LinearAttention(
+                self.heads, self.head_dim, self.zero_init, name="attention", **kinds
+            )
         return x + attention(PixelNorm(name="norm", **kinds)(x), context)
 
 
@@ -56,7 +59,8 @@ class ConditionalUNet(nn.Module):
       prior_dim: width of the degradation and semantic vectors.
       structure_dim: width of a structural token.
       attention_heads, head_dim: of the linear attention; the transformers share `head_dim`.
-      zero_init_output: start the last convolution at zero (the untrained network answers zero).
+      zero_init: start the last convolution, the linear attention's gains and the structural
+        modulation at zero: the untrained network answers zero and small ones learn faster.
       dtype, param_dtype: of the computation and of the parameters; norms, softmax and embeddings'
         angles stay float32.
     """
@@ -70,7 +74,7 @@ class ConditionalUNet(nn.Module):
     structure_dim: int = 256
     attention_heads: int = 4
     head_dim: int = 32
-    zero_init_output: bool = False
+    zero_init: bool = False
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
@@ -90,7 +94,7 @@ class ConditionalUNet(nn.Module):
           float32 [B, H, W, 3].
 
         Raises:
-          ValueError: a prior is given that this network was built without.
+          ValueError: a prior is given that this network was built without, or an odd width.
         """
         priors = Priors() if priors is None else priors
         self._check(priors)
@@ -101,6 +105,8 @@ class ConditionalUNet(nn.Module):
         return x[:, :height, :width].astype(jnp.float32)
 
     def _check(self, priors: Priors) -> None:
+        if self.width < 4 or self.width % 2:
+            raise ValueError(f"model.width={self.width} must be an even number, at least 4.")
         for name in ("degradation", "semantic", "structure"):
             if getattr(priors, name) is not None and not getattr(self, f"use_{name}"):
                 raise ValueError(
@@ -128,6 +134,7 @@ class ConditionalUNet(nn.Module):
                 self.attention_heads,
                 self.head_dim,
                 self.prior_dim,
+                self.zero_init,
                 name=name,
                 **kinds,
             )
@@ -163,7 +170,7 @@ class ConditionalUNet(nn.Module):
             x = resample(widths_in[level], name=f"{name}_resample", **kinds)(x)
 
         x = block(self.width, "final_block", _concat(x, stem))
-        last = Conv3x3(3, True, self.zero_init_output, name="final_conv", **kinds)
+        last = Conv3x3(3, True, self.zero_init, name="final_conv", **kinds)
         return last(x)
 
     def _add_degradation(self, time, degradation):
@@ -181,7 +188,8 @@ class ConditionalUNet(nn.Module):
             return x
         if structure is None:
             structure = jnp.zeros((x.shape[0], 1, self.structure_dim))
-        film = StructuralFiLM(active, name=name, dtype=self.dtype, param_dtype=self.param_dtype)
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        film = StructuralFiLM(active, self.zero_init, name=name, **kinds)
         return film(x, structure.astype(self.dtype).mean(axis=1))
 
 

@@ -34,9 +34,7 @@ def sample_low_light(rng: np.random.Generator) -> dict[str, float]:
     }
 
 
-def low_light(
-    image: np.ndarray, *, exposure: float, read_noise: float, seed: int
-) -> np.ndarray:
+def low_light(image: np.ndarray, *, exposure: float, read_noise: float, seed: int) -> np.ndarray:
     """Expose too briefly: scale the light in linear space, then add the sensor's read noise.
 
     Args:

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Run the test suite; arguments go to pytest.
+#
+#   bash launch/test.sh                 everything but the slow tests
+#   bash launch/test.sh -m slow         the slow tests
+#   bash launch/test.sh tests/models    some of them
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/environment.sh
+prepare_environment test
+exec "$python" -m pytest "$@"

@@ -1,0 +1,138 @@
+"""Settings and fixtures that all tests share.
+
+Tests run on the CPU, split into eight devices, so that sharded programs can be tested anywhere.
+"""
+
+import functools
+import os
+import pathlib
+import runpy
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+from absl import flags
+
+from tpgdiff_jax.checkpoints.convert import from_reference, unet_for
+from tpgdiff_jax.priors import Priors
+
+# All this before anything asks JAX for its devices.  Tests compile much and compute little: less
+# effort in code generation halves their time.
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_default_matmul_precision", "highest")
+
+if not flags.FLAGS.is_parsed():  # grain's worker processes read absl flags
+    flags.FLAGS(["pytest"])
+
+hypothesis.settings.register_profile(
+    "repeatable",
+    deadline=None,
+    max_examples=15,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("repeatable")
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+GOLDEN_SEED = 7
+
+
+def _channels_last(array: np.ndarray) -> np.ndarray:
+    """Turn [..., C, H, W] into [..., H, W, C]; arrays of fewer than four axes hold no batch."""
+    return np.moveaxis(array, -3, -1) if array.ndim >= 4 else array
+
+
+@functools.cache
+def _load(name: str) -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        return {key: _channels_last(file[key]) for key in file}
+
+
+@functools.cache
+def _weights(name: str) -> dict[str, np.ndarray]:
+    fill = runpy.run_path(str(GOLDEN / "weights.py"))["fill"]
+    return fill(GOLDEN / "keys" / f"{name}.json", GOLDEN_SEED)
+
+
+@functools.cache
+def _unet(name: str):
+    model = unet_for(_weights(name))
+    params = jax.tree.map(jax.numpy.asarray, from_reference(_weights(name), "unet"))
+    return model, params, jax.jit(model.apply)
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """`golden(name)` -> the arrays of one golden file, image batches as NHWC."""
+    return _load
+
+
+@pytest.fixture(scope="session")
+def golden_weights():
+    """`golden_weights(name)` -> a PyTorch state dict, filled by the rule of golden/weights.py."""
+    return _weights
+
+
+@pytest.fixture(scope="session")
+def golden_unet():
+    """`golden_unet(name)` -> (model, params, jitted apply) with the golden weights."""
+    return _unet
+
+
+@pytest.fixture(scope="session")
+def golden_priors():
+    """`golden_priors(arrays)` -> all three priors of a golden file."""
+    return lambda arrays: Priors(
+        arrays["degradation"], arrays["semantic"], arrays["structure_tokens"]
+    )
+
+
+@pytest.fixture(scope="session")
+def assert_near():
+    """`assert_near(actual, desired, relative)`: differ by at most that part of its maximum."""
+
+    def check(actual, desired, relative: float):
+        actual, desired = np.asarray(actual, np.float64), np.asarray(desired, np.float64)
+        assert actual.shape == desired.shape
+        assert np.isfinite(actual).all()
+        np.testing.assert_allclose(actual, desired, rtol=0, atol=relative * np.abs(desired).max())
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def make_mesh():
+    """`make_mesh(data=2, spatial=4)` -> a mesh of that many devices, shardings left to XLA."""
+
+    def make(**sizes: int):
+        automatic = (jax.sharding.AxisType.Auto,) * len(sizes)
+        return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=automatic)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_params():
+    """`random_params(model, *inputs, seed=0)` -> parameters of which none is zero.
+
+    Matrices keep the size of their fan-in; gains stay near 1.  Layers that start at zero would
+    otherwise hide whatever feeds them.  Much faster than `model.init`, which compiles.
+    """
+
+    def draw(model, *inputs, seed: int = 0):
+        shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+        rng = np.random.default_rng(seed)
+
+        def fill(path, leaf):
+            x = rng.standard_normal(leaf.shape)
+            x = x / np.sqrt(np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.1 * x
+            x = x + (path[-1].key == "scale")
+            return jax.numpy.asarray(x, leaf.dtype)
+
+        return jax.tree.map_with_path(fill, shapes)
+
+    return draw

@@ -1,0 +1,179 @@
+"""Linear attention against a plain loop over heads; the transformer at initialisation."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tpgdiff_jax.models.attention import LinearAttention, SpatialTransformer, linear_attention
+from tpgdiff_jax.models.unet import PreNormAttention
+
+
+def queries(batch: int, pixels: int, hidden: int, scale: float = 1.0, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    return tuple(
+        jnp.asarray(scale * rng.standard_normal((batch, pixels, hidden)), jnp.float32)
+        for _ in range(3)
+    )
+
+
+def softmax(x, axis, xp=np):
+    shifted = xp.exp(x - x.max(axis=axis, keepdims=True))
+    return shifted / shifted.sum(axis=axis, keepdims=True)
+
+
+def plain_attention(q, k, v, heads, xp=np):
+    """Write the definition out, one head after the other."""
+    pixels, width = q.shape[1], q.shape[2] // heads
+    outs = []
+    for head in range(heads):
+        part = slice(head * width, (head + 1) * width)
+        q_soft = softmax(q[..., part], 2, xp) * width**-0.5
+        k_soft = softmax(k[..., part], 1, xp)
+        context = xp.einsum("bnd,bne->bde", k_soft, v[..., part] / pixels)
+        outs.append(xp.einsum("bnd,bde->bne", q_soft, context))
+    return xp.concatenate(outs, axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("heads", "batch", "pixels", "hidden"), [(4, 2, 35, 32), (1, 1, 12, 8), (4, 3, 1, 16)]
+)
+def test_linear_attention_is_the_sum_over_heads_of_its_definition(
+    assert_near, heads, batch, pixels, hidden
+):
+    q, k, v = queries(batch, pixels, hidden)
+    expected = plain_attention(*(np.asarray(a, np.float64) for a in (q, k, v)), heads)
+    assert_near(linear_attention(q, k, v, heads), expected, 1e-5)
+
+
+def test_linear_attentions_gradients_equal_those_of_its_definition(assert_near):
+    inputs = queries(2, 35, 32)
+    weights = queries(2, 35, 32, seed=1)[0]
+
+    def loss(attend, inputs):
+        return (attend(*inputs, 4) * weights).sum()
+
+    plain = functools.partial(plain_attention, xp=jnp)
+    found = jax.jit(jax.grad(functools.partial(loss, linear_attention)))(inputs)
+    expected = jax.jit(jax.grad(functools.partial(loss, plain)))(inputs)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert_near(ours, theirs, 1e-4)
+
+
+def test_linear_attention_survives_large_logits(assert_near):
+    q, k, v = queries(1, 20, 16, scale=200.0)
+    expected = plain_attention(*(np.asarray(a, np.float64) for a in (q, k, v)), 4)
+    assert_near(linear_attention(q, k, v, 4), expected, 1e-4)
+    gradients = jax.jit(jax.grad(lambda k: linear_attention(q, k, v, 4).sum()))(k)
+    assert np.isfinite(gradients).all()
+
+
+def test_linear_attention_in_bfloat16_keeps_float32_statistics(assert_near):
+    rounded = tuple(a.astype(jnp.bfloat16) for a in queries(1, 4096, 32))
+    found = linear_attention(*rounded, 4)
+    assert found.dtype == jnp.bfloat16
+    expected = plain_attention(*(np.asarray(a, np.float64) for a in rounded), 4)
+    assert_near(found.astype(jnp.float32), expected, 0.02)
+
+
+def test_heads_do_not_mix():
+    q, k, v = queries(1, 10, 16)
+    before = linear_attention(q, k, v, 4)
+    after = linear_attention(q.at[..., :4].add(1), k.at[..., :4].add(q[..., :4]), v + 0, 4)
+    np.testing.assert_array_equal(after[..., 4:], before[..., 4:])
+    assert np.abs(after[..., :4] - before[..., :4]).max() > 1e-5
+
+
+def test_the_linear_layer_normalises_its_answer_at_each_pixel(random_params):
+    x = queries(2, 12, 8)[0].reshape(2, 3, 4, 8)
+    layer = LinearAttention(heads=2, head_dim=4)
+    params = random_params(layer, x)
+    params["norm"]["scale"] = jnp.ones(8)
+    params["out"]["bias"] = 10 * params["out"]["bias"]  # linear attention alone is tiny
+    y = np.asarray(jax.jit(layer.apply)({"params": params}, x))
+    assert y.shape == x.shape
+    np.testing.assert_allclose(y.mean(axis=-1), 0, atol=1e-5)
+    np.testing.assert_allclose(y.std(axis=-1), 1, atol=1e-2)
+
+
+def transformer(channels: int = 64):
+    layer = SpatialTransformer(head_dim=32, context_dim=12)
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, 3, 4, channels)), jnp.float32)
+    context = jnp.asarray(rng.standard_normal((2, 1, 12)), jnp.float32)
+    return layer, x, context
+
+
+def test_the_transformer_starts_as_the_identity():
+    layer, x, context = transformer()
+    key = jax.random.key(0, impl="unsafe_rbg")  # compiles fast
+    out, variables = jax.jit(layer.init_with_output)(key, x)
+    np.testing.assert_array_equal(out, x)
+    np.testing.assert_array_equal(jax.jit(layer.apply)(variables, x, context), x)
+
+
+def test_the_transformer_has_its_cross_attention_also_when_built_without_context():
+    layer, x, context = transformer()
+    init = functools.partial(jax.eval_shape, layer.init, jax.random.key(0), x)
+    assert init() == init(context)
+    assert init()["params"]["cross_attention"]["k"]["kernel"].shape == (12, 64)
+
+
+def test_a_trained_transformer_listens_to_its_context(random_params):
+    layer, x, context = transformer()
+    variables = {"params": random_params(layer, x)}
+    apply = jax.jit(layer.apply)
+    without = apply(variables, x)
+    first = apply(variables, x, context)
+    other = apply(variables, x, -context)
+    assert np.abs(first - without).max() > 0.01
+    assert np.abs(first - other).max() > 0.01
+
+
+def test_a_transformer_does_not_know_where_a_pixel_is(random_params, assert_near):
+    """Attention, norms and projections carry no positions: moving pixels moves the answer."""
+    layer, x, context = transformer()
+    variables = {"params": random_params(layer, x)}
+    order = np.random.default_rng(1).permutation(12)
+
+    def shuffle(image):
+        return image.reshape(2, 12, 64)[:, order].reshape(image.shape)
+
+    apply = jax.jit(layer.apply)
+    moved = apply(variables, shuffle(x), context)
+    assert_near(moved, shuffle(apply(variables, x, context)), 1e-5)
+
+
+def test_self_attention_looks_at_every_pixel(random_params):
+    layer, x, context = transformer()
+    variables = {"params": random_params(layer, x)}
+    change = jax.jit(jax.grad(lambda x: layer.apply(variables, x, context)[0, 0, 0, 0]))(x)
+    assert (np.abs(change[0]).max(axis=-1) > 1e-6).all()
+    np.testing.assert_array_equal(change[1], 0)  # another example
+
+
+@pytest.mark.parametrize("channels", [48, 16])
+def test_a_width_that_heads_do_not_divide_is_named(channels):
+    layer, x, _ = transformer(channels)
+    with pytest.raises(ValueError, match=f"model.width: {channels} channels .* head width 32"):
+        jax.eval_shape(layer.init, jax.random.key(0), x)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_residual_attention_adds_what_attention_makes_of_the_normed_input(
+    random_params, assert_near, full
+):
+    x = jnp.asarray(3 + np.random.default_rng(0).standard_normal((1, 2, 3, 32)), jnp.float32)
+    layer = PreNormAttention(full, heads=2, head_dim=16, context_dim=12)
+    params = random_params(layer, x)
+    deviation = x - x.mean(axis=-1, keepdims=True)
+    variance = np.square(deviation).mean(axis=-1, keepdims=True)
+    normed = deviation / np.sqrt(variance + 1e-5) * params["norm"]["scale"]
+    inner = SpatialTransformer(16, 12) if full else LinearAttention(2, 16)
+    expected = x + jax.jit(inner.apply)({"params": params["attention"]}, normed)
+    assert_near(jax.jit(layer.apply)({"params": params}, x), expected, 1e-5)
+    low = PreNormAttention(full, heads=2, head_dim=16, context_dim=12, dtype=jnp.bfloat16)
+    out = jax.eval_shape(low.apply, {"params": params}, x.astype(jnp.bfloat16))
+    assert out.dtype == jnp.bfloat16

@@ -1,0 +1,147 @@
+"""Turn what was typed into a checked configuration, or into one clear sentence."""
+
+import contextlib
+import difflib
+import logging as standard_logging
+import pathlib
+import re
+import runpy
+import sys
+from collections.abc import Iterator, Sequence
+
+from absl import flags, logging
+from ml_collections import ConfigDict
+
+from tpgdiff_jax import config as configuration
+
+_OVERRIDE = re.compile(r"--?config\.([\w.]+)(=|$)")
+_HELP = ("--help", "-help", "--helpfull", "--helpshort", "-?")
+_CHATTY_LIBRARIES = ("orbax", "grain", "tensorstore", "jax/_src")
+
+
+class UserError(Exception):
+    """Something the user can mend; shown as one sentence, without a traceback."""
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Mark ValueErrors raised inside as the user's to mend: wrong values, folders, files."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Print a `UserError` as one sentence and leave with exit code 2."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parse the command line; every mistake in it becomes a `UserError`.
+
+    Args:
+      argv: the program's name and its arguments.
+
+    Returns:
+      what is left after the flags.
+    """
+    if not any(argument in _HELP for argument in argv):
+        _check_overrides(argv, _load(config_path(argv)))
+    try:
+        rest = flags.FLAGS(list(argv))
+    except flags.Error as error:
+        raise UserError(str(error)) from error
+    if len(rest) > 1:
+        raise UserError(f"{rest[1]!r} is no flag; flags start with --, values follow '='.")
+    return rest
+
+
+def config_path(argv: Sequence[str]) -> pathlib.Path:
+    """Return the file that --config names, or raise `UserError`."""
+    for index, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            value = value if equals else "".join(argv[index + 1 : index + 2])
+            path = pathlib.Path(value)
+            if path.is_file():
+                return path
+            raise UserError(f"--config={value} is not a file.{_known_configs()}")
+    raise UserError(f"--config is missing; name an experiment file.{_known_configs()}")
+
+
+def _known_configs() -> str:
+    found = sorted(str(path) for path in pathlib.Path("configs").glob("*.py"))
+    return (
+        f" Here are: {', '.join(found)}." if found else " Example: --config=configs/quickstart.py"
+    )
+
+
+def _load(path: pathlib.Path) -> ConfigDict:
+    try:
+        config = runpy.run_path(str(path))["get_config"]()
+    except KeyError as error:
+        if error.args != ("get_config",):
+            raise UserError(f"{path}: {_one_line(error)}") from error
+        raise UserError(
+            f"{path} has no function get_config(); it is no experiment file."
+        ) from error
+    except (AttributeError, TypeError, ValueError, SyntaxError, ImportError, NameError) as error:
+        raise UserError(f"{path}: {type(error).__name__}: {_one_line(error)}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config() returns {type(config).__name__}, not a ConfigDict.")
+    return config
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error.args[0] if error.args else error).split())
+
+
+def _check_overrides(argv: Sequence[str], config: ConfigDict) -> None:
+    """Raise for the first --config.KEY that is no key, with the nearest one that is."""
+    keys = [key for key, _ in configuration.flat_items(config)]
+    groups = {key.rsplit(".", 1)[0] for key in keys if "." in key}
+    for argument in argv:
+        match = _OVERRIDE.match(argument)
+        if match is None or match.group(1) in keys:
+            continue
+        key = match.group(1)
+        if key in groups:
+            inside = ", ".join(k for k in keys if k.startswith(f"{key}."))
+            raise UserError(f"--config.{key} is a group, not a key; set one of {inside}.")
+        near = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
+        raise UserError(f"--config.{key} is no key of this configuration; nearest: {near[0]}.")
+
+
+def checked_config(config: ConfigDict) -> ConfigDict:
+    """Lock and validate a configuration, also against the keys every program expects."""
+    expected = dict(configuration.flat_items(configuration.base_config()))
+    found = dict(configuration.flat_items(config))
+    with user_errors():
+        for key in sorted(expected.keys() ^ found.keys()):
+            if key in expected:
+                raise ValueError(f"config.{key} is missing; start from base_config().")
+            near = difflib.get_close_matches(key, expected, n=1, cutoff=0.0)
+            raise ValueError(f"config.{key} is unknown; nearest valid key: {near[0]}.")
+        configuration.validate(config)
+    return config.lock()
+
+
+def default_workdir(argv: Sequence[str]) -> pathlib.Path:
+    """Return runs/<name of the experiment file>."""
+    return pathlib.Path("runs") / config_path(argv).stem
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' chatter out of the log; their warnings stay."""
+
+    def is_wanted(record: standard_logging.LogRecord) -> bool:
+        chatty = any(name in record.pathname for name in _CHATTY_LIBRARIES)
+        return not chatty or record.levelno >= standard_logging.WARNING
+
+    logging.get_absl_handler().addFilter(is_wanted)

@@ -1,0 +1,221 @@
+"""The configuration: every key with its default, and the checks that come before any device.
+
+An experiment file under `configs/` calls `base_config()`, changes what differs, and returns it.
+The result is locked: a key that does not exist here fails at once with the nearest valid name.
+"""
+
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def base_config() -> ConfigDict:
+    """Return the released program's settings, locked.
+
+    Sources: TPGDiff (arXiv 2601.20306) and its training recipe; image sizes in pixels, times in
+    steps, learning rates per step.
+    """
+    config = ConfigDict()
+    config.seed = 0
+    config.model = ConfigDict(
+        {
+            "width": 64,  # channels at full resolution (nf)
+            "multipliers": (1, 2, 4, 8),  # output width of each level, in units of `width`
+            "attention_heads": 4,  # of the linear attention
+            "head_dim": 32,
+            "prediction": "noise",  # what the network answers: noise | x0 | v
+            "zero_init": False,  # start what corrects the input at zero; small models learn faster
+            "use_degradation": True,
+            "use_semantic": True,
+            "use_structure": True,
+            "dtype": "float32",  # of the computation: float32 | bfloat16
+            "param_dtype": "float32",
+        }
+    )
+    config.priors = ConfigDict(
+        {
+            "encoder_width": 24,  # of the compact encoder (degradation and semantic vectors)
+            "cues": ("dog",),  # maps the structural prior reads
+            "map_size": 256,  # maps are resized to this many pixels squared
+            "map_width": 32,  # first and last width of the map encoder
+            "map_max_width": 256,
+            "tokens": 64,
+            "connector_depth": 2,  # rounds of self-attention over the tokens
+        }
+    )
+    config.diffusion = ConfigDict(
+        {"num_steps": 100, "max_sigma": 50.0, "eps": 0.005, "schedule": "cosine"}
+    )
+    config.data = ConfigDict(
+        {
+            "train_folder": "",  # photos to learn from, sub-folders included
+            "eval_folder": "",  # photos never trained on; empty: no evaluation at the end
+            "degradations": ("noise", "blur", "low_light", "haze", "rain"),
+            "crop_size": 256,
+            "batch_size": 8,  # over all devices and processes
+            "read_threads": 2,
+            "prefetch_batches": 2,
+            "cache_mb": 256,  # decoded photos kept in memory
+        }
+    )
+    config.loss = ConfigDict(
+        {
+            "objective": "optimum",  # optimum (released program) | residual
+            "distance": "l1",  # l1 | l2
+            "time_power": 1.0,  # 1: uniform times; above: large times more often
+            "classification_weight": 0.02,  # of the degradation classifier's cross-entropy
+        }
+    )
+    config.optim = ConfigDict(
+        {
+            "steps": 700_000,
+            "learning_rate": 2e-4,
+            "final_learning_rate": 1e-6,
+            "warmup_steps": 0,
+            "b1": 0.9,
+            "b2": 0.99,
+            "weight_decay": 0.0,
+            "clip_norm": 0.0,  # 0: no clipping
+        }
+    )
+    config.ema = ConfigDict({"decay": 0.995, "every_steps": 10, "start_step": 100})
+    config.checkpoint = ConfigDict({"every_steps": 5000, "keep": 3})
+    config.log = ConfigDict({"every_steps": 100})
+    config.eval = ConfigDict(
+        {
+            "sampler": "posterior",
+            "steps": 100,  # network calls per image
+            "clamp": False,  # clip every estimate of the clean image to [0, 1]
+            "crop_size": 256,  # centre crop of each photo; 0: the whole photo
+            "batch_size": 4,
+            "seed": 1,  # of degradations and sampling noise
+        }
+    )
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "spatial": 1})
+    config.sharding = ((".*", "replicate"),)  # (regex over parameter paths, tactic)
+    return config.lock()
+
+
+# Keys that may change between two starts in one working directory: they alter neither what was
+# learned so far nor the order of the data.
+_FREE_KEYS = (
+    "log.",
+    "eval.",
+    "checkpoint.",
+    "mesh.",
+    "sharding",
+    "data.eval_folder",
+    "data.read_threads",
+    "data.prefetch_batches",
+    "data.cache_mb",
+)
+
+
+def validate(config: ConfigDict) -> None:
+    """Check every value that can be checked without touching a device or a file.
+
+    Raises:
+      ValueError: naming the key, its value and what is expected.
+    """
+    # Imported here so that reading a configuration does not load JAX.
+    from tpgdiff_jax.data.degradations.mix import DEGRADATIONS
+    from tpgdiff_jax.diffusion.irsde import IRSDE
+    from tpgdiff_jax.diffusion.loss import DISTANCES, OBJECTIVES
+    from tpgdiff_jax.diffusion.prediction import PREDICTIONS
+    from tpgdiff_jax.diffusion.samplers import check_sampler
+    from tpgdiff_jax.priors.structural import CUES
+
+    sde = IRSDE(**config.diffusion)
+    check_sampler(config.eval.sampler, sde, config.eval.steps)
+    one_of = (
+        ("model.prediction", PREDICTIONS),
+        ("model.dtype", ("float32", "bfloat16")),
+        ("model.param_dtype", ("float32", "bfloat16")),
+        ("loss.objective", OBJECTIVES),
+        ("loss.distance", DISTANCES),
+    )
+    for key, choices in one_of:
+        _require(get(config, key) in choices, config, key, f"one of {', '.join(choices)}")
+    for key, choices in (("data.degradations", DEGRADATIONS), ("priors.cues", CUES)):
+        value = get(config, key)
+        expected = f"a non-empty tuple out of {', '.join(choices)}"
+        _require(len(value) > 0 and set(value) <= set(choices), config, key, expected)
+    positive = (
+        "model.width data.crop_size data.batch_size data.read_threads data.prefetch_batches "
+        "optim.steps optim.learning_rate ema.every_steps checkpoint.every_steps checkpoint.keep "
+        "log.every_steps eval.batch_size loss.time_power priors.map_size"
+    )
+    for key in positive.split():
+        _require(get(config, key) > 0, config, key, "a positive number")
+    for key in ("optim.clip_norm", "optim.warmup_steps", "eval.crop_size", "data.cache_mb"):
+        _require(get(config, key) >= 0, config, key, "zero or more")
+    _require(config.model.width % 2 == 0, config, "model.width", "an even number")
+    _require(0 <= config.ema.decay < 1, config, "ema.decay", "a number in [0, 1)")
+    if config.model.use_semantic:
+        _check_transformer_widths(config)
+
+
+def _check_transformer_widths(config: ConfigDict) -> None:
+    """The deepest level and the middle hold transformers: group norm of 32, heads of head_dim."""
+    widths = [config.model.width * m for m in (1, *config.model.multipliers)][-2:]
+    expected = (
+        f"multipliers whose two deepest widths, here {widths}, are multiples of 32 and of "
+        f"model.head_dim={config.model.head_dim} (or set model.use_semantic=False)"
+    )
+    fits = all(w % 32 == 0 and w % config.model.head_dim == 0 for w in widths)
+    _require(fits, config, "model.multipliers", expected)
+
+
+def _require(condition: bool, config: ConfigDict, key: str, expected: str) -> None:
+    if not condition:
+        raise ValueError(f"config.{key}={get(config, key)!r}: expected {expected}.")
+
+
+def get(config: ConfigDict, key: str) -> Any:
+    """Return the value of a dotted key, e.g. `get(config, "optim.steps")`."""
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def flat_items(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of every leaf."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from flat_items(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def to_json(config: ConfigDict) -> str:
+    """Return the resolved configuration as JSON text."""
+    return json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n"
+
+
+def differences(config: ConfigDict, path: pathlib.Path) -> list[str]:
+    """Compare with the configuration a run was started with.
+
+    Args:
+      config: the configuration asked for now.
+      path: the JSON that `to_json` wrote when the run was started.
+
+    Returns:
+      one "key: old -> new" line for each key that may not change within a run.
+    """
+    old = ConfigDict(json.loads(path.read_text()))
+    old_items, new_items = dict(flat_items(old)), dict(flat_items(config))
+    lines = []
+    for key in sorted(old_items.keys() | new_items.keys()):
+        if key.startswith(_FREE_KEYS):
+            continue
+        was, now = (_plain(items.get(key)) for items in (old_items, new_items))
+        if was != now:
+            lines.append(f"{key}: {was!r} -> {now!r}")
+    return lines
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,1 @@
+"""Scores, and the jobs that compute them."""

@@ -1,0 +1,1 @@
+"""Restoring images with a trained model."""

@@ -1,0 +1,1 @@
+"""Learning: state, steps and the loop around them."""

@@ -1,0 +1,87 @@
+"""What training carries from step to step: parameters, their average, the optimiser's state."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a step changes; every leaf is an array, so it can be sharded and saved as it is.
+
+    Attributes:
+      step: number of steps taken, int32 [].
+      params: the network's parameters.
+      ema: their running average, what restoration uses.
+      opt_state: the optimiser's state.
+    """
+
+    step: jax.Array
+    params: Any
+    ema: Any
+    opt_state: Any
+
+
+def create_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """Return the state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema=jax.tree.map(jnp.copy, params),
+        opt_state=optimizer.init(params),
+    )
+
+
+def learning_rate_schedule(optim: ConfigDict) -> optax.Schedule:
+    """Return linear warm-up to `learning_rate`, then a cosine down to `final_learning_rate`."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if optim.warmup_steps else optim.learning_rate,
+        peak_value=optim.learning_rate,
+        warmup_steps=optim.warmup_steps,
+        decay_steps=max(optim.steps, optim.warmup_steps + 1),
+        end_value=optim.final_learning_rate,
+    )
+
+
+def make_optimizer(optim: ConfigDict) -> optax.GradientTransformation:
+    """Return AdamW (arXiv 1711.05101) with the cosine schedule, clipped by norm where asked."""
+    adamw = optax.adamw(
+        learning_rate_schedule(optim), b1=optim.b1, b2=optim.b2, weight_decay=optim.weight_decay
+    )
+    if optim.clip_norm:
+        return optax.chain(optax.clip_by_global_norm(optim.clip_norm), adamw)
+    return adamw
+
+
+def ema_decay(
+    step: jax.Array, *, decay: float, every_steps: int, start_step: int
+) -> tuple[jax.Array, jax.Array]:
+    """Return how the average moves after a step, as the released program warms it up.
+
+    Up to `start_step` the average is a copy; after it, at every `every_steps`-th step, it keeps
+    min(decay, 1 - (1 + steps since start)^(-2/3)) of itself.
+
+    Args:
+      step: number of the step just taken, counted from 0, int [].
+      decay: the largest share that is kept.
+      every_steps: the average moves at steps divisible by this.
+      start_step: last step at which the average is a copy.
+
+    Returns:
+      (whether the average moves at all, the share of the old average that is kept).
+    """
+    since = jnp.maximum(step - start_step, 0).astype(jnp.float32)
+    warm = jnp.minimum(1 - (1 + since) ** (-2 / 3), decay)
+    kept = jnp.where(step <= start_step, 0.0, warm)
+    return step % every_steps == 0, kept
+
+
+def update_ema(ema: Any, params: Any, step: jax.Array, options: ConfigDict) -> Any:
+    """Return the average after step number `step` (counted from 0); see `ema_decay`."""
+    moves, kept = ema_decay(step, **options)
+    kept = jnp.where(moves, kept, 1.0)
+    return jax.tree.map(lambda a, p: kept * a + (1 - kept) * p, ema, params)
