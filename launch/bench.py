@@ -18,12 +18,12 @@ import tabulate
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from tpgdiff_jax import config as configuration
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.diffusion.loss import diffuse, diffusion_loss
 from tpgdiff_jax.models import convolution, tpgdiff
 from tpgdiff_jax.priors import Priors
 from tpgdiff_jax.training.state import make_optimizer
+from tpgdiff_jax.validation import validate
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", "configs/bench/unet.py", "What to measure.")
@@ -136,7 +136,7 @@ def bench_gradients(repeats: int) -> list[dict[str, str]]:
 def main(_) -> None:
     """Measure and print a table."""
     config = FLAGS["config"].value
-    configuration.validate(config)
+    validate(config)
     device = jax.devices()[0]
     print(
         f"{datetime.date.today()}, jax {jax.__version__}, {jax.device_count()} x "

@@ -13,8 +13,10 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from PIL import Image
 
 from tpgdiff_jax.checkpoints.convert import from_reference, unet_for
+from tpgdiff_jax.config import base_config
 from tpgdiff_jax.priors import Priors
 
 # All this before anything asks JAX for its devices.  Tests compile much and compute little: less
@@ -136,3 +138,46 @@ def random_params():
         return jax.tree.map_with_path(fill, shapes)
 
     return draw
+
+
+def _load_config(path):
+    return runpy.run_path(str(path))["get_config"]()
+
+
+@pytest.fixture(scope="session")
+def load_config():
+    """`load_config(path)` -> the configuration an experiment file returns."""
+    return _load_config
+
+
+@pytest.fixture
+def photo_folder(tmp_path):
+    """A folder of three small photos."""
+    folder = tmp_path / "photos"
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        coarse = rng.integers(0, 256, (6, 7, 3), np.uint8)
+        image = Image.fromarray(coarse).resize((56, 48), Image.Resampling.BICUBIC)
+        folder.mkdir(exist_ok=True)
+        image.save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def tiny_config(photo_folder):
+    """The smallest configuration that has every part: 4 steps on 16-pixel crops."""
+    config = base_config()
+    config.model.update({"width": 16, "multipliers": (2, 2), "attention_heads": 1, "head_dim": 16})
+    config.model.update({"prediction": "v", "identity_init": True})
+    config.priors.update({"encoder_width": 4, "map_size": 16, "map_width": 2, "map_max_width": 4})
+    config.priors.update({"tokens": 4, "connector_depth": 0})
+    config.data.train_folder = str(photo_folder)
+    config.data.update({"crop_size": 16, "batch_size": 8})
+    config.data.degradations = ("noise", "haze")
+    config.loss.objective = "residual"
+    config.optim.update({"steps": 4, "learning_rate": 1e-3})
+    config.ema.update({"every_steps": 1, "start_step": 1})
+    config.checkpoint.every_steps = 2
+    config.log.every_steps = 1
+    config.eval.update({"steps": 2, "crop_size": 24})
+    return config

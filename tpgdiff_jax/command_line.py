@@ -16,7 +16,7 @@ from tpgdiff_jax import config as configuration
 
 _OVERRIDE = re.compile(r"--?config\.([\w.]+)(=|$)")
 _HELP = ("--help", "-help", "--helpfull", "--helpshort", "-?")
-_CHATTY_LIBRARIES = ("orbax", "grain", "tensorstore", "jax/_src")
+_CHATTY_LIBRARIES = ("orbax", "optax", "grain", "tensorstore", "jax/_src")
 
 
 class UserError(Exception):
@@ -128,7 +128,10 @@ def checked_config(config: ConfigDict) -> ConfigDict:
                 raise ValueError(f"config.{key} is missing; start from base_config().")
             near = difflib.get_close_matches(key, expected, n=1, cutoff=0.0)
             raise ValueError(f"config.{key} is unknown; nearest valid key: {near[0]}.")
-        configuration.validate(config)
+        # Imported late: a mistyped key should not cost the import of JAX.
+        from tpgdiff_jax.validation import validate
+
+        validate(config)
     return config.lock()
 
 

@@ -145,7 +145,7 @@ def test_parameters_have_the_type_asked_for_and_outputs_are_float32(kind, comput
 @pytest.mark.parametrize("zero", [False, True])
 def test_the_last_convolution_answers_zero_only_if_asked_to(narrow, zero):
     _, params, apply = narrow
-    model = narrow_unet(zero_init=zero)
+    model = narrow_unet(identity_init=zero)
 
     @jax.jit
     def first_weights(key):

@@ -164,19 +164,22 @@ class Dense(nn.Module):
       features: output channels.
       use_bias: add a bias.
       zero_init: start the matrix at zero.
+      init_gain: otherwise, by how much larger than the usual scale the matrix starts.
       dtype, param_dtype: of the computation and of the parameters.
     """
 
     features: int
     use_bias: bool = True
     zero_init: bool = False
+    init_gain: float = 1.0
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         zeros = nn.initializers.zeros_init()
-        init = zeros if self.zero_init else nn.initializers.lecun_normal()
+        normal = nn.initializers.variance_scaling(self.init_gain**2, "fan_in", "truncated_normal")
+        init = zeros if self.zero_init else normal
         kernel = self.param("kernel", init, (x.shape[-1], self.features), self.param_dtype)
         y = pointwise(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:

@@ -66,10 +66,13 @@ class TimeEmbedding(nn.Module):
 class DegradationPrompt(nn.Module):
     """Turn the degradation prior [B, E] into a summand of the time embedding [B, features].
 
-    softmax(MLP(e_deg)) weighs the entries of one learned prompt vector.
+    softmax(MLP(e_deg)) weighs the entries of one learned prompt vector.  The weights sum to one and
+    first are nearly equal, so a prompt of unit scale hardly changes the time embedding and tells
+    degradations apart even less; `wide_init` starts with sharper weights and a larger prompt.
     """
 
     features: int
+    wide_init: bool = False
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
@@ -77,8 +80,9 @@ class DegradationPrompt(nn.Module):
     def __call__(self, degradation: jax.Array) -> jax.Array:
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = Dense(self.features, name="dense_in", **kinds)(degradation)
-        x = Dense(self.features, name="dense_out", **kinds)(nn.silu(x))
-        normal = nn.initializers.normal(1.0)
+        gain = 4.0 if self.wide_init else 1.0
+        x = Dense(self.features, init_gain=gain, name="dense_out", **kinds)(nn.silu(x))
+        normal = nn.initializers.normal(self.features**0.5 if self.wide_init else 1.0)
         prompt = self.param("prompt", normal, (1, self.features), self.param_dtype)
         weights = jax.nn.softmax(x.astype(jnp.float32), axis=-1)
         x = (weights * prompt.astype(jnp.float32)).astype(self.dtype)
@@ -89,16 +93,21 @@ class ResBlock(nn.Module):
     """Two 3x3 convolutions, scaled and shifted by the time embedding, plus the input.
 
     h = SiLU(conv(x) (1 + scale) + shift);  out = SiLU(conv(h)) + skip(x)
+
+    With `zero_init` scale and shift start at zero: scales multiply from block to block, and random
+    ones can make a young network explode.
     """
 
     features: int
+    zero_init: bool = False
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, time: jax.Array) -> jax.Array:
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        modulation = Dense(2 * self.features, name="modulation", **kinds)(nn.silu(time))
+        modulate = Dense(2 * self.features, zero_init=self.zero_init, name="modulation", **kinds)
+        modulation = modulate(nn.silu(time))
         scale, shift = jnp.split(modulation[:, None, None, :], 2, axis=-1)
         h = Conv3x3(self.features, name="conv_in", **kinds)(x)
         h = nn.silu(h * (1 + scale) + shift)

@@ -77,7 +77,8 @@ def build(config: ConfigDict) -> TPGDiff:
         use_structure=model.use_structure,
         attention_heads=model.attention_heads,
         head_dim=model.head_dim,
-        zero_init=model.zero_init,
+        first_attention_level=model.first_attention_level,
+        identity_init=model.identity_init,
         **kinds,
     )
     encoder = structure = None

@@ -59,8 +59,9 @@ class ConditionalUNet(nn.Module):
       prior_dim: width of the degradation and semantic vectors.
       structure_dim: width of a structural token.
       attention_heads, head_dim: of the linear attention; the transformers share `head_dim`.
-      zero_init: start the last convolution, the linear attention's gains and the structural
-        modulation at zero: the untrained network answers zero and small ones learn faster.
+      first_attention_level: levels above this one (0 is full resolution) go without attention.
+      identity_init: start the last convolution, the linear attention's gains and all modulations
+        at zero and the degradation prompt wide; small networks then learn faster, and safely.
       dtype, param_dtype: of the computation and of the parameters; norms, softmax and embeddings'
         angles stay float32.
     """
@@ -74,7 +75,8 @@ class ConditionalUNet(nn.Module):
     structure_dim: int = 256
     attention_heads: int = 4
     head_dim: int = 32
-    zero_init: bool = False
+    first_attention_level: int = 0
+    identity_init: bool = False
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
@@ -126,15 +128,18 @@ class ConditionalUNet(nn.Module):
             context = _unit_length(priors.semantic)[:, None, :]
 
         def block(features, name, x):
-            return ResBlock(features, name=name, **kinds)(x, time)
+            return ResBlock(features, self.identity_init, name=name, **kinds)(x, time)
 
-        def attend(full, name, x):
+        def attend(level, name, x):
+            if level < self.first_attention_level:
+                return x
+            full = level >= depth - 1
             layer = PreNormAttention(
                 full and self.use_semantic,
                 self.attention_heads,
                 self.head_dim,
                 self.prior_dim,
-                self.zero_init,
+                self.identity_init,
                 name=name,
                 **kinds,
             )
@@ -151,26 +156,26 @@ class ConditionalUNet(nn.Module):
             x = film(level, f"{name}_film", x)
             skips.append(x)
             x = block(widths_in[level], f"{name}_block_1", x)
-            x = attend(deepest, f"{name}_attention", x)
+            x = attend(level, f"{name}_attention", x)
             skips.append(x)
             resample = Conv3x3 if deepest else Downsample
             x = resample(widths_out[level], name=f"{name}_resample", **kinds)(x)
 
         x = block(widths_out[-1], "middle_block_0", x)
-        x = attend(True, "middle_attention", x)
+        x = attend(depth, "middle_attention", x)
         x = block(widths_out[-1], "middle_block_1", x)
 
         for level in reversed(range(depth)):
-            deepest, name = level == depth - 1, f"up_{level}"
+            name = f"up_{level}"
             x = block(widths_out[level], f"{name}_block_0", _concat(x, skips.pop()))
             x = film(level, f"{name}_film", x)
             x = block(widths_out[level], f"{name}_block_1", _concat(x, skips.pop()))
-            x = attend(deepest, f"{name}_attention", x)
+            x = attend(level, f"{name}_attention", x)
             resample = Conv3x3 if level == 0 else Upsample
             x = resample(widths_in[level], name=f"{name}_resample", **kinds)(x)
 
         x = block(self.width, "final_block", _concat(x, stem))
-        last = Conv3x3(3, True, self.zero_init, name="final_conv", **kinds)
+        last = Conv3x3(3, True, self.identity_init, name="final_conv", **kinds)
         return last(x)
 
     def _add_degradation(self, time, degradation):
@@ -178,9 +183,8 @@ class ConditionalUNet(nn.Module):
             return time
         if degradation is None:
             degradation = jnp.zeros((time.shape[0], self.prior_dim))
-        prompt = DegradationPrompt(
-            4 * self.width, name="degradation", dtype=self.dtype, param_dtype=self.param_dtype
-        )
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        prompt = DegradationPrompt(4 * self.width, self.identity_init, name="degradation", **kinds)
         return time + prompt(degradation.astype(self.dtype))
 
     def _film(self, x, structure, active, name):
@@ -189,7 +193,7 @@ class ConditionalUNet(nn.Module):
         if structure is None:
             structure = jnp.zeros((x.shape[0], 1, self.structure_dim))
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        film = StructuralFiLM(active, self.zero_init, name=name, **kinds)
+        film = StructuralFiLM(active, self.identity_init, name=name, **kinds)
         return film(x, structure.astype(self.dtype).mean(axis=1))
 
 

@@ -214,9 +214,7 @@ class StructuralPrior(nn.Module):
         """Return the cues' maps, each [B, image_size, image_size, 1], in the order of `CUES`."""
         unknown = [cue for cue in self.cues if cue not in CUES]
         if unknown or not self.cues:
-            raise ValueError(
-                f"priors.structure.cues={tuple(self.cues)} must be some of {', '.join(CUES)}."
-            )
+            raise ValueError(f"priors.cues={tuple(self.cues)} must be some of {', '.join(CUES)}.")
         maps = {}
         for cue in CUES:
             if cue not in self.cues:
@@ -224,7 +222,7 @@ class StructuralPrior(nn.Module):
             value = difference_of_gaussians(lq) if cue == "dog" else given[cue]
             if value is None:
                 raise ValueError(
-                    f"priors.structure.cues has {cue!r}, but no {cue} map was given; "
+                    f"priors.cues has {cue!r}, but no {cue} map was given; "
                     "give one or take it out of the cues."
                 )
             method = "nearest" if cue == "segmentation" else "linear"

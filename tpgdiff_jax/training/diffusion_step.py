@@ -49,7 +49,9 @@ def loss_fn(
         objective=config.loss.objective,
         distance=config.loss.distance,
     )
-    loss = per_example.mean()
+    # Without a weight, what harms much (darkness) drowns what harms little (blur).
+    harm = config.loss.least_harm + jnp.abs(gt - lq).mean(axis=(1, 2, 3))
+    loss = (per_example * harm**-config.loss.relative_power).mean()
     metrics = {"diffusion": loss}
     if logits is not None:
         classification = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])

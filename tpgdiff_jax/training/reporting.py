@@ -44,7 +44,8 @@ class RunReport:
             dynamic_ncols=True,
             disable=not self._terminal,
         )
-        self._start, self._total, self._since = start, total, time.monotonic()
+        self._total = total
+        self._last = (start, time.monotonic())
 
     def advance(self) -> None:
         """Count one step."""
@@ -63,7 +64,9 @@ class RunReport:
         loss = values.get("loss", math.nan)
         self._bar.set_postfix(loss=f"{loss:.4f}")
         if not self._terminal:
-            rate = (step - self._start) / max(time.monotonic() - self._since, 1e-9)
+            # Since the last report, so that compiling does not spoil the estimate for long.
+            (last_step, last_time), self._last = self._last, (step, time.monotonic())
+            rate = (step - last_step) / max(self._last[1] - last_time, 1e-9)
             left = tqdm.tqdm.format_interval((self._total - step) / max(rate, 1e-9))
             text = "step %d of %d, loss %.4f, %.2f steps/s, %s left"
             logging.info(text, step, self._total, loss, rate, left)

@@ -6,6 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from ml_collections import ConfigDict
 
 
@@ -47,14 +48,50 @@ def learning_rate_schedule(optim: ConfigDict) -> optax.Schedule:
     )
 
 
+OPTIMIZERS = ("adamw", "muon")
+
+
 def make_optimizer(optim: ConfigDict) -> optax.GradientTransformation:
-    """Return AdamW (arXiv 1711.05101) with the cosine schedule, clipped by norm where asked."""
-    adamw = optax.adamw(
-        learning_rate_schedule(optim), b1=optim.b1, b2=optim.b2, weight_decay=optim.weight_decay
-    )
+    """Return the optimiser with the cosine schedule, clipped by norm where asked.
+
+    `adamw` (arXiv 1711.05101) is the released program's.  `muon` (Jordan et al., 2024, "Muon: an
+    optimizer for hidden layers") orthogonalises the updates of matrices and convolutions, so faint
+    features such as noise learn as fast as strong ones such as brightness; everything else follows
+    AdamW at a tenth of its learning rate.
+
+    Raises:
+      ValueError: `optim.name` is unknown.
+    """
+    schedule = learning_rate_schedule(optim)
+    if optim.name == "adamw":
+        optimizer = optax.adamw(schedule, b1=optim.b1, b2=optim.b2, weight_decay=optim.weight_decay)
+    elif optim.name == "muon":
+        optimizer = optax.contrib.muon(
+            schedule,
+            adam_b1=optim.b1,
+            adam_b2=optim.b2,
+            adam_learning_rate=lambda step: 0.1 * schedule(step),
+            weight_decay=optim.weight_decay,
+            muon_weight_dimension_numbers=_matrix_axes,
+        )
+    else:
+        raise ValueError(
+            f"optim.name={optim.name!r} is unknown; expected one of {', '.join(OPTIMIZERS)}."
+        )
     if optim.clip_norm:
-        return optax.chain(optax.clip_by_global_norm(optim.clip_norm), adamw)
-    return adamw
+        return optax.chain(optax.clip_by_global_norm(optim.clip_norm), optimizer)
+    return optimizer
+
+
+def _matrix_axes(params: Any) -> Any:
+    """Tell Muon which parameters are matrices: kernels, all axes but the last merged."""
+
+    def axes(path, leaf):
+        if getattr(path[-1], "key", None) != "kernel":
+            return None
+        return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def ema_decay(

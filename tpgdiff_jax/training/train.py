@@ -103,7 +103,11 @@ def init_state(
     key = jax.random.key(config.seed)
     shapes = jax.eval_shape(make, key)
     shardings = sharding.infer_shardings(shapes, mesh, config.sharding)
-    return lambda: jax.jit(make, out_shardings=shardings)(key), shapes, shardings
+    # This program runs once: on a CPU, optimising it takes ten times as long as running it.
+    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    options = quick if mesh.devices.flat[0].platform == "cpu" else None
+    jitted = jax.jit(make, out_shardings=shardings, compiler_options=options)
+    return lambda: jitted(key), shapes, shardings
 
 
 def make_checked_mesh(config: ConfigDict) -> Mesh:
@@ -205,7 +209,9 @@ def _loop(
         batch_shardings={"gt": images, "lq": images, "label": sharding.batch_sharding(mesh, 1)},
         replicated=sharding.replicated(mesh),
     )
-    key = jax.device_put(jax.random.key(config.seed + 1), sharding.replicated(mesh))
+    # Made by a compiled program, since the mesh may span several processes.
+    make_key = jax.jit(jax.random.key, out_shardings=sharding.replicated(mesh))
+    key = make_key(config.seed + 1)
     pending = []
     for step in range(start + 1, total + 1):
         batch = sharding.to_global(next(batches), mesh)

@@ -1,0 +1,70 @@
+"""The configuration's defaults, checks and comparison."""
+
+import pathlib
+
+import pytest
+
+from tpgdiff_jax import config as configuration
+from tpgdiff_jax.command_line import checked_config
+from tpgdiff_jax.validation import validate
+
+CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").rglob("*.py"))
+
+
+def test_base_config_is_valid_and_locked():
+    config = configuration.base_config()
+    validate(config)
+    with pytest.raises(AttributeError, match="learning_rate"):
+        config.optim.lerning_rate = 1.0
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_is_valid_and_says_what_it_is_for(path, load_config):
+    namespace_config = load_config(path)
+    checked_config(namespace_config)
+    assert path.read_text().startswith('"""')
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.prediction", "nois"),
+        ("model.head_dim", 48),
+        ("model.width", 7),
+        ("loss.objective", "x"),
+        ("loss.distance", "l3"),
+        ("data.degradations", ("noise", "fog")),
+        ("data.degradations", ()),
+        ("priors.cues", ("edges",)),
+        ("data.batch_size", 0),
+        ("optim.steps", -1),
+        ("optim.clip_norm", -1.0),
+        ("ema.decay", 1.0),
+        ("eval.sampler", "ddim"),
+        ("eval.steps", 0),
+        ("diffusion.schedule", "sigmoid"),
+    ],
+)
+def test_wrong_values_are_named(key, value):
+    config = configuration.base_config()
+    group, name = key.split(".")
+    setattr(config[group], name, value)
+    with pytest.raises(ValueError, match=name) as error:
+        validate(config)
+    assert str(value[-1] if isinstance(value, tuple) and value else value) in str(error.value)
+
+
+def test_differences_list_what_may_not_change(tmp_path):
+    config = configuration.base_config()
+    path = tmp_path / "config.json"
+    path.write_text(configuration.to_json(config))
+    assert configuration.differences(config, path) == []
+    config.eval.steps = 3
+    config.log.every_steps = 7
+    assert configuration.differences(config, path) == []
+    config.optim.learning_rate = 5e-4
+    config.model.multipliers = (1, 2)
+    lines = configuration.differences(config, path)
+    assert len(lines) == 2
+    assert "model.multipliers: [1, 2, 4, 8] -> [1, 2]" in lines
+    assert any(line.startswith("optim.learning_rate: 0.0002") for line in lines)

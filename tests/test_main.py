@@ -1,0 +1,184 @@
+"""The real entry point, end to end: train, resume, refuse, evaluate, two processes."""
+
+import json
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+EXPERIMENT = '''
+"""A tiny experiment."""
+import json
+from ml_collections import ConfigDict
+from tpgdiff_jax.config import base_config
+def get_config():
+    config = base_config()
+    values = json.loads({values!r})
+    for group, keys in values.items():
+        if isinstance(keys, dict):
+            for key, value in keys.items():
+                config[group][key] = tuple(value) if isinstance(value, list) else value
+    return config
+'''
+
+
+@pytest.fixture
+def experiment(tmp_path, tiny_config):
+    """Write the tiny configuration as an experiment file; return its path."""
+    path = tmp_path / "tiny.py"
+    values = json.loads(tiny_config.to_json())
+    values.pop("sharding")
+    path.write_text(EXPERIMENT.format(values=json.dumps(values)))
+    return path
+
+
+def command(experiment, workdir, *flags):
+    module = [sys.executable, "-m", "tpgdiff_jax.main"]
+    return [*module, f"--config={experiment}", f"--workdir={workdir}", *map(str, flags)]
+
+
+def run(experiment, workdir, *flags):
+    return subprocess.run(
+        command(experiment, workdir, *flags),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+    )
+
+
+def environment():
+    import os
+
+    quick = "--xla_backend_optimization_level=0"
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick}
+
+
+def rows(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return {row["step"]: row for row in map(json.loads, lines)}
+
+
+def eval_folder(tmp_path):
+    folder = tmp_path / "unseen"
+    folder.mkdir()
+    image = np.random.default_rng(9).integers(0, 256, (30, 34, 3), np.uint8)
+    Image.fromarray(image).save(folder / "unseen.png")
+    return folder
+
+
+def test_train_evaluate_kill_and_continue(experiment, tmp_path):
+    unseen = eval_folder(tmp_path)
+    straight = tmp_path / "straight"
+    done = run(experiment, straight, f"--config.data.eval_folder={unseen}")
+    assert done.returncode == 0, done.stderr
+    assert "step 4 of 4" in done.stderr
+    assert all(name in done.stdout for name in ("noise", "haze", "mean", "restored.png"))
+    scores = json.loads((straight / "evaluation" / "scores.json").read_text())
+    assert {row["degradation"] for row in scores["images"]} == {"noise", "haze"}
+    assert Image.open(straight / "evaluation" / "restored.png").width > 3 * 24
+    assert list((straight / "tensorboard").glob("events*"))
+
+    # Killed without warning after the checkpoint of step 2, then started again.
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(experiment, killed, "--config.optim.steps=4"),
+        cwd=ROOT,
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 300
+    while not (killed / "checkpoints" / "2").is_dir() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = run(experiment, killed)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Continuing the run" in resumed.stderr
+    expected, found = rows(straight), rows(killed)
+    assert expected.keys() == found.keys() == {1, 2, 3, 4}
+    for step in expected:
+        assert found[step] == expected[step], step
+
+    # A finished run: nothing is trained again, and --mode=eval gives the same scores.
+    again = run(experiment, straight, "--mode=eval", f"--config.data.eval_folder={unseen}")
+    assert again.returncode == 0, again.stderr
+    assert json.loads((straight / "evaluation" / "scores.json").read_text()) == scores
+
+    refused = run(experiment, straight, "--config.optim.learning_rate=0.5")
+    assert refused.returncode == 2
+    assert "optim.learning_rate: 0.001 -> 0.5" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert rows(straight) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--config.data.train_folder=/nowhere"], ["/nowhere", "does not exist"]),
+        (["--workdir=/proc/nothing/here"], ["/proc/nothing/here", "cannot be written"]),
+        (["--config.mesh.data=3"], ["data=3", "1 devices"]),
+        (["--config.data.crop_size=4000"], ["smaller than the crop"]),
+        (["--config.model.prediction=y"], ["model.prediction", "noise, x0, v"]),
+        (["--mode=tran"], ["tran", "train"]),
+        (["stray"], ["stray"]),
+    ],
+)
+def test_wrong_input_is_one_sentence(experiment, tmp_path, flags, words):
+    done = run(experiment, tmp_path / "run", *flags)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr[done.stderr.index("error:") :]
+    assert all(word in last for word in words), last
+
+
+def test_folder_with_foreign_files_is_left_alone(experiment, tmp_path):
+    workdir = tmp_path / "documents"
+    workdir.mkdir()
+    (workdir / "thesis.txt").write_text("precious")
+    done = run(experiment, workdir)
+    assert done.returncode == 2
+    assert "thesis.txt" in done.stderr
+    assert [path.name for path in workdir.iterdir()] == ["thesis.txt"]
+
+
+def test_two_processes_learn_the_same_as_one(experiment, tmp_path):
+    alone = tmp_path / "alone"
+    assert run(experiment, alone, "--config.optim.steps=2").returncode == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = tmp_path / "together"
+    processes = [
+        subprocess.Popen(
+            command(
+                experiment,
+                together,
+                "--config.optim.steps=2",
+                f"--coordinator=127.0.0.1:{port}",
+                "--num_processes=2",
+                f"--process_id={index}",
+            ),
+            cwd=ROOT,
+            env=environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    errors = [process.communicate(timeout=400)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    expected, found = rows(alone), rows(together)
+    assert expected.keys() == found.keys()
+    for step in expected:
+        assert found[step]["loss"] == pytest.approx(expected[step]["loss"], rel=1e-5)
