@@ -36,10 +36,10 @@ def get_config() -> ConfigDict:
     config.data.crop_size = 48
     config.loss.objective = "residual"
     config.loss.time_power = 20.0
-    config.loss.relative_power = 0.9
+    config.loss.relative_power = 1.0
     config.loss.classification_weight = 0.5
     config.optim.name = "muon"
-    config.optim.steps = 450
+    config.optim.steps = 550
     config.optim.learning_rate = 1e-2
     config.optim.warmup_steps = 10
     config.optim.clip_norm = 1.0
