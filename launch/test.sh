@@ -2,7 +2,7 @@
 # Run the test suite; arguments go to pytest.
 #
 #   bash launch/test.sh                 everything but the slow tests
-#   bash launch/test.sh -m slow         the slow tests
+#   bash launch/test.sh -m slow         the tests marked slow
 #   bash launch/test.sh tests/models    some of them
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

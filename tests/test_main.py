@@ -126,6 +126,8 @@ def test_train_evaluate_kill_and_continue(experiment, tmp_path):
     ("flags", "words"),
     [
         (["--config.data.train_folder=/nowhere"], ["/nowhere", "does not exist"]),
+        (["--config.data.train_folder="], ["data.train_folder is empty"]),
+        (["--config.optim.learning_rate=1e30"], ["loss of step", "learning_rate"]),
         (["--workdir=/proc/nothing/here"], ["/proc/nothing/here", "cannot be written"]),
         (["--config.mesh.data=3"], ["data=3", "1 devices"]),
         (["--config.data.crop_size=4000"], ["smaller than the crop"]),

@@ -8,9 +8,10 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tpgdiff_jax.command_line import user_errors
+from tpgdiff_jax.command_line import UserError, user_errors
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.distributed import sharding
+from tpgdiff_jax.evaluation import metrics
 from tpgdiff_jax.evaluation.evaluate import evaluate
 from tpgdiff_jax.evaluation.report import format_table, write_report
 from tpgdiff_jax.training import train as training
@@ -24,7 +25,10 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
         logging.info("Training data: %s.", photos.summary())
         eval_photos = _open_eval_photos(config, photos)
         mesh = training.make_checked_mesh(config)
-    state = training.train(config, workdir, photos, mesh)
+    try:
+        state = training.train(config, workdir, photos, mesh)
+    except training.NonFiniteLossError as error:
+        raise UserError(str(error)) from error
     if eval_photos is not None:
         _evaluate(config, workdir, eval_photos, state.ema, mesh)
 
@@ -47,7 +51,7 @@ def _open_eval_photos(
     """Scan the evaluation photos; none of them may be among the training photos."""
     if not config.data.eval_folder:
         return None
-    photos = PhotoFolder(config.data.eval_folder)
+    photos = PhotoFolder(config.data.eval_folder, min_size=metrics.SSIM_WINDOW)
     logging.info("Evaluation data: %s.", photos.summary())
     seen = {path.resolve() for path in training_photos.paths} if training_photos else set()
     shared = [str(path) for path in photos.paths if path.resolve() in seen]

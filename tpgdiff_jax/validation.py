@@ -8,7 +8,6 @@ from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.diffusion.loss import DISTANCES, OBJECTIVES
 from tpgdiff_jax.diffusion.prediction import PREDICTIONS
 from tpgdiff_jax.diffusion.samplers import check_sampler
-from tpgdiff_jax.priors.structural import CUES
 from tpgdiff_jax.training.state import OPTIMIZERS
 
 
@@ -30,7 +29,8 @@ def validate(config: ConfigDict) -> None:
     )
     for key, choices in one_of:
         _require(get(config, key) in choices, config, key, f"one of {', '.join(choices)}")
-    for key, choices in (("data.degradations", DEGRADATIONS), ("priors.cues", CUES)):
+    # The other cues need their networks, or a caller who gives the maps.
+    for key, choices in (("data.degradations", DEGRADATIONS), ("priors.cues", ("dog",))):
         value = get(config, key)
         expected = f"a non-empty tuple out of {', '.join(choices)}"
         _require(len(value) > 0 and set(value) <= set(choices), config, key, expected)

@@ -13,7 +13,7 @@ import numpy as np
 _PEAK = 255.0
 # Studio-swing luma of ITU-R BT.601 for values in 0..255.
 _LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)
-_WINDOW = 11
+SSIM_WINDOW = 11
 
 
 @functools.partial(jax.jit, static_argnames="crop_border")
@@ -80,9 +80,10 @@ def _psnr(prediction: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def _ssim(x: jax.Array, y: jax.Array) -> jax.Array:
-    if min(x.shape[1:3]) < _WINDOW:
+    if min(x.shape[1:3]) < SSIM_WINDOW:
         raise ValueError(
-            f"SSIM needs at least {_WINDOW}x{_WINDOW} pixels; got {x.shape[1]}x{x.shape[2]}."
+            f"SSIM needs at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels; "
+            f"got {x.shape[1]}x{x.shape[2]}."
         )
     # Variances are differences of nearly equal numbers: centred values keep float32 exact enough.
     x, y = x - 128, y - 128
@@ -99,11 +100,11 @@ def _ssim(x: jax.Array, y: jax.Array) -> jax.Array:
 
 def _window_mean(image: jax.Array) -> jax.Array:
     """Average under the Gaussian window, valid region: rows, then columns."""
-    offsets = np.arange(_WINDOW) - _WINDOW // 2
+    offsets = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
     taps = np.exp(-(offsets**2) / (2 * 1.5**2))
     taps = (taps / taps.sum()).astype(np.float32)
     for axis in (1, 2):
-        size = image.shape[axis] - _WINDOW + 1
+        size = image.shape[axis] - SSIM_WINDOW + 1
         image = sum(
             float(tap) * jax.lax.slice_in_dim(image, offset, offset + size, axis=axis)
             for offset, tap in enumerate(taps)

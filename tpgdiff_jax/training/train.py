@@ -78,8 +78,14 @@ def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def open_photos(config: ConfigDict) -> PhotoFolder:
-    """Scan the training photos of a configuration."""
+    """Scan the training photos of a configuration.
+
+    Raises:
+      ValueError: no folder is named, or nothing in it is usable.
+    """
     data = config.data
+    if not data.train_folder:
+        raise ValueError("config.data.train_folder is empty; name a folder of clean photos.")
     return PhotoFolder(data.train_folder, min_size=data.crop_size, cache_mb=data.cache_mb)
 
 
