@@ -455,9 +455,9 @@ def test_an_unknown_prediction_is_named():
         sample("ode1", noisy, SDE, images(1)[0], jax.random.key(0), prediction="eps")
 
 
-@pytest.mark.parametrize("steps", [0, -5])
-def test_a_step_count_below_one_is_named(steps):
-    with pytest.raises(ValueError, match=f"steps={steps} must be at least 1"):
+@pytest.mark.parametrize("steps", [0, -5, 7.5])
+def test_a_step_count_that_is_no_positive_whole_number_is_named(steps):
+    with pytest.raises(ValueError, match=f"steps={steps} must be a whole number, at least 1"):
         sample("ode1", noisy, SDE, images(1)[0], jax.random.key(0), steps=steps)
 
 
@@ -471,3 +471,13 @@ def test_given_noise_needs_whole_times():
     noises = jnp.zeros((101, 2, 4, 3, 3))
     with pytest.raises(ValueError, match="noises needs whole times: steps=7 must divide 100"):
         sample("ode1", noisy, SDE, images(1)[0], jax.random.key(0), steps=7, noises=noises)
+
+
+def test_wrong_number_of_keys_or_noises_is_named():
+    mu = images(1)[0]
+    keys = jax.random.split(jax.random.key(0), 3)
+    with pytest.raises(ValueError, match="3 keys for 2 images"):
+        sample("ode1", noisy, SDE, mu, keys, steps=1)
+    short = np.zeros((SDE.steps, *mu.shape), np.float32)
+    with pytest.raises(ValueError, match=r"noises is .* expected"):
+        sample("posterior", noisy, SDE, mu, jax.random.key(0), noises=short)

@@ -58,3 +58,17 @@ def test_clipping_bounds_the_gradient():
 def optax_first_moment(state):
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return next(leaf for path, leaf in leaves if "mu" in jax.tree_util.keystr(path))
+
+
+def test_muon_gives_faint_directions_as_large_a_step_as_strong_ones():
+    optim = base_config().optim
+    optim.name = "muon"
+    params = {"conv": {"kernel": jnp.zeros((1, 1, 2, 2)), "bias": jnp.zeros(2)}}
+    gradient = {
+        "conv": {"kernel": jnp.diag(jnp.array([1.0, 0.01]))[None, None], "bias": jnp.ones(2)}
+    }
+    tx = make_optimizer(optim)
+    updates, _ = tx.update(gradient, tx.init(params), params)
+    strong, faint = jnp.abs(jnp.diagonal(updates["conv"]["kernel"][0, 0]))
+    assert faint > 0.2 * strong
+    np.testing.assert_allclose(updates["conv"]["bias"], -0.1 * optim.learning_rate, rtol=0.5)

@@ -57,7 +57,7 @@ def make_optimizer(optim: ConfigDict) -> optax.GradientTransformation:
     `adamw` (arXiv 1711.05101) is the released program's.  `muon` (Jordan et al., 2024, "Muon: an
     optimizer for hidden layers") orthogonalises the updates of matrices and convolutions, so faint
     features such as noise learn as fast as strong ones such as brightness; everything else follows
-    AdamW at a tenth of its learning rate.
+    AdamW (with Nesterov momentum) at a tenth of its learning rate.
 
     Raises:
       ValueError: `optim.name` is unknown.
