@@ -83,9 +83,9 @@ def test_processes_share_the_global_batch(photos):
     whole = take(batches(photos), 3)
     parts = [take(batches(photos, process_index=i, process_count=2), 3) for i in range(2)]
     for step in range(3):
-        joined = np.concatenate([part[step]["lq"] for part in parts])
-        expected = {image.tobytes() for image in whole[step]["lq"]}
-        assert {image.tobytes() for image in joined} == expected
+        for name in ("gt", "lq", "label"):
+            joined = np.concatenate([part[step][name] for part in parts])
+            np.testing.assert_array_equal(joined, whole[step][name])
 
 
 def test_batch_that_cannot_be_divided_is_refused(photos):

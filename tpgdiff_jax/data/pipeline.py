@@ -37,6 +37,33 @@ class MakePair(grain.transforms.MapWithIndex):
         return {"gt": gt, "lq": lq, "label": np.int32(label)}
 
 
+@dataclasses.dataclass(frozen=True)
+class ProcessShare:
+    """One process's part of a sequence: its own rows of every global batch, in their order.
+
+    Strided slices would deal the rows out in turn: the joined batches would be permuted, and with
+    them the noise each example meets.
+
+    Attributes:
+      dataset: the whole sequence.
+      local_batch: examples of one batch that belong to each process.
+      process_index, process_count: this process and how many there are.
+    """
+
+    dataset: grain.MapDataset
+    local_batch: int
+    process_index: int
+    process_count: int
+
+    def __len__(self) -> int:
+        return len(self.dataset) // self.process_count
+
+    def __getitem__(self, index: int):
+        batch, row = divmod(index, self.local_batch)
+        first = (batch * self.process_count + self.process_index) * self.local_batch
+        return self.dataset[first + row]
+
+
 def random_crop(rng: np.random.Generator, photo: np.ndarray, size: int) -> np.ndarray:
     """Cut a random square, mirror it half of the time and turn it by a multiple of 90 degrees.
 
@@ -94,7 +121,8 @@ def training_batches(
     dataset = grain.MapDataset.source(photos).seed(seed).shuffle().repeat()
     # The index is the position in the endless sequence, so each epoch draws new crops.
     dataset = dataset.map_with_index(MakePair(seed, crop_size, tuple(degradations)))
-    dataset = dataset[process_index::process_count]
+    share = ProcessShare(dataset, local_batch, process_index, process_count)
+    dataset = grain.MapDataset.source(share)
     options = grain.ReadOptions(
         num_threads=read_threads, prefetch_buffer_size=prefetch_batches * local_batch
     )
