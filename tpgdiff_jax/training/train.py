@@ -45,7 +45,7 @@ def prepare_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir):
+        with tempfile.TemporaryFile(dir=workdir, prefix="."):
             pass
     except OSError as error:
         raise ValueError(
@@ -69,9 +69,9 @@ def prepare_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Store the resolved configuration of a run, unless it is stored already."""
+    """Store the resolved configuration of a run, once; the first process writes for all."""
     path = workdir / "config.json"
-    if not path.exists():
+    if jax.process_index() == 0 and not path.exists():
         temporary = workdir / ".config.json.partial"
         temporary.write_text(configuration.to_json(config))
         os.replace(temporary, path)
