@@ -23,10 +23,13 @@ def state_dict(golden_weights):
     return dict(golden_weights("unet_nf32_noprior"))
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_state_dict_survives_the_way_there_and_back(golden_weights, name):
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [*((name, "unet") for name in FILES), ("structure", "structure"), ("prior_tiny", "priors")],
+)
+def test_a_state_dict_survives_the_way_there_and_back(golden_weights, name, part):
     released = golden_weights(name)
-    back = to_reference(from_reference(released, "unet"), "unet")
+    back = to_reference(from_reference(released, part), part)
     assert back.keys() == released.keys()
     for key, value in released.items():
         assert back[key].dtype == value.dtype
@@ -76,9 +79,9 @@ def test_networks_of_other_shapes_survive_the_way_there_and_back(model):
 
 
 def test_names_are_those_of_the_released_file(golden_weights):
-    names = reference_names(ConditionalUNet())
-    assert len(set(names.values())) == len(names)
-    assert set(names.values()) == golden_weights("unet_nf64").keys()
+    names = [key for keys in reference_names(ConditionalUNet()).values() for key in keys]
+    assert len(set(names)) == len(names)
+    assert set(names) == golden_weights("unet_nf64").keys()
 
 
 def test_layouts_turn_from_pytorchs_to_ours(golden_weights):
@@ -115,6 +118,33 @@ def test_a_transposed_matrix_is_misshapen(state_dict):
     state_dict["time_mlp.1.weight"] = state_dict["time_mlp.1.weight"].T
     with pytest.raises(ValueError, match=r"1 misshapen: time_mlp.1.weight: .*32, 128.*128, 32"):
         from_reference(state_dict, "unet")
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "key"),
+    [
+        ("unet_nf32_noprior", "unet", "mid_block1.mlp.1.weight"),
+        ("structure", "structure", "connector.self_attn2.in_proj_weight"),
+        ("prior_tiny", "priors", "student.transformer.resblocks.1.mlp.c_fc.weight"),
+    ],
+)
+def test_every_kind_of_damage_is_named(golden_weights, name, part, key):
+    whole = golden_weights(name)
+    renamed = {f"{k}_old" if k == key else k: v for k, v in whole.items()}
+    with pytest.raises(ValueError, match=rf"1 missing: {key}(?s:.)*1 unexpected: {key}_old"):
+        from_reference(renamed, part)
+    with pytest.raises(ValueError, match=f"1 misshapen: {key}"):
+        from_reference(whole | {key: whole[key].T}, part)
+    poisoned = whole[key].copy()
+    poisoned[0, 0] = np.nan
+    with pytest.raises(ValueError, match=rf"not finite:\n  1 with NaN or infinity: {key}$"):
+        from_reference(whole | {key: poisoned}, part)
+
+
+@pytest.mark.parametrize("part", ["structure", "priors", "depth", "segmentation", "clip"])
+def test_another_architecture_is_told_from_the_part_asked_for(golden_weights, part):
+    with pytest.raises(ValueError, match=r"(?i)(this is no|these are no).*first keys"):
+        from_reference(golden_weights("unet_nf32_noprior"), part)
 
 
 def test_a_file_with_half_of_a_prior_is_reported(golden_weights):

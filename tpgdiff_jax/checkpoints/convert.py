@@ -1,85 +1,134 @@
-"""Convert weights of the released PyTorch program to our parameters, and back.
+"""Convert weights of PyTorch programs to our parameters, and back.
 
-One table of names per part serves both directions.  What a file must hold is not written down
-anywhere: it follows from our own module's parameter shapes, so nothing can be dropped silently.
+One table of names per part (`names/`) serves both directions.  What a file must hold is not
+written down anywhere: it follows from our own modules' parameter shapes, so nothing can be dropped
+silently.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+import flax.linen as nn
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from tpgdiff_jax.checkpoints.layouts import Source
+from tpgdiff_jax.checkpoints.names import clip, depth_anything, priors, segformer, structure, unet
+from tpgdiff_jax.checkpoints.shapes import abstract_params
 from tpgdiff_jax.models.unet import ConditionalUNet
 
-PARTS = ("unet",)
-
-# Our submodule -> the released program's, inside a residual block.
-_BLOCK = {
-    "modulation": "mlp.1",
-    "conv_in": "block1.proj",
-    "conv_out": "block2.proj",
-    "skip": "res_conv",
-}
-_FILM = {"norm": "mlp.0", "modulation": "mlp.1"}
-_TRANSFORMER = "fn.fn.transformer_blocks.0"
-_ATTENTION = {
-    "norm": "fn.norm",
-    "attention/qkv": "fn.fn.to_qkv",
-    "attention/out": "fn.fn.to_out.0",
-    "attention/norm": "fn.fn.to_out.1",
-    "attention/group_norm": "fn.fn.norm",
-    "attention/proj_in": "fn.fn.proj_in",
-    "attention/proj_out": "fn.fn.proj_out",
-    "attention/norm_self": f"{_TRANSFORMER}.norm1",
-    "attention/norm_cross": f"{_TRANSFORMER}.norm2",
-    "attention/norm_feed": f"{_TRANSFORMER}.norm3",
-    "attention/feed_forward/proj_in": f"{_TRANSFORMER}.ff.net.0.proj",
-    "attention/feed_forward/proj_out": f"{_TRANSFORMER}.ff.net.2",
-    **{
-        f"attention/{ours}/{name}": f"{_TRANSFORMER}.{theirs}.to_{name}" + ".0" * (name == "out")
-        for ours, theirs in (("self_attention", "attn1"), ("cross_attention", "attn2"))
-        for name in ("q", "k", "v", "out")
-    },
-}
-_TOP = {
-    "stem": "init_conv",
-    "final_conv": "final_conv",
-    "time_embedding/dense_in": "time_mlp.1",
-    "time_embedding/dense_out": "time_mlp.3",
-    "degradation/dense_in": "text_mlp.0",
-    "degradation/dense_out": "text_mlp.2",
-    "degradation/prompt_out": "prompt_mlp",
-}
-_POINTWISE = re.compile(
-    r"(res_conv|to_qkv|fn\.fn\.to_out\.0|fn\.fn\.proj_in|fn\.fn\.proj_out)\.weight$"
-)
+Modules = nn.Module | dict[str, nn.Module]
+Path = tuple[str, ...]
 
 
-def from_reference(state_dict: Mapping[str, np.ndarray], part: str) -> dict[str, Any]:
-    """Convert a PyTorch state dict of the released program to our parameters.
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """How one kind of file is read.
+
+    Attributes:
+      modules_for: (shapes by name, config.json) -> the modules, without weights.
+      sources: path of our parameters -> number of axes, to path -> where it stands.
+      canonical: brings the names of other programs' files into those `sources` gives.
+      needless: (key, all keys) -> why the key is not needed, or None.
+    """
+
+    modules_for: Callable[[Mapping[str, tuple[int, ...]], Mapping[str, Any] | None], Modules]
+    sources: Callable[[Mapping[Path, int]], dict[Path, Source]]
+    canonical: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = dict
+    needless: Callable[[str, Mapping[str, Any]], str | None] = lambda key, keys: None
+
+
+def _listed(table: Iterable[tuple[str, str]]) -> Callable[[str, Mapping[str, Any]], str | None]:
+    def needless(key: str, keys: Mapping[str, Any]) -> str | None:
+        return next((reason for pattern, reason in table if re.fullmatch(pattern, key)), None)
+
+    return needless
+
+
+_PARTS = {
+    "unet": _Part(unet.module_for, unet.sources),
+    "structure": _Part(structure.module_for, structure.sources),
+    "priors": _Part(priors.modules_for, priors.sources),
+    "depth": _Part(
+        depth_anything.module_for,
+        depth_anything.sources,
+        needless=_listed(depth_anything.LEFT_OUT),
+    ),
+    "segmentation": _Part(
+        segformer.module_for, segformer.sources, needless=_listed(segformer.LEFT_OUT)
+    ),
+    "clip": _Part(clip.module_for, clip.sources, clip.canonical, clip.needless),
+}
+PARTS = tuple(_PARTS)
+# What `to_reference` writes: the released program's own networks.
+RELEASED_PARTS = ("unet", "structure", "priors")
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """A part in our naming.
+
+    Attributes:
+      modules: the module the parameters fit, or name -> module.
+      params: nested dict of float32 numpy arrays.
+      loaded: number of the file's arrays that went into `params`.
+      left_out: number of the file's arrays that are not needed, by reason.
+    """
+
+    modules: Modules
+    params: dict[str, Any]
+    loaded: int
+    left_out: dict[str, int]
+
+
+def from_reference(
+    state_dict: Mapping[str, np.ndarray], part: str, config: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Convert a PyTorch state dict to our parameters.
 
     Args:
       state_dict: name -> array in PyTorch's layout (OIHW convolutions, [out, in] linears).
       part: which network it is, one of `PARTS`.
+      config: the config.json of a Hugging Face model, where there is one.
 
     Returns:
-      nested dict of numpy arrays, to be used as `apply({"params": params}, ...)`.
+      nested dict of numpy arrays, to be used as `apply({"params": params}, ...)`; of `priors`,
+      {"teacher", "student", "degradation"}, each such a dict.
 
     Raises:
-      ValueError: an unknown part, or missing, unexpected or misshapen keys, all of them listed.
+      ValueError: an unknown part; missing, unexpected or misshapen keys, all of them listed; or
+        keys whose values are not finite.
     """
-    _check_part(part)
-    model = unet_for(state_dict)
-    names = reference_names(model)
-    shapes = flatten_dict(_abstract_params(model))
-    expected = {key: _to_torch_shape(key, shapes[path].shape) for path, key in names.items()}
-    _check_keys(part, state_dict, expected)
-    flat = {path: _from_torch(key, np.asarray(state_dict[key])) for path, key in names.items()}
-    return unflatten_dict(flat)
+    return convert(state_dict, part, config).params
+
+
+def convert(
+    state_dict: Mapping[str, np.ndarray], part: str, config: Mapping[str, Any] | None = None
+) -> Converted:
+    """Convert as `from_reference` does, and tell for which module and what was left out."""
+    _check_part(part, PARTS)
+    rules = _PARTS[part]
+    reasons = {key: rules.needless(key, state_dict) for key in state_dict}
+    needed = {key: value for key, value in state_dict.items() if reasons[key] is None}
+    found = rules.canonical(needed)
+    shapes = {key: tuple(np.shape(value)) for key, value in found.items()}
+    modules = rules.modules_for(shapes, config)
+    wanted = {path: leaf.shape for path, leaf in flatten_dict(abstract_params(modules)).items()}
+    sources = rules.sources({path: len(shape) for path, shape in wanted.items()})
+    expected = {}
+    for path, source in sources.items():
+        expected |= source.shapes(wanted[path])
+    _check_keys(part, shapes, expected)
+    _check_finite(part, found)
+    flat = {
+        path: source.read([np.asarray(found[key], np.float32) for key in source.keys])
+        for path, source in sources.items()
+    }
+    left_out = [reason for reason in reasons.values() if reason is not None]
+    counts = {reason: left_out.count(reason) for reason in dict.fromkeys(left_out)}
+    return Converted(modules, unflatten_dict(flat), len(needed), counts)
 
 
 def to_reference(params: Mapping[str, Any], part: str) -> dict[str, np.ndarray]:
@@ -87,7 +136,7 @@ def to_reference(params: Mapping[str, Any], part: str) -> dict[str, np.ndarray]:
 
     Args:
       params: nested dict of our parameters.
-      part: one of `PARTS`.
+      part: one of `RELEASED_PARTS`.
 
     Returns:
       name -> numpy array in PyTorch's layout.
@@ -95,15 +144,12 @@ def to_reference(params: Mapping[str, Any], part: str) -> dict[str, np.ndarray]:
     Raises:
       ValueError: an unknown part, or a parameter that has no counterpart.
     """
-    _check_part(part)
+    _check_part(part, RELEASED_PARTS)
     flat = flatten_dict(params)
-    depth = 1 + max(
-        (int(m.group(1)) for path in flat if (m := re.match(r"down_(\d+)_", path[0]))), default=0
-    )
-    return {
-        (key := _unet_name(path, depth)): _to_torch(key, np.asarray(value))
-        for path, value in flat.items()
-    }
+    state_dict: dict[str, np.ndarray] = {}
+    for path, source in _PARTS[part].sources({p: np.ndim(v) for p, v in flat.items()}).items():
+        state_dict |= source.write(np.asarray(flat[path]))
+    return state_dict
 
 
 def unet_for(state_dict: Mapping[str, np.ndarray]) -> ConditionalUNet:
@@ -112,135 +158,47 @@ def unet_for(state_dict: Mapping[str, np.ndarray]) -> ConditionalUNet:
     Args:
       state_dict: name -> array (only names and shapes are read).
 
-    Returns:
-      a `ConditionalUNet` with the file's widths, levels and priors.
-
     Raises:
       ValueError: the file lacks the keys that tell the widths, so it is no UNet of this kind.
     """
-    levels = [int(m.group(1)) for k in state_dict if (m := re.match(r"downs\.(\d+)\.", k))]
-    if "init_conv.weight" not in state_dict or not levels:
-        some = ", ".join(sorted(state_dict)[:5]) or "none at all"
-        raise ValueError(
-            "This is no UNet of the released program: its key 'init_conv.weight' or all of "
-            f"'downs.*' are missing. First keys found: {some}."
-        )
-    width = state_dict["init_conv.weight"].shape[0]
-
-    def multiplier(level):
-        last = state_dict.get(f"downs.{level}.3.weight")
-        return 2**level if last is None else last.shape[0] // width
-
-    def has(pattern):
-        return any(re.search(pattern, key) for key in state_dict)
-
-    return ConditionalUNet(
-        width=width,
-        multipliers=tuple(multiplier(level) for level in range(max(levels) + 1)),
-        use_degradation=has(r"^(prompt|text_mlp|prompt_mlp)\b"),
-        use_semantic=has(r"\.transformer_blocks\."),
-        use_structure=has(r"^struct_adapters_"),
-    )
+    return unet.module_for({key: tuple(np.shape(value)) for key, value in state_dict.items()})
 
 
-def reference_names(model: ConditionalUNet) -> dict[tuple[str, ...], str]:
-    """Map the path of each of a UNet's parameters to its name in the released program."""
-    depth = len(model.multipliers)
-    return {path: _unet_name(path, depth) for path in flatten_dict(_abstract_params(model))}
+def reference_names(modules: Modules, part: str = "unet") -> dict[Path, tuple[str, ...]]:
+    """Map the path of each parameter of a part's modules to its names in PyTorch files."""
+    flat = flatten_dict(abstract_params(modules))
+    sources = _PARTS[part].sources({path: len(leaf.shape) for path, leaf in flat.items()})
+    return {path: source.keys for path, source in sources.items()}
 
 
-def _abstract_params(model: ConditionalUNet):
-    image = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
-    time = jax.ShapeDtypeStruct((1,), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), image, image, time)["params"]
-
-
-def _unet_name(path: tuple[str, ...], depth: int) -> str:
-    """Translate one parameter path, e.g. ("down_0_block_0", "conv_in", "kernel")."""
-    *modules, leaf = path
-    name = "/".join(modules)
-    if path == ("degradation", "prompt"):
-        return "prompt"
-    theirs = _TOP.get(name) or _stage_name(modules, depth)
-    if theirs is None:
-        raise ValueError(f"Parameter {'/'.join(path)} has no name in the released program.")
-    gain = leaf == "scale" and theirs.endswith(("fn.norm", "to_out.1")) and modules[-1] == "norm"
-    return f"{theirs}.{'g' if gain else 'bias' if leaf == 'bias' else 'weight'}"
-
-
-def _stage_name(modules: list[str], depth: int) -> str | None:
-    stage, inner = modules[0], "/".join(modules[1:])
-    if match := re.fullmatch(r"(down|up)_(\d+)_(block_[01]|attention|film|resample)", stage):
-        side, level, kind = match.group(1), int(match.group(2)), match.group(3)
-        index = level if side == "down" else depth - 1 - level
-        if kind == "film":
-            return _join(f"struct_adapters_{side}.{index}", _FILM.get(inner))
-        prefix = f"{side}s.{index}"
-        if kind == "attention":
-            return _join(f"{prefix}.2", _ATTENTION.get(inner))
-        if kind == "resample":
-            return f"{prefix}.3.1" if side == "up" and inner == "conv" else f"{prefix}.3"
-        return _join(f"{prefix}.{kind[-1]}", _BLOCK.get(inner))
-    if stage == "middle_attention":
-        return _join("mid_attn", _ATTENTION.get(inner))
-    if stage == "final_block":
-        return _join("final_res_block", _BLOCK.get(inner))
-    if match := re.fullmatch(r"middle_block_([01])", stage):
-        return _join(f"mid_block{int(match.group(1)) + 1}", _BLOCK.get(inner))
-    return None
-
-
-def _join(prefix: str, inner: str | None) -> str | None:
-    return None if inner is None else f"{prefix}.{inner}"
-
-
-def _from_torch(key: str, value: np.ndarray) -> np.ndarray:
-    """Lay a PyTorch array out as ours: HWIO convolutions, [in, out] matrices, flat gains."""
-    if key.endswith(".g"):
-        return value.reshape(-1)
-    if _POINTWISE.search(key):
-        return value[:, :, 0, 0].T
-    if value.ndim == 4:
-        return value.transpose(2, 3, 1, 0)
-    return value.T if value.ndim == 2 and key.endswith("weight") else value
-
-
-def _to_torch(key: str, value: np.ndarray) -> np.ndarray:
-    if key.endswith(".g"):
-        return value.reshape(1, -1, 1, 1)
-    if _POINTWISE.search(key):
-        return value.T[:, :, None, None]
-    if value.ndim == 4:
-        return value.transpose(3, 2, 0, 1)
-    return value.T if value.ndim == 2 and key.endswith("weight") else value
-
-
-def _to_torch_shape(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return _to_torch(key, np.broadcast_to(np.float32(0), shape)).shape
-
-
-def _check_part(part: str) -> None:
-    if part not in PARTS:
-        raise ValueError(f"part={part!r} is unknown; expected one of {', '.join(PARTS)}.")
+def _check_part(part: str, known: tuple[str, ...]) -> None:
+    if part not in known:
+        raise ValueError(f"part={part!r} is unknown; expected one of {', '.join(known)}.")
 
 
 def _check_keys(
-    part: str, found: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
+    part: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Raise one ValueError that lists every missing, unexpected and misshapen key."""
-
-    def shape_error(key):
-        return f"{key}: {tuple(np.shape(found[key]))}, expected {expected[key]}"
-
     shared = expected.keys() & found.keys()
-    wrong = [k for k in shared if tuple(np.shape(found[k])) != expected[k]]
+    wrong = [key for key in shared if found[key] != expected[key]]
     problems = _listing("missing", expected.keys() - found.keys())
     problems += _listing("unexpected", found.keys() - expected.keys())
-    problems += _listing("misshapen", wrong, shape_error)
+    problems += _listing(
+        "misshapen", wrong, lambda key: f"{key}: {found[key]}, expected {expected[key]}"
+    )
     if problems:
         raise ValueError(
             f"The state dict does not fit part {part!r} ({len(shared) - len(wrong)} of "
             f"{len(expected)} keys fit):" + "".join(problems)
+        )
+
+
+def _check_finite(part: str, found: Mapping[str, np.ndarray]) -> None:
+    bad = [key for key, value in found.items() if not np.isfinite(np.asarray(value)).all()]
+    if bad:
+        raise ValueError(
+            f"Weights of part {part!r} are not finite:" + _listing("with NaN or infinity", bad)
         )
 
 

@@ -1,42 +1,25 @@
 """The structural prior: maps of where things are, encoded into a few tokens.
 
-Maps (depth, segmentation, difference of Gaussians) pass through one shared convolutional encoder;
-a latent connector gathers them into a fixed number of tokens.  TPGDiff (arXiv 2601.20306); the
-connector follows Perceiver (Jaegle et al., arXiv 2103.03206).
+Maps (depth, segmentation, difference of Gaussians, gradient) pass through one shared convolutional
+encoder; a latent connector gathers them into a fixed number of tokens.  TPGDiff (arXiv 2601.20306);
+the connector follows Perceiver (Jaegle et al., arXiv 2103.03206).
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# The order is that of the learned modality embedding's rows.
-CUES = ("depth", "segmentation", "dog")
-
-_LUMA = (0.299, 0.587, 0.114)
-
-
-def difference_of_gaussians(image: jax.Array) -> jax.Array:
-    """Return edges and blobs: a 3x3 mean minus a 9x9 mean of the luma, scaled to [-1, 1].
-
-    Args:
-      image: float [B, H, W, 3] in [0, 1].
-
-    Returns:
-      float32 [B, H, W, 1]; borders count zeros as pixels (the divisor is fixed).
-    """
-    luma = jnp.einsum("bhwc,c->bhw", image.astype(jnp.float32), jnp.array(_LUMA))
-    difference = _box_mean(luma, 3) - _box_mean(luma, 9)
-    peak = jnp.abs(difference).max(axis=(1, 2), keepdims=True)
-    return (difference / (peak + 1e-6))[..., None]
-
-
-def _box_mean(image: jax.Array, size: int) -> jax.Array:
-    sums = image
-    for axis in (1, 2):
-        window = [1, 1, 1]
-        window[axis] = size
-        sums = jax.lax.reduce_window(sums, 0.0, jax.lax.add, tuple(window), (1, 1, 1), "SAME")
-    return sums / size**2
+from tpgdiff_jax.backbones.depth_anything import DepthAnything, depth_input, normalised_depth
+from tpgdiff_jax.backbones.frozen import apply_frozen
+from tpgdiff_jax.backbones.segformer import SegFormer, segmentation_input, segmentation_map
+from tpgdiff_jax.backbones.transformer import Attention, Mlp, layer_norm
+from tpgdiff_jax.priors.cues import (
+    CUES,
+    RELEASED_CUES,
+    difference_of_gaussians,
+    gradient_magnitude,
+    resize_maps,
+)
 
 
 def sincos_positions(height: int, width: int, features: int) -> jax.Array:
@@ -79,42 +62,6 @@ class MapEncoder(nn.Module):
         return nn.Dense(self.features, name="proj", **kinds)(x)
 
 
-class TokenMlp(nn.Module):
-    """LayerNorm, Dense x4, GELU, Dense."""
-
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        features = x.shape[-1]
-        x = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name="norm", **kinds)(x)
-        x = nn.gelu(nn.Dense(4 * features, name="dense_in", **kinds)(x), approximate=False)
-        return nn.Dense(features, name="dense_out", **kinds)(x)
-
-
-class TokenAttention(nn.Module):
-    """Multi-head attention with biased projections, from queries [B, N, C] to keys [B, M, C]."""
-
-    heads: int = 8
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, queries: jax.Array, keys: jax.Array) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        features = queries.shape[-1]
-
-        def project(name, x):
-            x = nn.Dense(features, name=name, **kinds)(x)
-            return x.reshape(*x.shape[:2], self.heads, -1)
-
-        q, k, v = project("q", queries), project("k", keys), project("v", keys)
-        out = jax.nn.dot_product_attention(q, k, v).reshape(queries.shape)
-        return nn.Dense(features, name="out", **kinds)(out)
-
-
 class LatentConnector(nn.Module):
     """Gather any number of tokens [B, M, C] into `num_latents` tokens [B, num_latents, C].
 
@@ -123,6 +70,7 @@ class LatentConnector(nn.Module):
 
     num_latents: int = 64
     depth: int = 2
+    heads: int = 8
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
@@ -131,20 +79,22 @@ class LatentConnector(nn.Module):
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
         def norm(name):
-            return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name, **kinds)
+            return layer_norm(name, 1e-5, **kinds)
+
+        def mlp(index, x):
+            return Mlp(name=f"mlp_{index}", **kinds)(norm(f"norm_mlp_{index}")(x))
 
         shape = (1, self.num_latents, tokens.shape[-1])
         init = nn.initializers.normal(0.02)
         x = self.param("latents", init, shape, self.param_dtype).astype(self.dtype)
         x = jnp.broadcast_to(x, (tokens.shape[0], *shape[1:]))
-        cross = TokenAttention(name="cross_attention", **kinds)
+        cross = Attention(self.heads, name="cross_attention", **kinds)
         x = x + cross(norm("norm_queries")(x), norm("norm_keys")(tokens))
-        x = x + TokenMlp(name="mlp_0", **kinds)(x)
+        x = x + mlp(0, x)
         for index in range(1, self.depth + 1):
-            attention = TokenAttention(name=f"self_attention_{index}", **kinds)
-            h = norm(f"norm_self_{index}")(x)
-            x = x + attention(h, h)
-            x = x + TokenMlp(name=f"mlp_{index}", **kinds)(x)
+            attention = Attention(self.heads, name=f"self_attention_{index}", **kinds)
+            x = x + attention(norm(f"norm_self_{index}")(x))
+            x = x + mlp(index, x)
         return x
 
 
@@ -152,14 +102,21 @@ class StructuralPrior(nn.Module):
     """Turn a degraded image and maps of it into structural tokens.
 
     Attributes:
-      cues: which maps are used, a subset of `CUES`; `dog` is computed here from the image, the
-        others are given by the caller.
+      cues: which maps are used, a subset of `CUES`.  `dog` and `gradient` are computed from the
+        image; `depth` and `segmentation` are given by the caller, or come from the networks.
+      depth_net, segmentation_net: frozen networks that make those maps, with weights in the
+        collection `frozen`; None where the caller always gives the map.
+      depth_size, segmentation_size: input resolution of the networks, pixels.
       image_size: maps are resized to this many pixels squared before they are encoded.
       encoder_width, encoder_max_width: of the shared map encoder.
       features, num_latents, connector_depth: tokens' width and number, rounds of self-attention.
     """
 
-    cues: tuple[str, ...] = CUES
+    cues: tuple[str, ...] = RELEASED_CUES
+    depth_net: DepthAnything | None = None
+    segmentation_net: SegFormer | None = None
+    depth_size: int = 518
+    segmentation_size: int = 512
     image_size: int = 256
     encoder_width: int = 32
     encoder_max_width: int = 256
@@ -180,29 +137,26 @@ class StructuralPrior(nn.Module):
 
         Args:
           lq: degraded images, float [B, H, W, 3] in [0, 1].
-          depth: relative depth in [0, 1], [B, h, w, 1]; needed when `cues` has it.
-          segmentation: class index / 149, [B, h, w, 1]; needed when `cues` has it.
+          depth: relative depth in [0, 1], [B, h, w, 1]; takes the network's place.
+          segmentation: class index / 149, [B, h, w, 1]; takes the network's place.
 
         Returns:
           tokens, [B, num_latents, features].
 
         Raises:
-          ValueError: an unknown cue, or a cue whose map is not given.
+          ValueError: an unknown cue, or a cue with neither map nor network.
         """
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        maps = self._maps({"depth": depth, "segmentation": segmentation}, lq)
+        maps = self._maps(lq, {"depth": depth, "segmentation": segmentation})
         encode = MapEncoder(
             self.encoder_width, self.encoder_max_width, self.features, name="encoder", **kinds
-        )
-        embed = self.param(
-            "modality", nn.initializers.normal(0.02), (len(CUES), self.features), self.param_dtype
         )
         # All cues in one batch: one pass of the shared encoder.
         encoded = encode(jnp.concatenate(list(maps.values())))
         height, width = encoded.shape[1:3]
         positions = sincos_positions(height, width, self.features).astype(self.dtype)
         encoded = encoded.reshape(len(maps), lq.shape[0], height * width, self.features)
-        rows = embed[jnp.array([CUES.index(cue) for cue in maps])].astype(self.dtype)
+        rows = jnp.stack(self._embeddings(maps)).astype(self.dtype)
         tokens = encoded + positions + rows[:, None, None, :]
         tokens = tokens.transpose(1, 0, 2, 3).reshape(lq.shape[0], -1, self.features)
         connector = LatentConnector(
@@ -210,7 +164,19 @@ class StructuralPrior(nn.Module):
         )
         return connector(tokens)
 
-    def _maps(self, given, lq):
+    def _embeddings(self, maps):
+        """Return each cue's learned vector; the released cues' stand in one table, as in files."""
+        init = nn.initializers.normal(0.02)
+        shape = (len(RELEASED_CUES), self.features)
+        table = self.param("modality", init, shape, self.param_dtype)
+        return [
+            table[RELEASED_CUES.index(cue)]
+            if cue in RELEASED_CUES
+            else self.param(f"modality_{cue}", init, shape[1:], self.param_dtype)
+            for cue in maps
+        ]
+
+    def _maps(self, lq, given):
         """Return the cues' maps, each [B, image_size, image_size, 1], in the order of `CUES`."""
         unknown = [cue for cue in self.cues if cue not in CUES]
         if unknown or not self.cues:
@@ -219,28 +185,24 @@ class StructuralPrior(nn.Module):
         for cue in CUES:
             if cue not in self.cues:
                 continue
-            value = difference_of_gaussians(lq) if cue == "dog" else given[cue]
-            if value is None:
-                raise ValueError(
-                    f"priors.cues has {cue!r}, but no {cue} map was given; "
-                    "give one or take it out of the cues."
-                )
+            value = self._map(cue, lq) if given.get(cue) is None else given[cue]
             method = "nearest" if cue == "segmentation" else "linear"
             maps[cue] = resize_maps(value.astype(jnp.float32), self.image_size, method)
         return maps
 
-
-def resize_maps(maps: jax.Array, size: int, method: str) -> jax.Array:
-    """Resize [B, h, w, 1] to [B, size, size, 1] as PyTorch's `interpolate` does.
-
-    Args:
-      maps: float [B, h, w, 1].
-      size: side of the result in pixels.
-      method: `linear` (half-pixel centres, no antialiasing) or `nearest` (floor(i h / size)).
-    """
-    if method == "linear":
-        shape = (maps.shape[0], size, size, maps.shape[3])
-        return jax.image.resize(maps, shape, "linear", antialias=False)
-    rows = jnp.arange(size) * maps.shape[1] // size
-    columns = jnp.arange(size) * maps.shape[2] // size
-    return maps[:, rows][:, :, columns]
+    def _map(self, cue, lq):
+        if cue == "dog":
+            return difference_of_gaussians(lq)
+        if cue == "gradient":
+            return gradient_magnitude(lq)
+        network = {"depth": self.depth_net, "segmentation": self.segmentation_net}[cue]
+        if network is None:
+            raise ValueError(
+                f"priors.cues has {cue!r}, but there is neither a {cue} map nor a network that "
+                "makes one; give one of them or take it out of the cues."
+            )
+        if cue == "depth":
+            pixels = depth_input(lq, self.depth_size)
+            return normalised_depth(apply_frozen(self, cue, network, pixels))
+        pixels = segmentation_input(lq, self.segmentation_size)
+        return segmentation_map(apply_frozen(self, cue, network, pixels))

@@ -1,0 +1,1 @@
+"""Encoders that look at images: frozen ones with public weights, and those we train from them."""

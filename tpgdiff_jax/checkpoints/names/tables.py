@@ -1,0 +1,49 @@
+"""Look parameters up in a table of names."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from tpgdiff_jax.checkpoints.layouts import Layout, Source, standard_layout
+
+# Pattern of our path, with slashes -> names there, in which \1 stands for the pattern's first
+# group, and a layout.  A pattern matches either one parameter's whole path, or the path of its
+# module; then PyTorch's name of the parameter is appended, and the layout, if any, is its kernel's.
+Table = Mapping[str, tuple[Sequence[str], Layout | None]]
+
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+
+
+def look_up(path: tuple[str, ...], ndim: int, table: Table) -> Source:
+    """Find where one of our parameters stands in a PyTorch file.
+
+    Args:
+      path: of the parameter.
+      ndim: number of its axes.
+      table: the names.
+
+    Returns:
+      its source.
+
+    Raises:
+      ValueError: the table has no such parameter.
+    """
+    *modules, leaf = path
+    for pattern, (names, layout) in table.items():
+        if match := re.fullmatch(pattern, "/".join(path)):
+            return Source(tuple(map(match.expand, names)), layout or standard_layout(leaf, ndim))
+        if leaf in _LEAVES and (match := re.fullmatch(pattern, "/".join(modules))):
+            keys = tuple(f"{match.expand(name)}.{_LEAVES[leaf]}" for name in names)
+            special = layout if leaf == "kernel" else None
+            return Source(keys, special or standard_layout(leaf, ndim))
+    raise ValueError(f"Parameter {'/'.join(path)} has no name in PyTorch files.")
+
+
+def count(names: Iterable[str], pattern: str) -> int:
+    """Return how many numbered things a file holds.
+
+    Args:
+      names: all names in the file.
+      pattern: matches the names' beginning; its first group is the number, counted from 0.
+    """
+    numbers = (int(match.group(1)) for name in names if (match := re.match(pattern, name)))
+    return 1 + max(numbers, default=-1)

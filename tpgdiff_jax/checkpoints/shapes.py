@@ -1,0 +1,58 @@
+"""The parameters a module has, told without making them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tpgdiff_jax.backbones.depth_anything import DepthAnything
+from tpgdiff_jax.backbones.segformer import SegFormer
+from tpgdiff_jax.backbones.vgg import Vgg16
+from tpgdiff_jax.backbones.vit import ClipImageTower
+from tpgdiff_jax.models.unet import ConditionalUNet
+from tpgdiff_jax.priors.compact import CompactEncoder
+from tpgdiff_jax.priors.degradation import DegradationPrior
+from tpgdiff_jax.priors.semantic import SemanticPrior
+from tpgdiff_jax.priors.structural import StructuralPrior
+
+
+def abstract_params(module: nn.Module | Mapping[str, nn.Module]) -> Any:
+    """Return the shapes of a module's parameters, or of several modules' by their names.
+
+    Args:
+      module: one of this project's networks, or name -> network.
+
+    Returns:
+      nested dict of `jax.ShapeDtypeStruct`.
+    """
+    if isinstance(module, Mapping):
+        return {name: abstract_params(inner) for name, inner in module.items()}
+
+    def init(*inputs):  # the key is made inside, so that no device is touched
+        return module.init(jax.random.key(0), *inputs)["params"]
+
+    return jax.eval_shape(init, *_inputs(module))
+
+
+def _inputs(module: nn.Module) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Return inputs the module takes; parameters' shapes do not depend on their size."""
+
+    def image(side: int, channels: int = 3) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+
+    match module:
+        case ConditionalUNet():
+            return image(16), image(16), jax.ShapeDtypeStruct((1,), jnp.float32)
+        case StructuralPrior():
+            return image(16), image(16, 1), image(16, 1)
+        case ClipImageTower(image_size=size):
+            return (image(size),)
+        case SemanticPrior(student=tower) | DegradationPrior(backbone=tower):
+            return (image(tower.image_size),)
+        case DepthAnything(patch=patch):
+            return (image(2 * patch),)
+        case SegFormer() | Vgg16() | CompactEncoder():
+            return (image(64),)
+    raise ValueError(f"{type(module).__name__} is no network of this project.")

@@ -1,0 +1,118 @@
+"""The degradation prior: what harmed an image.
+
+A backbone looks at the degraded image; a head that classifies the degradation teaches it (TPGDiff,
+arXiv 2601.20306).  Stage two consumes the backbone's vector, not the classes: it grades, they sort.
+Beyond the paper, several degradations at once: one sigmoid for each instead of one softmax for all.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from tpgdiff_jax.backbones.transformer import layer_norm
+from tpgdiff_jax.backbones.vit import ClipImageTower
+
+CLASSIFICATIONS = ("single", "multi")
+
+
+class GegluBlock(nn.Module):
+    """x + Dense(dropout(value * gelu(gate))) of the normalised input (arXiv 2002.05202)."""
+
+    ratio: int = 4
+    dropout: float = 0.1
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        features = x.shape[-1]
+        h = layer_norm("norm", 1e-5, **kinds)(x)
+        h = nn.Dense(2 * self.ratio * features, name="dense_in", **kinds)(h)
+        value, gate = jnp.split(h, 2, axis=-1)
+        h = value * nn.gelu(gate, approximate=False)
+        h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
+        return x + nn.Dense(features, name="dense_out", **kinds)(h)
+
+
+class DegradationPrior(nn.Module):
+    """Say what harmed images.
+
+    Attributes:
+      backbone: looks at the degraded image; may start from CLIP's weights.
+      num_classes: number of degradations.
+      blocks: number of GEGLU blocks in the head.
+      dropout: share of the head's hidden values dropped in training.
+    """
+
+    backbone: ClipImageTower
+    num_classes: int
+    blocks: int = 2
+    dropout: float = 0.1
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, view: jax.Array, deterministic: bool = True) -> tuple[jax.Array, jax.Array]:
+        """Look at degraded images.
+
+        Args:
+          view: degraded images, normalised, float [B, S, S, 3]; see `clip_view`.
+          deterministic: no dropout; else the random stream `dropout` must be given.
+
+        Returns:
+          features [B, backbone.features] (not of unit length) and logits [B, num_classes], float32.
+        """
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        features = self.backbone(view)
+        x = features.astype(self.dtype)
+        for index in range(self.blocks):
+            x = GegluBlock(dropout=self.dropout, name=f"block_{index}", **kinds)(x, deterministic)
+        logits = nn.Dense(self.num_classes, name="classes", **kinds)(x)
+        return features, logits.astype(jnp.float32)
+
+
+def classification_loss(
+    logits: jax.Array, label: jax.Array, *, kind: str = "single", smoothing: float = 0.01
+) -> jax.Array:
+    """Return how wrong the classifier is about each example.
+
+    Args:
+      logits: float [B, K].
+      label: which degradations are present, 0 or 1, [B, K]; or, where each image has exactly one,
+        its class number, int [B].
+      kind: `single`, cross-entropy of a softmax (the paper); `multi`, binary cross-entropy of
+        independent sigmoids, averaged over the classes, for images harmed in several ways.
+      smoothing: share of the truth spread evenly (arXiv 1512.00567 Section 7).
+
+    Returns:
+      float32 [B].
+
+    Raises:
+      ValueError: an unknown kind.
+    """
+    logits = logits.astype(jnp.float32)
+    if kind not in CLASSIFICATIONS:
+        raise ValueError(
+            f"priors.classification={kind!r} is unknown; expected one of "
+            f"{', '.join(CLASSIFICATIONS)}."
+        )
+    rows = jax.nn.one_hot(label, logits.shape[-1]) if label.ndim == 1 else label
+    rows = rows.astype(jnp.float32)
+    if kind == "multi":
+        target = rows * (1 - smoothing) + smoothing / 2
+        return optax.sigmoid_binary_cross_entropy(logits, target).mean(axis=-1)
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(rows, smoothing))
+
+
+def accuracy(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """Return the share of right answers: classes [B], or single yes-no answers [B, K]."""
+    right = logits.argmax(axis=-1) == label if label.ndim == 1 else (logits > 0) == (label > 0)
+    return right.astype(jnp.float32).mean()
+
+
+def class_probabilities(logits: jax.Array, kind: str = "single") -> jax.Array:
+    """Return the probability of each degradation [..., K]; see `classification_loss` for `kind`."""
+    logits = logits.astype(jnp.float32)
+    return jax.nn.sigmoid(logits) if kind == "multi" else jax.nn.softmax(logits)
