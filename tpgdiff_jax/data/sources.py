@@ -1,79 +1,97 @@
-"""Where clean photos come from: a folder tree of image files."""
+"""Where images come from: what all sources share, and the folder tree of clean photos.
 
-import collections
+`open_source.py` opens any of them from a configuration entry.
+"""
+
+import abc
+import functools
+import hashlib
 import os
 import pathlib
 import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
-from absl import logging
 
 from tpgdiff_jax.data.images import EXTENSIONS, UnreadableImageError, read_rgb, read_size
+from tpgdiff_jax.data.skipped import SkipReport
+
+_SCAN_THREADS = 8  # headers are read in parallel: on network drives each waits
 
 
-class PhotoFolder:
-    """Random access to the photos below a folder, sorted by path; bad files are skipped.
+class Source(abc.ABC):
+    """Random access to the images of one data set; bad ones are reported, never raised.
 
-    Headers are read once at the start; files that are no images, or smaller than `min_size`, are
-    left out then.  A file that fails only when it is decoded (a truncated JPEG) gives None, which
-    grain drops.  Either way it is listed in `skipped`, and logged once.
+    `source[i]` is uint8 [H, W, 3] of a clean photo, or {"lq", "gt": uint8 [H, W, 3], "label": int}
+    of a pair; None where the files cannot be used, which grain drops.  Sources can be pickled:
+    copies in worker processes open the files anew and share the report if it has a path.
 
     Attributes:
-      paths: the usable files.
-      skipped: path -> why it is not used.
+      root: the folder or data set, as errors name it.
+      report: where bad files are listed.
+      found: files (records) looked at, bad ones included; to compare the report's length with.
+      classes: names of the labels; () for clean photos.
     """
 
-    def __init__(self, folder: str | os.PathLike, min_size: int = 1, cache_mb: int = 0):
-        """Scan a folder.
+    unit = "photos"
+    classes: tuple[str, ...] = ()
+
+    def __init__(
+        self, root: str | os.PathLike, min_size: int, cache_mb: int, report: SkipReport | None
+    ):
+        """Start without elements.
 
         Args:
-          folder: where the photos are; sub-folders included.
+          root: what errors and the report call the source.
           min_size: smallest usable height and width in pixels.
-          cache_mb: decoded photos kept in memory, in MiB.
+          cache_mb: decoded images kept in memory, in MiB.
+          report: where bad files are listed; None starts a new list.
+        """
+        self.root = str(root)
+        self.report = SkipReport() if report is None else report
+        self.found = 0
+        self._min_size = min_size
+        self._bad: set[int] = set()  # elements that failed when they were read
+        self._cache: dict[int, Any] = {}
+        self._cache_bytes = cache_mb << 20
+        self._lock = threading.Lock()
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def name(self, index: int) -> str:
+        """Return an element's name: relative to the root, the same on every machine."""
+
+    @abc.abstractmethod
+    def _read(self, index: int) -> Any:
+        """Read an element, or raise UnreadableImageError."""
+
+    def __getitem__(self, index: int) -> Any:
+        """Return element `index`, or None when it cannot be used (it is reported then).
 
         Raises:
-          ValueError: no such folder, or no usable photo in it; says what was found instead.
+          IndexError: no such element.
+          ValueError: not one element of the source can be used.
         """
-        self.folder = pathlib.Path(folder)
-        if not self.folder.is_dir():
-            raise ValueError(f"Photo folder {str(folder)!r} does not exist or is no folder.")
-        self.skipped: dict[pathlib.Path, str] = {}
-        self.paths: list[pathlib.Path] = []
-        self._lock = threading.Lock()
-        self._cache: dict[int, np.ndarray] = {}
-        self._cache_bytes = cache_mb << 20
-        found = sorted(p for p in self.folder.rglob("*") if p.suffix.lower() in EXTENSIONS)
-        for path in found:
-            reason = _unusable(path, min_size)
-            if reason:
-                self._skip(path, reason)
-            else:
-                self.paths.append(path)
-        if not self.paths:
-            raise ValueError(self._nothing_usable(len(found)))
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> np.ndarray | None:
-        """Return photo `index` as uint8 [H, W, 3], or None when it cannot be decoded."""
-        photo = self._cache.get(index)
-        if photo is not None:
-            return photo
-        path = self.paths[index]
-        try:
-            photo = read_rgb(path)
-        except UnreadableImageError as error:
-            self._skip(path, str(error).removeprefix(f"{path}: "))
+        index = range(len(self))[index]
+        if index in self._bad:
             return None
-        with self._lock:
-            if photo.nbytes <= self._cache_bytes and index not in self._cache:
-                self._cache[index] = photo
-                self._cache_bytes -= photo.nbytes
-        return photo
+        element = self._cache.get(index)
+        if element is None:
+            try:
+                element = self._read(index)
+                self._check_size(index, element)
+            except UnreadableImageError as error:
+                self._give_up(index, error)
+                return None
+            self._remember(index, element)
+        return element
 
     def __repr__(self) -> str:  # grain stores this with the iterator's state
-        return f"PhotoFolder({len(self)} photos)"
+        return f"{type(self).__name__}({len(self)} {self.unit}, {self._fingerprint})"
 
     def __getstate__(self):
         return {k: v for k, v in self.__dict__.items() if k not in ("_lock", "_cache")}
@@ -82,43 +100,167 @@ class PhotoFolder:
         self.__dict__.update(state, _lock=threading.Lock(), _cache={})
 
     def summary(self) -> str:
-        """Say in one line how many photos are used, how many were skipped, and why."""
-        unusable = len(self.skipped)
-        if not unusable:
-            return f"{len(self)} photos in {self.folder}"
-        used = len(self.paths) - sum(path in self.skipped for path in self.paths)
-        reasons = collections.Counter(self.skipped.values())
-        why = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(5))
-        names = ", ".join(str(p.relative_to(self.folder)) for p in list(self.skipped)[:5])
-        more = f" and {unusable - 5} more" if unusable > 5 else ""
-        return f"{used} photos in {self.folder}; skipped {unusable} ({why}): {names}{more}"
+        """Say in one line how many elements are used, how many files were skipped, and why."""
+        bad = self.report.items(self.root)
+        skipped = f"; skipped {len(bad)}: {self.report.describe(bad)}" if bad else ""
+        return f"{len(self) - len(self._bad)} {self.unit} in {self.root}{skipped}"
 
-    def _skip(self, path: pathlib.Path, reason: str) -> None:
+    def _file(self, index: int) -> str:
+        """Return what the report calls an element."""
+        return os.path.join(self.root, self.name(index))
+
+    def _skip(self, file: str | os.PathLike, reason: str) -> None:
+        self.report.add(file, reason, self.root)
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        """Return what tells the elements from others; no absolute path, so folders may move."""
+        names = "\n".join(self.name(index) for index in range(len(self)))
+        return hashlib.sha1(names.encode()).hexdigest()[:8]
+
+    def _check_size(self, index: int, element: Any) -> None:
+        image = element["gt"] if isinstance(element, dict) else element
+        reason = too_small(image.shape[:2], self._min_size)
+        if reason:
+            raise UnreadableImageError(self._file(index), reason)
+
+    def _give_up(self, index: int, error: UnreadableImageError) -> None:
+        self._skip(error.file, error.reason)
         with self._lock:
-            known = path in self.skipped
-            self.skipped[path] = reason
-            all_bad = bool(self.paths) and all(p in self.skipped for p in self.paths)
-        if not known:
-            logging.warning("Skipping %s: %s", path, reason)
-        if all_bad:
-            raise ValueError(self._nothing_usable(len(self.skipped)))
+            self._bad.add(index)
+            if len(self._bad) == len(self):  # grain would look for a good one for ever
+                raise ValueError(
+                    f"None of the {len(self)} {self.unit} in {self.root!r} is usable: "
+                    f"{self.report.describe(self.report.items(self.root))}"
+                )
 
-    def _nothing_usable(self, found: int) -> str:
+    def _remember(self, index: int, element: Any) -> None:
+        images = [element] if isinstance(element, np.ndarray) else [element["lq"], element["gt"]]
+        size = sum(image.nbytes for image in images)
+        with self._lock:
+            if size <= self._cache_bytes and index not in self._cache:
+                for image in images:
+                    image.setflags(write=False)
+                self._cache[index] = element
+                self._cache_bytes -= size
+
+
+class PhotoFolder(Source):
+    """The photos below a folder, sorted by name.
+
+    Headers are read once at the start; files that are no images, or too small, are left out then.
+    A file that fails only when it is decoded (a truncated JPEG) gives None.
+
+    Attributes:
+      folder: where they are.
+      paths: the usable files.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        min_size: int = 1,
+        cache_mb: int = 0,
+        report: SkipReport | None = None,
+    ):
+        """Scan a folder.
+
+        Args:
+          folder: where the photos are; sub-folders included.
+          min_size: smallest usable height and width in pixels.
+          cache_mb: decoded photos kept in memory, in MiB.
+          report: where bad files are listed; None starts a new list.
+
+        Raises:
+          ValueError: no such folder, or no usable photo in it; says what was found instead.
+        """
+        super().__init__(folder, min_size, cache_mb, report)
+        self.folder = pathlib.Path(folder)
+        if not self.folder.is_dir():
+            raise ValueError(f"Photo folder {self.root!r} does not exist or is no folder.")
+        found = [self.folder / name for name in image_names(self.folder)]
+        self.found = len(found)
         if not found:
-            return (
-                f"Photo folder {str(self.folder)!r} holds no image files "
-                f"({', '.join(EXTENSIONS)}); put photos there or name another folder."
+            raise ValueError(
+                f"Photo folder {self.root!r} holds no image files ({', '.join(EXTENSIONS)}); put "
+                "photos there or name another folder."
             )
-        listing = "; ".join(f"{path.name}: {reason}" for path, reason in self.skipped.items())
-        return f"None of the {found} image files in {str(self.folder)!r} is usable: {listing}"
+        self.paths: list[pathlib.Path] = []
+        for path, size in zip(found, scan_sizes(found), strict=True):
+            reason = size if isinstance(size, str) else too_small(size, min_size)
+            if reason:
+                self._skip(path, reason)
+            else:
+                self.paths.append(path)
+        if not self.paths:
+            raise ValueError(
+                f"None of the {len(found)} image files in {self.root!r} is usable: "
+                f"{self.report.describe(self.report.items(self.root))}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        """Return a photo's path relative to the folder."""
+        return self.paths[index].relative_to(self.folder).as_posix()
+
+    def _read(self, index: int) -> np.ndarray:
+        return read_rgb(self.paths[index])
 
 
-def _unusable(path: pathlib.Path, min_size: int) -> str | None:
-    """Return why a file cannot be used, judging by its header alone; None if it seems fine."""
-    try:
-        height, width = read_size(path)
-    except UnreadableImageError as error:
-        return str(error).removeprefix(f"{path}: ")
+def image_names(folder: pathlib.Path) -> list[str]:
+    """List the image files below a folder, relative to it, sorted as text; hidden ones left out."""
+    names = []
+    for path in folder.rglob("*"):
+        hidden = path.name.startswith(".")  # half-written files, and what macOS leaves behind
+        if path.suffix.lower() in EXTENSIONS and not hidden and path.is_file():
+            names.append(path.relative_to(folder).as_posix())
+    return sorted(names)
+
+
+def scan_sizes(paths: Sequence[pathlib.Path]) -> list[tuple[int, int] | str]:
+    """Read (height, width) from each file's header, or the reason why it cannot be used."""
+
+    def scan(path: pathlib.Path) -> tuple[int, int] | str:
+        try:
+            return read_size(path)
+        except UnreadableImageError as error:
+            return error.reason
+
+    with ThreadPoolExecutor(_SCAN_THREADS) as pool:
+        return list(pool.map(scan, paths))
+
+
+def too_small(size: tuple[int, int], min_size: int) -> str | None:
+    """Return why an image of (height, width) cannot be used, or None."""
+    height, width = size
     if min(height, width) < min_size:
         return f"{width}x{height} is smaller than the crop of {min_size} pixels"
     return None
+
+
+def relabelled(
+    stored: Sequence[str], wanted: Sequence[str] | None, root: str
+) -> tuple[tuple[str, ...], dict[int, int]]:
+    """Bring the labels of a data set into the order a run wants.
+
+    Args:
+      stored: names of the data set's classes, in the order of its labels.
+      wanted: names of the run's classes; None: the data set's own.
+      root: the data set, for the error.
+
+    Returns:
+      names of the classes, and stored label -> label.
+
+    Raises:
+      ValueError: a stored class is not among those wanted.
+    """
+    classes = tuple(stored if wanted is None else wanted)
+    unknown = [name for name in stored if name not in classes]
+    if unknown:
+        raise ValueError(
+            f"{root!r} holds pairs of class {unknown[0]!r}, which is not among {list(classes)}; "
+            "add it to the classes."
+        )
+    return classes, {label: classes.index(name) for label, name in enumerate(stored)}

@@ -1,56 +1,79 @@
-"""The table of degradations, and recipes: what was done to an image, so that it can be redone."""
+"""Recipes: what was done to an image, so that anyone can do it again; and how they are drawn.
+
+A recipe holds names, severities and one seed.  Everything else follows from them, so the same
+recipe and image always give the same pixels.
+"""
 
 import dataclasses
-from collections.abc import Callable
+import re
+import zlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tpgdiff_jax.data.degradations import optics, sensor, weather
+from tpgdiff_jax.data.degradations.registry import DEGRADATIONS, STAGES
 
+MAX_SEVERITY = 5.0
 
-@dataclasses.dataclass(frozen=True)
-class Degradation:
-    """One way to harm a photograph.
-
-    Attributes:
-      sample: draws parameters from a numpy Generator.
-      apply: (image float32 [H, W, 3] in [0, 1], **parameters) -> image of the same kind.
-    """
-
-    sample: Callable[[np.random.Generator], dict[str, Any]]
-    apply: Callable[..., np.ndarray]
-
-
-DEGRADATIONS = {
-    "noise": Degradation(sensor.sample_gaussian_noise, sensor.gaussian_noise),
-    "blur": Degradation(optics.sample_gaussian_blur, optics.gaussian_blur),
-    "low_light": Degradation(sensor.sample_low_light, sensor.low_light),
-    "haze": Degradation(weather.sample_haze, weather.haze),
-    "rain": Degradation(weather.sample_rain, weather.rain),
+# The eleven combinations of CDD-11 (Guo et al., "OneRestore", ECCV 2024, arXiv 2407.04621).
+PRESETS = {
+    "cdd11": (
+        "low_light",
+        "haze",
+        "rain",
+        "snow",
+        "low_light + haze",
+        "low_light + rain",
+        "low_light + snow",
+        "haze + rain",
+        "haze + snow",
+        "low_light + haze + rain",
+        "low_light + haze + snow",
+    )
 }
+_ALIASES = {"lowlight": "low_light", "low": "low_light", "motionblur": "motion_blur"}
+# Only one of each of these happens to a photograph; weather may come together.
+_EXCLUSIVE_STAGES = ("exposure", "sensor", "coding")
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What was done to an image.
+    """What was done to an image, in order.
 
     Attributes:
-      name: a key of `DEGRADATIONS`.
-      params: the parameters of its `apply`, seeds included.
+      steps: (name of a degradation, severity in [0, 5]) pairs; severity 0 does nothing.
+      seed: decides everything else.
     """
 
-    name: str
-    params: dict[str, Any]
+    steps: tuple[tuple[str, float], ...]
+    seed: int
 
+    def __post_init__(self):
+        for name, severity in self.steps:
+            _check_name(name)
+            if not 0 <= severity <= MAX_SEVERITY:
+                raise ValueError(f"{name}: severity {severity} is not in [0, {MAX_SEVERITY:g}].")
 
-def sample_recipe(rng: np.random.Generator, name: str) -> Recipe:
-    """Draw the parameters of one degradation."""
-    return Recipe(name, DEGRADATIONS[name].sample(rng))
+    @property
+    def name(self) -> str:
+        """The names joined, e.g. `haze+rain`."""
+        return "+".join(name for name, _ in self.steps)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data that `from_json` reads."""
+        steps = [{"name": name, "severity": severity} for name, severity in self.steps]
+        return {"steps": steps, "seed": self.seed}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> "Recipe":
+        """Read what `to_json` wrote."""
+        steps = tuple((step["name"], float(step["severity"])) for step in data["steps"])
+        return Recipe(steps, int(data["seed"]))
 
 
 def degrade(image: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """Apply a recipe; the same recipe and image always give the same pixels.
+    """Apply a recipe.
 
     Args:
       image: clean, uint8 [H, W, 3].
@@ -59,5 +82,150 @@ def degrade(image: np.ndarray, recipe: Recipe) -> np.ndarray:
     Returns:
       degraded, uint8 [H, W, 3], rounded as a file would be.
     """
-    degraded = DEGRADATIONS[recipe.name].apply(image.astype(np.float32) / 255, **recipe.params)
+    degraded = image.astype(np.float32) / 255
+    for name, params in step_params(recipe):
+        degraded = DEGRADATIONS[name].apply(degraded, **params)
     return np.round(np.clip(degraded, 0, 1) * 255).astype(np.uint8)
+
+
+def step_params(recipe: Recipe) -> list[tuple[str, dict[str, Any]]]:
+    """Return the parameters of each step; a name's draws do not depend on the other steps."""
+    return [
+        (name, DEGRADATIONS[name].sample(_step_rng(recipe.seed, name), severity))
+        for name, severity in recipe.steps
+    ]
+
+
+def _step_rng(seed: int, name: str) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+
+
+def parse(text: str, *, severity: float = 3.0, seed: int = 0) -> Recipe:
+    """Read a recipe that a person wrote, e.g. `lowlight + haze:2 + rain`.
+
+    Args:
+      text: names joined by `+`, in any order, each with its own severity after a colon if wanted.
+      severity: of the names without one.
+      seed: of the recipe.
+
+    Returns:
+      the recipe, its steps in the order in which they happen to a photograph.
+
+    Raises:
+      ValueError: an unknown name, a name twice, or a severity that is no number in [0, 5].
+    """
+    steps = []
+    for part in text.split("+"):
+        name, _, strength = part.strip().partition(":")
+        name = _ALIASES.get(name.strip().lower(), name.strip().lower())
+        _check_name(name)
+        try:
+            steps.append((name, float(strength) if strength else float(severity)))
+        except ValueError as error:
+            raise ValueError(f"{text!r}: {strength!r} is no severity (0 to 5).") from error
+    names = [name for name, _ in steps]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{text!r} names a degradation twice.")
+    return Recipe(in_order(steps), seed)
+
+
+def in_order(steps: Sequence[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
+    """Sort steps as they happen to a photograph: scene, weather, lens, ..., coding."""
+    known = list(DEGRADATIONS)
+    return tuple(
+        sorted(
+            steps,
+            key=lambda step: (STAGES.index(DEGRADATIONS[step[0]].stage), known.index(step[0])),
+        )
+    )
+
+
+def expand(names: Sequence[str]) -> tuple[str, ...]:
+    """Replace the names of presets by their recipes."""
+    return tuple(recipe for name in names for recipe in PRESETS.get(name, (name,)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """How training recipes are drawn.
+
+    Attributes:
+      names: degradations, in the order of their labels.
+      weights: how often each comes, relative to the others; () for equal shares, in turns.
+      max_mixed: up to so many at once, every number equally often.
+      severity: (least, most), drawn uniformly.
+    """
+
+    names: tuple[str, ...]
+    weights: tuple[float, ...] = ()
+    max_mixed: int = 1
+    severity: tuple[float, float] = (1.0, MAX_SEVERITY)
+
+    def __post_init__(self):
+        for name in self.names:
+            _check_name(name)
+        if self.weights and len(self.weights) != len(self.names):
+            raise ValueError(
+                f"data.weights has {len(self.weights)} numbers for {len(self.names)} degradations."
+            )
+        if any(weight < 0 for weight in self.weights) or (self.weights and not sum(self.weights)):
+            raise ValueError(
+                f"data.weights={self.weights}: expected numbers of 0 or more, not all 0."
+            )
+        low, high = self.severity
+        if not 0 <= low <= high <= MAX_SEVERITY:
+            raise ValueError(f"data.severity={self.severity}: expected 0 <= least <= most <= 5.")
+
+    def draw(self, rng: np.random.Generator, turn: int) -> Recipe:
+        """Draw a recipe.
+
+        Args:
+          rng: source of randomness.
+          turn: number of the example; with equal shares it chooses the first degradation.
+        """
+        shares = np.array(self.weights or [1.0] * len(self.names))
+        first = int(rng.choice(len(self.names), p=shares / shares.sum()))
+        first = first if self.weights else turn % len(self.names)
+        wanted = int(rng.integers(1, self.max_mixed + 1))
+        chosen = [self.names[first]]
+        others = [i for i in range(len(self.names)) if i != first and shares[i] > 0]
+        if wanted > 1 and others:
+            p = shares[others] / shares[others].sum()
+            for index in rng.choice(others, len(others), replace=False, p=p):
+                if len(chosen) < wanted and _fits(self.names[index], chosen):
+                    chosen.append(self.names[index])
+        steps = [(name, round(float(rng.uniform(*self.severity)), 3)) for name in chosen]
+        return Recipe(in_order(steps), int(rng.integers(2**31)))
+
+    def encode(self, recipe: Recipe) -> dict[str, np.ndarray]:
+        """Turn a recipe of these names into arrays, so that a batch can carry it.
+
+        Returns:
+          {"severity": thousandths, int32 [K], 0 where a name is absent; "recipe_seed": int32 []}.
+        """
+        severity = np.zeros(len(self.names), np.int32)
+        for name, value in recipe.steps:
+            severity[self.names.index(name)] = round(value * 1000)
+        return {"severity": severity, "recipe_seed": np.int32(recipe.seed)}
+
+    def decode(self, severity: np.ndarray, recipe_seed: int) -> Recipe:
+        """Return the recipe that `encode` turned into arrays; the very same one if drawn here."""
+        steps = [(self.names[i], int(severity[i]) / 1000) for i in np.flatnonzero(severity)]
+        return Recipe(in_order(steps), int(recipe_seed))
+
+    def multi_hot(self, recipe: Recipe) -> np.ndarray:
+        """Return which of `names` a recipe holds: float32 [K] of 0 and 1."""
+        present = {name for name, severity in recipe.steps if severity > 0}
+        return np.array([name in present for name in self.names], np.float32)
+
+
+def _fits(name: str, chosen: Sequence[str]) -> bool:
+    stage = DEGRADATIONS[name].stage
+    taken = {DEGRADATIONS[other].stage for other in chosen}
+    return stage not in _EXCLUSIVE_STAGES or stage not in taken
+
+
+def _check_name(name: str) -> None:
+    if name not in DEGRADATIONS:
+        plain = re.sub(r"\s+", " ", str(name))
+        raise ValueError(f"{plain!r} is no degradation; expected one of {', '.join(DEGRADATIONS)}.")

@@ -1,85 +1,246 @@
-"""What lies between the scene and the camera: haze and rain."""
+"""What falls between the scene and the camera: rain and snow."""
+
+import dataclasses
 
 import numpy as np
+import scipy.ndimage
 
-from tpgdiff_jax.data.degradations.image_ops import blur, smooth_field
+from tpgdiff_jax.data.degradations.image_ops import enlarge, ramp, smoothstep, splat
 
 
-def sample_haze(rng: np.random.Generator) -> dict[str, float]:
-    """Draw the parameters of `haze`."""
+@dataclasses.dataclass(frozen=True)
+class _RainLayer:
+    """Streaks at one distance: share of all, and length, width and opacity relative to them."""
+
+    share: float
+    length: float
+    width: float
+    opacity: float
+
+
+_RAIN_LAYERS = (
+    _RainLayer(share=0.66, length=0.6, width=0.45, opacity=0.55),
+    _RainLayer(share=0.27, length=1.1, width=0.6, opacity=0.9),
+    _RainLayer(share=0.07, length=2.2, width=1.4, opacity=0.75),
+)
+
+
+def sample_rain(rng: np.random.Generator, severity: float) -> dict[str, float]:
+    """Draw the parameters of `rain`: 1 to 3 streaks per 100 pixels at severity 1 to 5."""
     return {
-        "density": rng.uniform(0.6, 1.6),
-        "airlight": rng.uniform(0.75, 1.0),
-        "seed": int(rng.integers(2**31)),
-    }
-
-
-def haze(image: np.ndarray, *, density: float, airlight: float, seed: int) -> np.ndarray:
-    """Veil the scene: I = J t + A (1 - t) with t = exp(-density d).
-
-    The depth d is synthesised: farther towards the top of the frame, modulated by a smooth random
-    field.  Koschmieder's law as in Narasimhan & Nayar, "Vision and the Atmosphere" (IJCV 2002).
-
-    Args:
-      image: float32 [H, W, 3] in [0, 1].
-      density: scattering coefficient times the largest depth.
-      airlight: A, brightness of the veil in [0, 1].
-      seed: of the depth field.
-
-    Returns:
-      float32 [H, W, 3] in [0, 1].
-    """
-    height, width = image.shape[:2]
-    field = smooth_field(np.random.default_rng(seed), height, width, cells=3)
-    upward = np.linspace(1, 0, height, dtype=np.float32)[:, None]
-    depth = 0.4 + 0.3 * upward + 0.3 * field
-    transmission = np.exp(-np.float32(density) * depth)[..., None]
-    return np.clip(image * transmission + np.float32(airlight) * (1 - transmission), 0, 1)
-
-
-def sample_rain(rng: np.random.Generator) -> dict[str, float]:
-    """Draw the parameters of `rain`."""
-    return {
-        "coverage": rng.uniform(0.01, 0.03),
+        "coverage": ramp(severity, 0.01, 0.03),
         "length": int(rng.integers(9, 24)),
         "angle": rng.uniform(-25, 25),
         "brightness": rng.uniform(0.5, 0.9),
+        "veil": ramp(severity, 0.04, 0.2) * rng.uniform(0.5, 1.0),
         "seed": int(rng.integers(2**31)),
     }
 
 
 def rain(
-    image: np.ndarray, *, coverage: float, length: int, angle: float, brightness: float, seed: int
+    image: np.ndarray,
+    *,
+    coverage: float,
+    length: int,
+    angle: float,
+    brightness: float,
+    veil: float,
+    seed: int,
 ) -> np.ndarray:
-    """Add bright streaks: I = J (1 - s) + s, with s the streaks' opacity.
+    """Add streaks at three distances, and the mist that the farthest drops make.
 
-    Streaks are random drops drawn out along the direction of fall (Garg & Nayar, "Vision and
-    Rain", IJCV 2007: a falling drop shows as a thin, bright, motion-blurred line).
+    A falling drop shows as a thin, bright, motion-blurred line (Garg & Nayar, "Vision and Rain",
+    IJCV 2007); far streaks are many, short and faint and merge into a veil (Li et al., "Heavy
+    Rain Image Restoration", CVPR 2019): I = (J (1 - s) + B s) (1 - v) + A v, with s the streaks'
+    opacity and B their brightness.
 
     Args:
       image: float32 [H, W, 3] in [0, 1].
-      coverage: share of pixels where a streak starts.
-      length: of a streak in pixels.
+      coverage: streaks per pixel.
+      length: of a streak at middle distance, in pixels.
       angle: of the fall, degrees from the vertical.
       brightness: opacity of a streak's core, in [0, 1].
+      veil: v, opacity of the mist at the top of the frame, in [0, 1].
       seed: of the drops.
 
     Returns:
       float32 [H, W, 3] in [0, 1].
     """
     height, width = image.shape[:2]
-    rng = np.random.default_rng(seed)
-    margin = length + 1
-    drops = rng.random((height + 2 * margin, width + 2 * margin), dtype=np.float32)
-    strength = rng.random(drops.shape, dtype=np.float32)
-    drops = np.where(drops < coverage, 0.4 + 0.6 * strength, 0).astype(np.float32)
+    layer_rngs = np.random.default_rng(seed).spawn(len(_RAIN_LAYERS))
+    clear = np.ones((height, width), np.float32)
+    for rng, layer in zip(layer_rngs, _RAIN_LAYERS, strict=True):
+        streaks = _streaks(rng, height, width, coverage, length, angle, layer)
+        clear *= 1 - np.float32(brightness) * streaks
+    clear = clear[..., None]
+    mist = np.float32(veil) * np.linspace(1, 0.6, height, dtype=np.float32)[:, None, None]
+    rainy = image * clear + np.float32(0.95) * (1 - clear)
+    return np.clip(rainy * (1 - mist) + np.float32(0.8) * mist, 0, 1)
+
+
+def _streaks(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    coverage: float,
+    length: int,
+    angle: float,
+    layer: _RainLayer,
+) -> np.ndarray:
+    """Return the opacity [height, width] of one layer of streaks of full brightness."""
+    longest = max(2, round(length * layer.length * 1.3))
     slope = np.tan(np.radians(angle))
-    streaks = np.zeros((height, width), np.float32)
-    for step in range(length):
-        down = margin + step - length // 2
-        across = margin + round(slope * (step - length // 2))
-        fade = np.float32(np.sin(np.pi * (step + 0.5) / length))
-        window = drops[down : down + height, across : across + width]
-        streaks = np.maximum(streaks, fade * window)
-    opacity = np.float32(brightness) * np.clip(blur(streaks, 0.5) * 1.2, 0, 1)[..., None]
-    return image * (1 - opacity) + opacity
+    lean = int(abs(slope) * longest) + 4
+    tall, wide = height + longest, width + 2 * lean
+    count = round(coverage * layer.share * tall * wide)
+    # Drawn drop by drop, so that denser rain keeps the streaks of lighter rain.
+    drops = rng.random((count, 5), dtype=np.float32)
+    lengths = longest * (np.float32(0.55) + np.float32(0.45) * drops[:, 2:3])
+    slopes = np.float32(slope) + np.float32(0.06) * (drops[:, 3:4] - np.float32(0.5))
+    steps = np.arange(longest, dtype=np.float32)[None, :]
+    rows = (drops[:, :1] * tall).astype(np.intp) - longest + np.arange(longest)
+    columns = drops[:, 1:2] * wide - lean + slopes * steps
+    # Bright in the middle, gone at both ends: the exposure opens and closes on a moving drop.
+    profile = np.sin(np.float32(np.pi) * np.minimum((steps + np.float32(0.5)) / lengths, 1))
+    values = profile * (np.float32(0.35) + np.float32(0.65) * drops[:, 4:5])
+    left = np.floor(columns)
+    across = columns - left
+    left = left.astype(np.intp)
+    streaks = splat(rows, left, values * (1 - across), height, width)
+    streaks += splat(rows, left + 1, values * across, height, width)
+    streaks = scipy.ndimage.gaussian_filter1d(streaks, layer.width, axis=1, truncate=3)
+    # The blur spreads a line's opacity over its width; this restores that of its core.
+    core = np.float32(layer.opacity * layer.width * (2 * np.pi) ** 0.5 * 1.25)
+    return 1 - np.exp(-core * streaks)
+
+
+@dataclasses.dataclass(frozen=True)
+class _SnowLayer:
+    """Flakes at one distance: share of all, radius relative to size, opacity, and how drawn.
+
+    A flake is a clump of `blobs`; `shrink` is how many times smaller the canvas is, for flakes so
+    near and so far out of focus that nothing of them is fine.
+    """
+
+    share: float
+    radius: float
+    opacity: float
+    blobs: int = 1
+    shrink: int = 1
+
+
+_SNOW_LAYERS = (
+    _SnowLayer(share=0.74, radius=0.5, opacity=0.7),
+    _SnowLayer(share=0.19, radius=0.95, opacity=0.9),
+    _SnowLayer(share=0.06, radius=1.8, opacity=0.8, blobs=2),
+    _SnowLayer(share=0.01, radius=4.5, opacity=0.5, blobs=3, shrink=3),
+)
+
+
+def sample_snow(rng: np.random.Generator, severity: float) -> dict[str, float]:
+    """Draw the parameters of `snow`: 5 to 18 flakes per 1000 pixels at severity 1 to 5."""
+    return {
+        "density": ramp(severity, 5, 18),
+        "size": rng.uniform(1.2, 2.2),
+        "motion": rng.uniform(0.2, 1.6),
+        "angle": rng.uniform(-50, 50),
+        "veil": ramp(severity, 0.04, 0.22) * rng.uniform(0.5, 1.0),
+        "seed": int(rng.integers(2**31)),
+    }
+
+
+def snow(
+    image: np.ndarray,
+    *,
+    density: float,
+    size: float,
+    motion: float,
+    angle: float,
+    veil: float,
+    seed: int,
+) -> np.ndarray:
+    """Let snow fall: flakes at four distances, drawn out by their motion, and a pale veil.
+
+    I = (J (1 - z) + z) (1 - v) + A v with z the flakes' opacity (Liu et al., "DesnowNet:
+    Context-Aware Deep Network for Snow Removal", IEEE TIP 2018).
+
+    Args:
+      image: float32 [H, W, 3] in [0, 1].
+      density: flakes per 1000 pixels.
+      size: radius of a flake at middle distance, in pixels.
+      motion: way that a flake moves during the exposure, in its radii.
+      angle: of the fall, degrees from the vertical.
+      veil: v, opacity of the air at the top of the frame, in [0, 1].
+      seed: of the flakes.
+
+    Returns:
+      float32 [H, W, 3] in [0, 1].
+    """
+    height, width = image.shape[:2]
+    layer_rngs = np.random.default_rng(seed).spawn(len(_SNOW_LAYERS))
+    clear = np.ones((height, width), np.float32)
+    for rng, layer in zip(layer_rngs, _SNOW_LAYERS, strict=True):
+        factor = layer.shrink
+        flakes = _flakes(
+            rng,
+            height=-(-height // factor),
+            width=-(-width // factor),
+            density=density / 1000 * layer.share * factor**2,
+            radius=size * layer.radius / factor,
+            motion=motion,
+            angle=angle,
+            layer=layer,
+        )
+        clear *= 1 - (flakes if factor == 1 else enlarge(flakes, height, width, factor))
+    clear = clear[..., None]
+    air = np.float32(veil) * np.linspace(1, 0.5, height, dtype=np.float32)[:, None, None]
+    return np.clip((image * clear + (1 - clear)) * (1 - air) + np.float32(0.88) * air, 0, 1)
+
+
+def _flakes(
+    rng: np.random.Generator,
+    *,
+    height: int,
+    width: int,
+    density: float,
+    radius: float,
+    motion: float,
+    angle: float,
+    layer: _SnowLayer,
+) -> np.ndarray:
+    """Return the opacity [height, width] of one layer of flakes; lengths in canvas pixels."""
+    reach = int(np.ceil(radius * (1.15 + motion / 2) * 1.6 + 1))
+    tall, wide = height + 2 * reach, width + 2 * reach
+    count = int(np.ceil(density * tall * wide))
+    # Drawn flake by flake, so that denser snow keeps the flakes of lighter snow.
+    flakes = rng.random((count, 5 + 2 * layer.blobs), dtype=np.float32)
+    row, column, size, strength, turn = (np.repeat(flakes[:, i], layer.blobs) for i in range(5))
+    r = np.float32(radius) * (np.float32(0.45) + np.float32(1.15) * size * size)
+    offsets = (flakes[:, 5:].reshape(-1, 2) - np.float32(0.5)) * r[:, None]
+    y, x = row * tall - reach, column * wide - reach
+    if layer.blobs > 1:
+        y, x, r = y + offsets[:, 0], x + offsets[:, 1], r * np.float32(0.75)
+    tilt = np.radians(np.float32(angle) + 30 * (turn - np.float32(0.5)))
+    top, left = np.floor(y).astype(np.intp), np.floor(x).astype(np.intp)
+    window = np.arange(-reach, reach + 1)
+    dy = (window - (y - top)[:, None]).astype(np.float32)[:, :, None]
+    dx = (window - (x - left)[:, None]).astype(np.float32)[:, None, :]
+    r, sin, cos = r[:, None, None], np.sin(tilt)[:, None, None], np.cos(tilt)[:, None, None]
+    # A blob is a disk swept along a segment, with a soft edge.
+    beyond = np.abs(dy * cos + dx * sin)
+    beyond -= r * np.float32(motion / 2)
+    np.maximum(beyond, 0, out=beyond)
+    distance = dx * cos - dy * sin
+    distance *= distance
+    distance += beyond * beyond
+    np.sqrt(distance, out=distance)
+    edge = np.maximum(r * np.float32(0.9), 1)
+    # Flakes below the size of a pixel keep their light by growing fainter instead of smaller.
+    faint = np.minimum(r / np.float32(0.7), 1)
+    opacity = np.float32(layer.opacity) * (np.float32(0.3) + np.float32(0.7) * strength)
+    alpha = smoothstep((r / edge + np.float32(0.5)) - distance / edge)
+    alpha *= opacity[:, None, None] * faint
+    rows = np.broadcast_to((top[:, None] + window)[:, :, None], alpha.shape)
+    columns = np.broadcast_to((left[:, None] + window)[:, None, :], alpha.shape)
+    # Light passes one flake after the other: a product, as a sum of logarithms.
+    return 1 - np.exp(-splat(rows, columns, -np.log1p(-alpha), height, width))

@@ -1,0 +1,126 @@
+"""The list of bad files, in one process and shared between many."""
+
+import json
+import multiprocessing
+import pickle
+import threading
+
+import pytest
+
+from tpgdiff_jax.data.skipped import SkipReport
+
+
+def _report_from_worker(report: SkipReport, number: int) -> None:
+    report.add("/photos/common.png", "truncated", "/photos")
+    report.add(f"/photos/{number}.png", "empty file (0 bytes)", "/photos")
+
+
+def test_each_file_is_listed_and_logged_once(caplog):
+    report = SkipReport()
+    for _ in range(3):
+        report.add("/photos/b.png", "truncated", "/photos")
+        report.add("/photos/a.png", "not an image", "/photos")
+    assert report.items() == {"/photos/a.png": "not an image", "/photos/b.png": "truncated"}
+    assert list(report.items()) == sorted(report.items())
+    assert sum("b.png" in record.message for record in caplog.records) == 1
+
+
+def test_items_of_one_source():
+    report = SkipReport()
+    report.add("/a/1.png", "truncated", "/a")
+    report.add("/b/1.png", "truncated", "/b")
+    assert list(report.items("/b")) == ["/b/1.png"]
+
+
+def test_summary_counts_and_names_the_first_few():
+    report = SkipReport()
+    assert report.summary(7) == "7 photos; none skipped"
+    for number in range(7):
+        report.add(f"/photos/{number}.png", "truncated", "/photos")
+    summary = report.summary(1203)
+    assert summary.startswith("1 203 photos; 7 skipped: 0.png (truncated), 1.png (truncated)")
+    assert summary.endswith("and 2 more")
+
+
+def test_too_large_a_share_stops():
+    report = SkipReport()
+    report.check(0, 0.0)
+    report.add("/photos/a.png", "truncated", "/photos")
+    report.check(10, 0.1)
+    with pytest.raises(ValueError, match=r"1 of 9 files.*data\.max_bad_share=0\.1.*a\.png"):
+        report.check(9, 0.1)
+
+
+def test_a_copy_without_a_path_goes_its_own_way():
+    report = SkipReport()
+    report.add("a.png", "truncated")
+    copy = pickle.loads(pickle.dumps(report))
+    copy.add("b.png", "truncated")
+    assert set(copy.items()) == {"a.png", "b.png"}
+    assert set(report.items()) == {"a.png"}
+
+
+def test_copies_with_a_path_share_one_file(tmp_path):
+    report = SkipReport(tmp_path / "new" / "skipped.jsonl")
+    copy = pickle.loads(pickle.dumps(report))
+    copy.add("ä.png", "truncated", "/photos")
+    report.add("ä.png", "truncated", "/photos")
+    assert report.items() == copy.items() == {"ä.png": "truncated"}
+    lines = report.path.read_text().splitlines()
+    assert list(map(json.loads, lines)) == [
+        {"file": "ä.png", "reason": "truncated", "source": "/photos"}
+    ]
+
+
+def test_half_written_and_foreign_lines_do_no_harm(tmp_path):
+    report = SkipReport(tmp_path / "skipped.jsonl")
+    report.add("a.png", "truncated")
+    with report.path.open("a") as file:
+        file.write('no JSON\n{"file": "b.png"')
+    assert SkipReport(report.path).items() == {"a.png": "truncated"}
+
+
+def test_clear_forgets_an_earlier_run(tmp_path):
+    report = SkipReport(tmp_path / "skipped.jsonl")
+    report.add("a.png", "truncated")
+    again = SkipReport(tmp_path / "skipped.jsonl")
+    assert again.items() == {"a.png": "truncated"}
+    again.clear()
+    assert again.items() == {}
+    again.add("b.png", "truncated")
+    assert again.items() == {"b.png": "truncated"}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_threads_may_report_at_once(tmp_path, shared):
+    report = SkipReport(tmp_path / "skipped.jsonl" if shared else None)
+    threads = [
+        threading.Thread(target=lambda: [report.add(f"{i}.png", "truncated") for i in range(100)])
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(report.items()) == 100
+    if shared:
+        assert len(report.path.read_text().splitlines()) == 100
+
+
+def test_spawned_processes_report_into_one_file(tmp_path):
+    report = SkipReport(tmp_path / "skipped.jsonl")
+    report.add("/photos/main.png", "truncated", "/photos")
+    context = multiprocessing.get_context("spawn")
+    workers = [
+        context.Process(target=_report_from_worker, args=(report, number)) for number in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    names = {file.removeprefix("/photos/") for file in report.items()}
+    assert names == {"main.png", "common.png", "0.png", "1.png"}
+    report.check(total=8, max_share=0.5)
+    with pytest.raises(ValueError, match="4 of 8"):
+        report.check(total=8, max_share=0.4)

@@ -1,0 +1,69 @@
+"""A configuration's training images: every source opened, weighed and accounted for."""
+
+import pytest
+
+from tpgdiff_jax.data.training_data import open_training_data, parse_source
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("photos:/data/clean", {"kind": "photos", "path": "/data/clean"}),
+        ("pairs:/data/rain*0.5", {"kind": "pairs", "path": "/data/rain", "weight": 0.5}),
+        (
+            "tfds_photos:/data/tfds::coco/2017@train[:90%]*2",
+            {
+                "kind": "tfds_photos",
+                "path": "/data/tfds",
+                "name": "coco/2017",
+                "split": "train[:90%]",
+                "weight": 2.0,
+            },
+        ),
+        ("record_pairs:C:/a b/*.array_record", None),
+    ],
+)
+def test_sources_are_written_as_text(text, spec):
+    if spec is None:
+        spec = {"kind": "record_pairs", "path": "C:/a b/*.array_record"}
+    assert parse_source(text) == spec
+
+
+@pytest.mark.parametrize("text", ["/data/clean", "photos:", ""])
+def test_other_texts_are_refused(text):
+    with pytest.raises(ValueError, match=r"is not of the form KIND:PATH"):
+        parse_source(text)
+
+
+def test_folder_and_further_sources_come_together(tiny_config, photo_folder):
+    tiny_config.data.train_sources = (f"photos:{photo_folder}",)
+    data = open_training_data(tiny_config, None)
+    assert len(data.sources) == 2
+    assert data.fingerprint["images"] == 6
+    assert data.weights == ()
+    assert "3 photos" in data.summary()
+
+
+def test_weights_are_given_for_all_or_none(tiny_config, photo_folder):
+    tiny_config.data.train_folder = ""
+    tiny_config.data.train_sources = (f"photos:{photo_folder}*2", f"photos:{photo_folder}*1")
+    assert open_training_data(tiny_config, None).weights == (2.0, 1.0)
+    tiny_config.data.train_sources = (f"photos:{photo_folder}*2", f"photos:{photo_folder}")
+    with pytest.raises(ValueError, match="give every source a weight"):
+        open_training_data(tiny_config, None)
+
+
+def test_no_source_at_all_is_refused(tiny_config):
+    tiny_config.data.train_folder = ""
+    with pytest.raises(ValueError, match=r"config\.data\.train_folder .* are empty"):
+        open_training_data(tiny_config, None)
+
+
+def test_too_many_bad_files_stop_the_run(tiny_config, photo_folder, tmp_path):
+    (photo_folder / "bad.png").write_bytes(b"no image")
+    data = open_training_data(tiny_config, tmp_path / "skipped.jsonl")
+    assert "bad.png" in data.summary()
+    assert "bad.png" in (tmp_path / "skipped.jsonl").read_text()
+    data.check(0.25)
+    with pytest.raises(ValueError, match=r"1 of 4 files .* data\.max_bad_share=0\.2 .*bad\.png"):
+        data.check(0.2)

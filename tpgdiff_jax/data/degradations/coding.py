@@ -1,0 +1,107 @@
+"""What happens between the camera and the reader: compression and resizing."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from tpgdiff_jax.data.degradations.image_ops import geometric_ramp, ramp
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+# A quality that stands for "not compressed": even quality 100 changes pixels.
+LOSSLESS = 101
+
+
+def sample_jpeg(rng: np.random.Generator, severity: float) -> dict[str, int | str]:
+    """Draw the parameters of `jpeg`: a quality of about 45 to 8 at severity 1 to 5."""
+    quality = geometric_ramp(severity, 45, 8, at_zero=LOSSLESS) * rng.uniform(0.85, 1.15)
+    subsampling = "4:2:0" if rng.random() < 0.7 else "4:4:4"
+    return {
+        "quality": round(min(quality, 100)) if severity > 0 else LOSSLESS,
+        "subsampling": subsampling,
+    }
+
+
+def jpeg(image: np.ndarray, *, quality: int, subsampling: str) -> np.ndarray:
+    """Compress as JPEG (ITU-T T.81) and read back.
+
+    Args:
+      image: float32 [H, W, 3] in [0, 1].
+      quality: of libjpeg, 1 to 100; `LOSSLESS` for no compression.
+      subsampling: of the colours, "4:4:4" or "4:2:0".
+
+    Returns:
+      float32 [H, W, 3] in [0, 1].
+    """
+    return _code(image, quality, "JPEG", subsampling=subsampling)
+
+
+def sample_webp(rng: np.random.Generator, severity: float) -> dict[str, int]:
+    """Draw the parameters of `webp`: a quality of about 40 to 2 at severity 1 to 5."""
+    quality = geometric_ramp(severity, 40, 2, at_zero=LOSSLESS) * rng.uniform(0.85, 1.15)
+    return {"quality": round(min(quality, 100)) if severity > 0 else LOSSLESS}
+
+
+def webp(image: np.ndarray, *, quality: int) -> np.ndarray:
+    """Compress as lossy WebP (RFC 9649) and read back.
+
+    Args:
+      image: float32 [H, W, 3] in [0, 1].
+      quality: of libwebp, 0 to 100; `LOSSLESS` for no compression.
+
+    Returns:
+      float32 [H, W, 3] in [0, 1].
+    """
+    # Method 0 is libwebp's fastest search; slower ones save bytes, and harm alike.
+    return _code(image, quality, "WEBP", method=0)
+
+
+def _code(image: np.ndarray, quality: int, file_format: str, **options) -> np.ndarray:
+    if quality >= LOSSLESS:
+        return image.copy()
+    buffer = io.BytesIO()
+    _to_pillow(image).save(buffer, file_format, quality=quality, **options)
+    with Image.open(buffer) as coded:
+        return np.asarray(coded.convert("RGB"), np.float32) / np.float32(255)
+
+
+def _to_pillow(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.round(image * 255).astype(np.uint8))
+
+
+def sample_resample(rng: np.random.Generator, severity: float) -> dict[str, float | str]:
+    """Draw the parameters of `resample`: 1.5 to 4 times smaller at severity 1 to 5."""
+    return {
+        "factor": ramp(severity, 1.5, 4.0, at_zero=1.0),
+        "down": ("box", "bilinear", "bicubic", "lanczos")[rng.integers(4)],
+        "up": ("nearest", "bilinear", "bicubic", "lanczos")[rng.integers(4)],
+    }
+
+
+def resample(image: np.ndarray, *, factor: float, down: str, up: str) -> np.ndarray:
+    """Shrink and enlarge again, with one of several kernels each.
+
+    The low resolution of Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution
+    with Pure Synthetic Data" (ICCVW 2021), at the original size.
+
+    Args:
+      image: float32 [H, W, 3] in [0, 1].
+      factor: how many times smaller each side becomes, at least 1.
+      down, up: "nearest", "box", "bilinear", "bicubic" or "lanczos".
+
+    Returns:
+      float32 [H, W, 3] in [0, 1].
+    """
+    height, width = image.shape[:2]
+    size = max(1, round(width / factor)), max(1, round(height / factor))
+    if size == (width, height):
+        return image.copy()
+    small = _to_pillow(image).resize(size, _FILTERS[down])
+    large = small.resize((width, height), _FILTERS[up])
+    return np.asarray(large, np.float32) / np.float32(255)

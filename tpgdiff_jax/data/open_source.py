@@ -1,0 +1,82 @@
+"""Open any source of images from one entry of the configuration."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tpgdiff_jax.data.pairs import PairFolder
+from tpgdiff_jax.data.records import RecordPairs, RecordPhotos
+from tpgdiff_jax.data.skipped import SkipReport
+from tpgdiff_jax.data.sources import PhotoFolder, Source
+from tpgdiff_jax.data.tfds_sets import TfdsSource
+
+# kind -> keys that must be there, keys that may be there ("kind" and "weight" always may).
+_KEYS = {
+    "photos": (("path",), ()),
+    "pairs": (("path",), ("class_name",)),
+    "record_photos": (("path",), ()),
+    "record_pairs": (("path",), ()),
+    "tfds_photos": (("path", "split"), ("name", "image_key", "name_key")),
+    "tfds_pairs": (
+        ("path", "split"),
+        ("name", "lq_key", "gt_key", "label_key", "name_key", "recipe_key"),
+    ),
+}
+
+
+def open_source(
+    spec: Mapping[str, Any],
+    *,
+    min_size: int = 1,
+    cache_mb: int = 0,
+    report: SkipReport | None = None,
+    classes: Sequence[str] | None = None,
+) -> Source:
+    """Build a source from a configuration entry.
+
+    Args:
+      spec: {"kind": photos | pairs | record_photos | record_pairs | tfds_photos | tfds_pairs,
+        "path": folder or files (TFDS: the data_dir)}.  TFDS sets also need "split"; "name" is
+        "restoration_photos" or "restoration_pairs" unless given, and their features may be named
+        ("image_key", "lq_key" ...).  Pairs in one {LQ,GT} folder may have a "class_name".
+        "weight" (above 0) is for whoever mixes sources.
+      min_size: smallest usable height and width in pixels.
+      cache_mb: decoded images kept in memory, in MiB.
+      report: where bad files are listed; None starts a new list.
+      classes: names of the labels of a run, which every source of pairs keeps to.  None: its own.
+
+    Raises:
+      ValueError: unknown kind or key, a missing key, or whatever the source finds wrong.
+    """
+    spec = dict(spec.items())  # also takes a ConfigDict
+    kind = spec.pop("kind", None)
+    if kind not in _KEYS:
+        raise ValueError(f"Data source of kind={kind!r}; expected one of {', '.join(_KEYS)}.")
+    weight = spec.pop("weight", 1.0)
+    if not weight > 0:
+        raise ValueError(
+            f"Data source {kind} {spec.get('path')!r}: weight={weight} is not above 0."
+        )
+    needed, optional = _KEYS[kind]
+    missing = [key for key in needed if not spec.get(key)]
+    unknown = sorted(spec.keys() - {*needed, *optional})
+    if missing or unknown:
+        problem = f"lacks {missing[0]!r}" if missing else f"has an unknown key {unknown[0]!r}"
+        raise ValueError(
+            f"Data source {spec} of kind {kind!r} {problem}; needed: {', '.join(needed)}; "
+            f"optional: {', '.join(('weight', *optional))}."
+        )
+    common = {"min_size": min_size, "cache_mb": cache_mb, "report": report}
+    if kind.startswith("tfds_"):
+        path = spec.pop("path")
+        kind = kind.removeprefix("tfds_")
+        name = spec.pop("name", f"restoration_{kind}")
+        return TfdsSource(name, data_dir=path, kind=kind, classes=classes, **spec, **common)
+    if kind.endswith("pairs"):
+        common["classes"] = classes
+    constructors: dict[str, Callable[..., Source]] = {
+        "photos": PhotoFolder,
+        "pairs": PairFolder,
+        "record_photos": RecordPhotos,
+        "record_pairs": RecordPairs,
+    }
+    return constructors[kind](spec.pop("path"), **spec, **common)

@@ -1,0 +1,284 @@
+"""Photos and pairs in ArrayRecord files: written and read without TensorFlow.
+
+Each record is one msgpack map:
+
+    {"name": str,                                  # as the source it came from called it
+     "images": {"image": bytes} or {"lq": bytes, "gt": bytes},  # whole image files (PNG, JPEG ...)
+     "label": int, "classes": [str, ...],          # class number, and the names of all classes
+     "recipe": str}                                # JSON of how LQ was made; "" if unknown
+"""
+
+import bisect
+import contextlib
+import glob
+import importlib
+import itertools
+import json
+import os
+import pathlib
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tpgdiff_jax.data.images import UnreadableImageError, decode_rgb, encode_png
+from tpgdiff_jax.data.skipped import SkipReport
+from tpgdiff_jax.data.sources import Source, relabelled
+
+_IMAGE_KEYS = (("image",), ("lq", "gt"))
+_OPTIONS = "group_size:1"  # each record is readable by itself, and has its own checksum
+
+
+def write_records(
+    path: str | os.PathLike, examples: Iterable[Mapping[str, Any]], classes: Sequence[str] = ()
+) -> int:
+    """Write one ArrayRecord file, under a temporary name until it is complete.
+
+    Args:
+      path: where to; a file there is replaced.  Missing folders are made.
+      examples: each with "name" and "image", or "lq" and "gt": uint8 [H, W, 3], stored as PNG, or
+        the bytes of an image file, stored as they are.  Optional: "label" (int, default 0) and
+        "recipe" (anything JSON can hold).
+      classes: names of the labels.
+
+    Returns:
+      the number of records.
+
+    Raises:
+      ValueError: no examples, or one that lacks something; nothing is left behind.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    count = 0
+    try:
+        with open_writer(temporary) as writer:
+            for example in examples:
+                writer.write(_pack(example, classes, path))
+                count += 1
+        if not count:
+            raise ValueError(f"{path}: there are no examples to write.")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+@contextlib.contextmanager
+def open_writer(path: str | os.PathLike) -> Iterator[Any]:
+    """Open an ArrayRecord file to write records (bytes) to."""
+    writer = _array_record("array_record_module").ArrayRecordWriter(os.fspath(path), _OPTIONS)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+class _Records(Source):
+    """The records of several files, one after the other."""
+
+    keys: tuple[str, ...]
+
+    def __init__(
+        self,
+        paths: str | os.PathLike | Sequence[str | os.PathLike],
+        min_size: int = 1,
+        cache_mb: int = 0,
+        report: SkipReport | None = None,
+        classes: Sequence[str] | None = None,
+    ):
+        """Open ArrayRecord files.
+
+        Args:
+          paths: a file, a folder of *.array_record* files, a pattern such as "/data/train-*", or a
+            sequence of files.
+          min_size: smallest usable height and width in pixels.
+          cache_mb: decoded images kept in memory, in MiB.
+          report: where bad records are listed; None starts a new list.
+          classes: fixes the labels' order; must name every stored class.  None: as stored.
+
+        Raises:
+          ValueError: no such file, a damaged one, or one with another kind of records.
+        """
+        files = _record_files(paths)
+        root = paths if isinstance(paths, str | os.PathLike) else os.path.commonpath(files)
+        super().__init__(root, min_size, cache_mb, report)
+        counts = [_count(file) for file in files]
+        self._files = files
+        self._ends = list(itertools.accumulate(counts))
+        self._data = _array_record("array_record_data_source").ArrayRecordDataSource(
+            [f"{file}[0:{count}]" for file, count in zip(files, counts, strict=True)]
+        )
+        self.found = len(self)
+        self.classes, self._labels = relabelled(self._stored_classes(), classes, self.root)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def name(self, index: int) -> str:
+        """Return the name stored in a record, or where the record is if it is damaged."""
+        try:
+            return self._record(index)["name"]
+        except UnreadableImageError as error:
+            return os.path.basename(error.file)
+
+    def recipe(self, index: int) -> Any:
+        """Return the stored recipe, or None.
+
+        Raises:
+          UnreadableImageError: the record is damaged.
+        """
+        text = self._record(index)["recipe"]
+        return json.loads(text) if text else None
+
+    @property
+    def _fingerprint(self) -> str:
+        return ", ".join(os.path.basename(file) for file in self._files[:3])
+
+    def _file(self, index: int) -> str:
+        number = bisect.bisect_right(self._ends, index)
+        return f"{self._files[number]}[{index - (self._ends[number - 1] if number else 0)}]"
+
+    def _record(self, index: int) -> dict[str, Any]:
+        """Read and unpack a record."""
+        try:
+            record = _msgpack().unpackb(self._data[index])
+            if not {"name", "images", "label", "classes", "recipe"} <= record.keys():
+                raise ValueError("another kind of record")
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            reason = str(error).partition(" (")[0].partition(";")[0] or type(error).__name__
+            raise UnreadableImageError(self._file(index), f"damaged record: {reason}") from error
+        return record
+
+    def _images(self, index: int, record: dict[str, Any]) -> list[np.ndarray]:
+        name = f"{self._file(index)} {record['name']}"
+        return [decode_rgb(record["images"][key], name) for key in self.keys]
+
+    def _stored_classes(self) -> tuple[str, ...]:
+        """Read the classes from each file's first readable record; all must agree."""
+        known = None
+        for file, start, end in zip(self._files, [0, *self._ends], self._ends, strict=False):
+            record = next(filter(None, map(self._readable, range(start, end))), None)
+            if record is None:
+                raise ValueError(f"{file}: not one record can be read; write the file anew.")
+            if not set(self.keys) <= record["images"].keys():
+                kind = "record_pairs" if "lq" in record["images"] else "record_photos"
+                raise ValueError(
+                    f"{file} holds {'/'.join(record['images'])}, expected {'/'.join(self.keys)}; "
+                    f"open it as {kind}."
+                )
+            classes = tuple(record["classes"])
+            if known is not None and classes != known:
+                raise ValueError(
+                    f"{file} has the classes {list(classes)}, {self._files[0]} has {list(known)}; "
+                    "open them as separate sources or write them anew."
+                )
+            known = classes
+        return known
+
+    def _readable(self, index: int) -> dict[str, Any] | None:
+        try:
+            return self._record(index)
+        except UnreadableImageError:
+            return None
+
+
+class RecordPhotos(_Records):
+    """Clean photos in ArrayRecord files: `source[i]` is uint8 [H, W, 3] or None."""
+
+    keys = ("image",)
+
+    def _read(self, index: int) -> np.ndarray:
+        return self._images(index, self._record(index))[0]
+
+
+class RecordPairs(_Records):
+    """Pairs in ArrayRecord files: `source[i]` is {"lq", "gt", "label"} or None."""
+
+    unit = "pairs"
+    keys = ("lq", "gt")
+
+    def _read(self, index: int) -> dict[str, Any]:
+        record = self._record(index)
+        lq, gt = self._images(index, record)
+        if lq.shape != gt.shape:
+            raise UnreadableImageError(self._file(index), "LQ and GT differ in size")
+        label = record["label"]
+        return {"lq": lq, "gt": gt, "label": self._labels.get(label, label)}
+
+
+def _pack(example: Mapping[str, Any], classes: Sequence[str], path: pathlib.Path) -> bytes:
+    """Serialise one example, checking what a reader will rely on."""
+    name = example.get("name")
+    keys = next((keys for keys in _IMAGE_KEYS if set(keys) <= example.keys()), None)
+    if not isinstance(name, str) or keys is None:
+        raise ValueError(
+            f"{path}: an example needs 'name' (text) and 'image', or 'lq' and 'gt'; got "
+            f"{sorted(example)} with name {name!r}."
+        )
+    label = int(example.get("label", 0))
+    if classes and not 0 <= label < len(classes):
+        raise ValueError(f"{path}: {name} has label {label}, but there are {len(classes)} classes.")
+    recipe = example.get("recipe")
+    record = {
+        "name": name,
+        "images": {key: as_image_file(example[key]) for key in keys},
+        "label": label,
+        "classes": list(classes),
+        "recipe": "" if recipe is None else json.dumps(recipe),
+    }
+    return _msgpack().packb(record)
+
+
+def as_image_file(image: np.ndarray | bytes) -> bytes:
+    """Return the bytes of an image file as they are, and an array as PNG."""
+    return image if isinstance(image, bytes) else encode_png(image)
+
+
+def _record_files(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
+    """Resolve a file, folder or pattern to the files it means, sorted."""
+    if not isinstance(paths, str | os.PathLike):
+        files = [os.fspath(path) for path in paths]
+    elif os.path.isdir(paths):
+        files = sorted(map(str, pathlib.Path(paths).glob("*.array_record*")))
+    elif os.path.exists(paths):
+        files = [os.fspath(paths)]
+    else:
+        files = sorted(glob.glob(os.fspath(paths)))
+    missing = [file for file in files if not os.path.isfile(file)]
+    if missing or not files:
+        raise ValueError(
+            f"No ArrayRecord file {str(missing[0] if missing else paths)!r}; name a file, a "
+            "pattern, or a folder of *.array_record files."
+        )
+    return files
+
+
+def _count(file: str) -> int:
+    try:
+        reader = _array_record("array_record_module").ArrayRecordReader(file)
+        try:
+            return reader.num_records()
+        finally:
+            reader.close()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{file} is no ArrayRecord file or incomplete ({error}); write it anew."
+        ) from error
+
+
+def _array_record(module: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(f"array_record.python.{module}")
+    except ImportError as error:
+        raise ImportError(
+            "ArrayRecord files need the package array_record: pip install array_record"
+        ) from error
+
+
+def _msgpack() -> types.ModuleType:
+    try:
+        return importlib.import_module("msgpack")
+    except ImportError as error:
+        raise ImportError("ArrayRecord files need msgpack: pip install msgpack") from error

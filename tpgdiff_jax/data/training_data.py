@@ -1,0 +1,104 @@
+"""All training images of a configuration, opened and accounted for."""
+
+import dataclasses
+import pathlib
+import re
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tpgdiff_jax.data.open_source import open_source
+from tpgdiff_jax.data.pipeline import fingerprint
+from tpgdiff_jax.data.skipped import SkipReport
+from tpgdiff_jax.data.sources import Source
+
+_SPEC = re.compile(
+    r"(?P<kind>\w+):(?P<path>.+?)(?:::(?P<name>[^@*]+))?(?:@(?P<split>[^@*]+))?"
+    r"(?:\*(?P<weight>[\d.]+))?"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """The sources a run draws from.
+
+    Attributes:
+      sources: of clean photos or of pairs.
+      weights: how often each comes; () for shares by their lengths.
+      report: the files that could not be used.
+      fingerprint: tells these images from others; see `pipeline.fingerprint`.
+    """
+
+    sources: tuple[Source, ...]
+    weights: tuple[float, ...]
+    report: SkipReport
+    fingerprint: dict[str, Any]
+
+    def summary(self) -> str:
+        """Say in one line what there is and what was skipped."""
+        return "; ".join(source.summary() for source in self.sources)
+
+    def check(self, max_bad_share: float) -> None:
+        """Raise ValueError when too large a share of the files is bad."""
+        self.report.check(sum(source.found for source in self.sources), max_bad_share)
+
+
+def parse_source(text: str) -> dict[str, Any]:
+    """Read KIND:PATH[::NAME][@SPLIT][*WEIGHT].
+
+    Examples: `photos:/data/clean`, `pairs:/data/rain*0.5`, `tfds_pairs:/data/tfds@train`,
+    `tfds_photos:/data/tfds::coco/2017@train`.
+
+    Returns:
+      {"kind", "path"} and, where given, {"name", "split", "weight"}; see `open_source`.
+
+    Raises:
+      ValueError: another form.
+    """
+    match = _SPEC.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            f"data.train_sources: {text!r} is not of the form KIND:PATH[::NAME][@SPLIT][*WEIGHT]."
+        )
+    spec = {key: value for key, value in match.groupdict().items() if value is not None}
+    if "weight" in spec:
+        spec["weight"] = float(spec["weight"])
+    return spec
+
+
+def open_training_data(config: ConfigDict, report_path: pathlib.Path | None) -> TrainingData:
+    """Open every source that a configuration names.
+
+    Args:
+      config: a whole configuration; reads `data`.
+      report_path: file in which all processes of this machine list bad files.
+
+    Raises:
+      ValueError: no source is named, or one cannot be opened.
+    """
+    data = config.data
+    specs = [parse_source(text) for text in data.train_sources]
+    if data.train_folder:
+        specs.insert(0, {"kind": "photos", "path": data.train_folder})
+    if not specs:
+        raise ValueError(
+            "config.data.train_folder and config.data.train_sources are empty; name a folder of "
+            "clean photos."
+        )
+    given = [spec.pop("weight", None) for spec in specs]
+    if any(given) and not all(given):
+        raise ValueError("data.train_sources: give every source a weight (*NUMBER), or none.")
+    report = SkipReport(report_path)
+    report.clear()
+    sources = tuple(
+        open_source(
+            spec,
+            min_size=data.crop_size,
+            cache_mb=data.cache_mb,
+            report=report,
+            classes=tuple(data.degradations) if "pairs" in spec["kind"] else None,
+        )
+        for spec in specs
+    )
+    weights = tuple(weight for weight in given if weight is not None)
+    return TrainingData(sources, weights, report, fingerprint(sources))
