@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     config.model.first_attention_level = 1
     config.model.prediction = "x0"
     config.model.identity_init = True
+    config.priors.label_smoothing = 0.0
     config.priors.map_size = 32
     config.priors.map_width = 8
     config.priors.map_max_width = 64

@@ -1,6 +1,8 @@
-"""Measure the UNet: seconds, samples per second and peak memory of its forward pass and step.
+"""Measure the networks: seconds, samples per second and peak memory.
 
-    python launch/bench.py --config=configs/bench/unet.py
+    python launch/bench.py --config=configs/bench/unet.py       (UNet: forward pass and step)
+    python launch/bench.py --config=configs/bench/priors.py --what=priors
+    python launch/bench.py --what=data --photos=FOLDER          (see bench_data.py)
     python launch/bench.py --what=gradients       (weight gradients: ours against XLA's own)
 
 Ratios within one run mean more than seconds: machines are noisy.
@@ -11,13 +13,20 @@ import platform
 import resource
 import statistics
 import time
+from typing import Any
 
+import bench_data
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tabulate
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from tpgdiff_jax.backbones.depth_anything import depth_input
+from tpgdiff_jax.backbones.segformer import segmentation_input
+from tpgdiff_jax.backbones.vit import clip_view
+from tpgdiff_jax.checkpoints.shapes import abstract_params
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.diffusion.loss import diffuse, diffusion_loss
 from tpgdiff_jax.models import convolution, tpgdiff
@@ -27,7 +36,11 @@ from tpgdiff_jax.validation import validate
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", "configs/bench/unet.py", "What to measure.")
-flags.DEFINE_enum("what", "unet", ["unet", "gradients"], "Which measurement.")
+flags.DEFINE_enum(
+    "what", "unet", ["unet", "priors", "gradients", "data", "memory"], "Which measurement."
+)
+flags.DEFINE_string("photos", "configs/quickstart_photos/train", "data, memory: clean photos.")
+flags.DEFINE_integer("batches", 20_000, "memory: how many batches to follow.")
 flags.DEFINE_integer("repeats", 5, "Counted runs of each measurement, after one that warms up.")
 
 
@@ -106,6 +119,79 @@ def bench_unet(config: ConfigDict, repeats: int) -> list[dict[str, str]]:
     return rows
 
 
+def bench_priors(config: ConfigDict, repeats: int) -> list[dict[str, str]]:
+    """Measure every branch of `extract_priors`, at several input sizes, against one UNet call."""
+    model = tpgdiff.build(config)
+    batch, size = config.data.batch_size, config.data.crop_size
+    lq = jax.random.uniform(jax.random.key(0), (batch, size, size, 3))
+    structure = model.structure
+    params = random_weights({"unet": model.unet, "structure": structure})
+    frozen = random_weights(tpgdiff.frozen_networks(model))
+    variables = {"params": params, "frozen": frozen}
+    priors = jax.jit(lambda v, lq: model.apply(v, lq, method="extract_priors"))(variables, lq)
+    t = jnp.full((batch,), 50, jnp.int32)
+    maps = jnp.zeros((batch, size, size, 1))
+
+    def unet(v, lq):
+        return model.apply(v, lq, lq, t, priors, method="denoise")
+
+    def encoder(v, lq):
+        return structure.apply({"params": v["params"]["structure"]}, lq, maps, maps)
+
+    def vector(name, tower):
+        def run(v, lq):
+            network = getattr(model, name)
+            return network.apply({"params": v["frozen"][name]}, clip_view(lq, tower.image_size))
+
+        return run
+
+    def depth(side):
+        def run(v, lq):
+            weights = {"params": v["frozen"]["structure"]["depth"]}
+            return structure.depth_net.apply(weights, depth_input(lq, side))
+
+        return run
+
+    def segmentation(side):
+        def run(v, lq):
+            weights = {"params": v["frozen"]["structure"]["segmentation"]}
+            return structure.segmentation_net.apply(weights, segmentation_input(lq, side))
+
+        return run
+
+    def whole(v, lq):
+        return model.apply(v, lq, method="extract_priors")
+
+    works = {
+        "one UNet call": unet,
+        "semantic vector": vector("semantic", model.semantic.student),
+        "degradation vector": vector("degradation", model.degradation.backbone),
+        **{f"depth, {side} px": depth(side) for side in (518, 392, 252, 126)},
+        **{f"segmentation, {side} px": segmentation(side) for side in (512, 256, 128)},
+        "map encoder and connector": encoder,
+        f"extract_priors ({structure.depth_size}, {structure.segmentation_size} px)": whole,
+    }
+    rows, unit = [], None
+    for name, function in works.items():
+        row, median = measure(function, variables, lq, repeats=repeats)
+        unit = median if unit is None else unit
+        rows.append({"what": name, "UNet calls": f"{median / unit:.2f}", **row})
+    return rows
+
+
+def random_weights(networks: Any) -> Any:
+    """Return random weights of networks; positive where a norm's variance may be meant."""
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        if len(leaf.shape) < 2:
+            return jnp.asarray(rng.uniform(0.1, 1, leaf.shape), leaf.dtype)
+        scale = np.prod(leaf.shape[:-1]) ** -0.5
+        return jnp.asarray(scale * rng.standard_normal(leaf.shape), leaf.dtype)
+
+    return jax.tree.map(draw, abstract_params(networks))
+
+
 def bench_gradients(repeats: int) -> list[dict[str, str]]:
     """Compare both forms of the two weight gradients, in GFLOP/s, at the UNet's sizes."""
     rows = []
@@ -149,6 +235,14 @@ def main(_) -> None:
             f"UNet width {config.model.width}, batch {config.data.batch_size}, {size}x{size}, "
             f"{config.model.dtype}; medians of {FLAGS.repeats} runs"
         )
+    elif FLAGS.what == "priors":
+        rows = bench_priors(config, FLAGS.repeats)
+        print(f"Priors of {config.data.batch_size} image(s) of {config.data.crop_size} px")
+    elif FLAGS.what == "data":
+        print(tabulate.tabulate(bench_data.bench_steps(FLAGS.photos), headers="keys"))
+        rows = bench_data.bench_pipeline(FLAGS.photos)
+    elif FLAGS.what == "memory":
+        rows = bench_data.bench_memory(FLAGS.photos, FLAGS.batches)
     else:
         rows = bench_gradients(FLAGS.repeats)
         print(f"GFLOP/s, medians of {FLAGS.repeats} runs")

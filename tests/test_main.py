@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tpgdiff_jax.checkpoints.published import load_system
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 EXPERIMENT = '''
@@ -21,12 +23,14 @@ from ml_collections import ConfigDict
 from tpgdiff_jax.config import base_config
 def get_config():
     config = base_config()
-    values = json.loads({values!r})
-    for group, keys in values.items():
-        if isinstance(keys, dict):
-            for key, value in keys.items():
-                config[group][key] = tuple(value) if isinstance(value, list) else value
+    change(config, json.loads({values!r}))
     return config
+def change(group, values):
+    for key, value in values.items():
+        if isinstance(value, dict):
+            change(group[key], value)
+        else:
+            group[key] = tuple(value) if isinstance(value, list) else value
 '''
 
 
@@ -115,6 +119,18 @@ def test_train_evaluate_kill_and_continue(experiment, tmp_path):
     assert again.returncode == 0, again.stderr
     assert json.loads((straight / "evaluation" / "scores.json").read_text()) == scores
 
+    # What is exported is a whole system, with the averaged weights.
+    weights = tmp_path / "weights.safetensors"
+    exported = run(experiment, straight, "--mode=export", f"--output={weights}")
+    assert exported.returncode == 0, exported.stderr
+    model, variables, config = load_system(weights)
+    assert model.encoder.num_classes == len(config.data.degradations) == 2
+    image = np.full((1, 24, 20, 3), 0.5, np.float32)
+    priors = model.apply(variables, image, method="extract_priors")
+    answer = model.apply(variables, image, image, np.ones(1), priors, method="denoise")
+    assert np.isfinite(answer).all()
+    assert json.loads(weights.with_suffix(".json").read_text())["trained_steps"] == 4
+
     refused = run(experiment, straight, "--config.optim.learning_rate=0.5")
     assert refused.returncode == 2
     assert "optim.learning_rate: 0.001 -> 0.5" in refused.stderr
@@ -126,7 +142,7 @@ def test_train_evaluate_kill_and_continue(experiment, tmp_path):
     ("flags", "words"),
     [
         (["--config.data.train_folder=/nowhere"], ["/nowhere", "does not exist"]),
-        (["--config.data.train_folder="], ["data.train_folder is empty"]),
+        (["--config.data.train_folder="], ["data.train_folder", "are empty"]),
         (["--config.optim.learning_rate=1e30"], ["loss of step", "learning_rate"]),
         (["--workdir=/proc/nothing/here"], ["/proc/nothing/here", "cannot be written"]),
         (["--config.mesh.data=3"], ["data=3", "1 devices"]),

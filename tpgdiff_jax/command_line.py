@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import itertools
 import logging as standard_logging
 import pathlib
 import re
@@ -16,6 +17,7 @@ from tpgdiff_jax import config as configuration
 
 _OVERRIDE = re.compile(r"--?config\.([\w.]+)(=|$)")
 _HELP = ("--help", "-help", "--helpfull", "--helpshort", "-?")
+_CONVERT = (("--mode", "convert"), ("-mode", "convert"))
 _CHATTY_LIBRARIES = ("orbax", "optax", "grain", "tensorstore", "jax/_src")
 
 
@@ -51,7 +53,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     Returns:
       what is left after the flags.
     """
-    if not any(argument in _HELP for argument in argv):
+    needs_config = not _goes_without_config(argv)
+    if needs_config and not any(argument in _HELP for argument in argv):
         _check_overrides(argv, _load(config_path(argv)))
     try:
         rest = flags.FLAGS(list(argv))
@@ -60,6 +63,13 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is no flag; flags start with --, values follow '='.")
     return rest
+
+
+def _goes_without_config(argv: Sequence[str]) -> bool:
+    """Tell whether no experiment file is needed: --mode=convert takes the released settings."""
+    words = " ".join(argv).replace("=", " ").split()
+    mode = any(pair in itertools.pairwise(words) for pair in _CONVERT)
+    return mode and not any(argument.lstrip("-").startswith("config") for argument in argv)
 
 
 def config_path(argv: Sequence[str]) -> pathlib.Path:
@@ -118,8 +128,13 @@ def _check_overrides(argv: Sequence[str], config: ConfigDict) -> None:
         raise UserError(f"--config.{key} is no key of this configuration; nearest: {near[0]}.")
 
 
-def checked_config(config: ConfigDict) -> ConfigDict:
-    """Lock and validate a configuration, also against the keys every program expects."""
+def checked_config(config: ConfigDict | None) -> ConfigDict:
+    """Lock and validate a configuration, also against the keys every program expects.
+
+    None, from programs that go without an experiment file, stands for the released settings.
+    """
+    if config is None:
+        config = configuration.base_config()
     expected = dict(configuration.flat_items(configuration.base_config()))
     found = dict(configuration.flat_items(config))
     with user_errors():

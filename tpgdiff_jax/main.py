@@ -1,6 +1,8 @@
 """The one entry point: flags, start-up of several processes, dispatch by --mode.  No logic here.
 
 python -m tpgdiff_jax.main --config=configs/quickstart.py [--workdir=DIR] [--config.key=value]
+python -m tpgdiff_jax.main --mode=prepare --config=... --input=PHOTOS --output=FOLDER [--preview]
+python -m tpgdiff_jax.main --mode=convert --input=FILE [--input=FILE ...] --output=FILE
 """
 
 import pathlib
@@ -13,7 +15,14 @@ from tpgdiff_jax import command_line
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "Experiment file, e.g. configs/quickstart.py.")
-flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do with the model.")
+MODES = ["train", "eval", "export", "prepare", "convert"]
+flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+flags.DEFINE_multi_string(
+    "input", [], "convert: weight file or folder, may be repeated; prepare: folder of photos."
+)
+flags.DEFINE_string("output", None, "Where to write: a .safetensors file; prepare: a folder.")
+flags.DEFINE_bool("preview", False, "prepare: write a contact sheet (--output=PICTURE) instead.")
+flags.DEFINE_enum("to", "ours", ["ours", "released"], "convert: whose format to write.")
 flags.DEFINE_string("workdir", None, "Folder of the run; runs/<name of the config> by default.")
 flags.DEFINE_bool("distributed", False, "Join several processes (TPU pod, Slurm, Open MPI, ...).")
 flags.DEFINE_string("coordinator", None, "host:port of process 0, where JAX cannot find it itself.")
@@ -24,7 +33,6 @@ flags.DEFINE_integer("process_id", None, "This process's number; goes with --coo
 def main(_) -> None:
     """Check the configuration, start JAX, run the mode."""
     config = command_line.checked_config(FLAGS["config"].value)
-    workdir = pathlib.Path(FLAGS.workdir or command_line.default_workdir(sys.argv))
     # Imported after the checks: a mistyped key should not cost the import of JAX.
     import jax
 
@@ -34,8 +42,21 @@ def main(_) -> None:
 
     logging.set_verbosity(logging.INFO)
     command_line.quiet_libraries()
-    run = {"train": modes.train, "eval": modes.eval_}[FLAGS.mode]
-    run(config, workdir)
+    match FLAGS.mode:
+        case "train":
+            modes.train(config, _workdir())
+        case "eval":
+            modes.eval_(config, _workdir())
+        case "export":
+            modes.export(config, _workdir(), FLAGS.output)
+        case "prepare":
+            modes.prepare(config, FLAGS.input, FLAGS.output, FLAGS.preview)
+        case "convert":
+            modes.convert(config, FLAGS.input, FLAGS.output, FLAGS.to)
+
+
+def _workdir() -> pathlib.Path:
+    return pathlib.Path(FLAGS.workdir or command_line.default_workdir(sys.argv))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """What each --mode does, from checked configuration to the last line printed."""
 
 import pathlib
+import platform
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,70 +10,143 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from tpgdiff_jax.checkpoints import assemble, published
 from tpgdiff_jax.command_line import UserError, user_errors
-from tpgdiff_jax.data.sources import PhotoFolder
+from tpgdiff_jax.data import prepare as prepared
+from tpgdiff_jax.data.sources import PhotoFolder, Source
+from tpgdiff_jax.data.training_data import open_training_data
 from tpgdiff_jax.distributed import sharding
 from tpgdiff_jax.evaluation import metrics
 from tpgdiff_jax.evaluation.evaluate import evaluate
 from tpgdiff_jax.evaluation.report import format_table, write_report
 from tpgdiff_jax.training import train as training
+from tpgdiff_jax.training.workdir import prepare_workdir
+from tpgdiff_jax.validation import validate_weights
 
 
 def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Train (or continue) the run in `workdir`, then restore photos it has not trained on."""
     with user_errors():
-        training.prepare_workdir(config, workdir)
-        photos = training.open_photos(config)
-        logging.info("Training data: %s.", photos.summary())
-        eval_photos = _open_eval_photos(config, photos)
+        validate_weights(config)
+        prepare_workdir(config, workdir)
+        # One list of bad files for all processes of this machine.
+        data = open_training_data(config, workdir / f"skipped_{platform.node()}.jsonl")
+        data.check(config.data.max_bad_share)
+        logging.info("Training data: %s.", data.summary())
+        eval_photos = _open_eval_photos(config, data.sources)
+        weights = training.read_frozen(config)
         mesh = training.make_checked_mesh(config)
+    frozen = training.place_frozen(weights, config, mesh)
     try:
-        state = training.train(config, workdir, photos, mesh)
-    except training.NonFiniteLossError as error:
+        state = training.train(config, workdir, data, mesh, frozen)
+    except training.RunStoppedError as error:
         raise UserError(str(error)) from error
     if eval_photos is not None:
-        _evaluate(config, workdir, eval_photos, state.ema, mesh)
+        _evaluate(config, workdir, eval_photos, state.ema, frozen, mesh)
 
 
 def eval_(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Score the newest checkpoint in `workdir` on the photos of `data.eval_folder`."""
     with user_errors():
-        training.prepare_workdir(config, workdir)
+        validate_weights(config)
+        prepare_workdir(config, workdir)
         if not config.data.eval_folder:
             raise ValueError("config.data.eval_folder is empty; name a folder of photos.")
         photos = _open_eval_photos(config)
+        weights = training.read_frozen(config)
         mesh = training.make_checked_mesh(config)
         state = training.load_state(config, workdir, mesh)
-    _evaluate(config, workdir, photos, state.ema, mesh)
+    frozen = training.place_frozen(weights, config, mesh)
+    _evaluate(config, workdir, photos, state.ema, frozen, mesh)
+
+
+def export(config: ConfigDict, workdir: pathlib.Path, output: str | None) -> None:
+    """Publish the averaged weights of the newest checkpoint in `workdir` as one file."""
+    with user_errors():
+        if not output:
+            raise ValueError("--mode=export needs --output=FILE.safetensors.")
+        validate_weights(config)
+        prepare_workdir(config, workdir)
+        frozen = training.read_frozen(config)
+        mesh = training.make_checked_mesh(config)
+        state = training.load_state(config, workdir, mesh)
+        whole = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))(state.ema)
+        if jax.process_index() != 0:
+            return
+        groups = jax.device_get(whole) | {k: v for k, v in frozen.items() if k != "structure"}
+        groups |= frozen.get("structure", {})
+        description = published.describe(config) | {"trained_steps": int(state.step)}
+        published.save(pathlib.Path(output), groups, description)
+    print(f"Written: {pathlib.Path(output).absolute()}, described in the .json beside it.")
+
+
+def prepare(config: ConfigDict, inputs: Sequence[str], output: str | None, preview: bool) -> None:
+    """Write a fixed paired test set from clean photos, or a contact sheet of what would be done."""
+    with user_errors():
+        if len(inputs) != 1 or not output:
+            raise ValueError("--mode=prepare needs one --input (a folder of photos) and --output.")
+        photos = PhotoFolder(inputs[0])
+        target = pathlib.Path(output)
+        if preview:
+            if target.exists():
+                raise ValueError(f"--output={target} exists already; choose another name.")
+            prepared.write_preview(photos, config, target)
+            print(f"Contact sheet: {target.absolute()}")
+            return
+        count = prepared.prepare(photos, config, target)
+    print(f"{count} pairs of {photos.summary()}: {target.absolute()}")
+
+
+def convert(config: ConfigDict, inputs: Sequence[str], output: str | None, to: str) -> None:
+    """Convert weights: PyTorch files to one published file, or such a file to released ones."""
+    with user_errors():
+        if not inputs or not output:
+            raise ValueError("--mode=convert needs --input (one or several) and --output.")
+        if to == "released":
+            if len(inputs) > 1:
+                raise ValueError("--to=released takes one --input: a published .safetensors file.")
+            for path in assemble.export_released(inputs[0], output):
+                print(f"Written: {path.absolute()}")
+            return
+        rows, remarks = assemble.assemble(inputs, output, config)
+    print(assemble.table(rows))
+    print("missing 0, unexpected 0, misshapen 0", *remarks, sep="\n")
+    print(f"Written: {pathlib.Path(output).absolute()}, described in the .json beside it.")
 
 
 def _open_eval_photos(
-    config: ConfigDict, training_photos: PhotoFolder | None = None
+    config: ConfigDict, training_sources: Sequence[Source] = ()
 ) -> PhotoFolder | None:
     """Scan the evaluation photos; none of them may be among the training photos."""
     if not config.data.eval_folder:
         return None
     photos = PhotoFolder(config.data.eval_folder, min_size=metrics.SSIM_WINDOW)
     logging.info("Evaluation data: %s.", photos.summary())
-    seen = {path.resolve() for path in training_photos.paths} if training_photos else set()
+    folders = [source for source in training_sources if isinstance(source, PhotoFolder)]
+    seen = {path.resolve() for folder in folders for path in folder.paths}
     shared = [str(path) for path in photos.paths if path.resolve() in seen]
     if shared:
         raise ValueError(
             f"config.data.eval_folder={config.data.eval_folder!r} shares {len(shared)} photos with "
-            f"data.train_folder, the first is {shared[0]}; keep them apart."
+            f"the training data, the first is {shared[0]}; keep them apart."
         )
     return photos
 
 
 def _evaluate(
-    config: ConfigDict, workdir: pathlib.Path, photos: PhotoFolder, params: Any, mesh: Mesh
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    photos: PhotoFolder,
+    params: Any,
+    frozen: Any,
+    mesh: Mesh,
 ) -> None:
     # One process scores; the parameters may be spread over all of them.
-    params = jax.jit(lambda p: p, out_shardings=sharding.replicated(mesh))(params)
+    variables = {"params": params, "frozen": frozen}
+    variables = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))(variables)
     if jax.process_index() != 0:
         return
-    params = jax.device_get(params)
-    results = evaluate(params, config, photos)
+    results = evaluate(jax.device_get(variables), config, photos)
     picture = write_report(results, workdir / "evaluation")
     print(f"\n{config.eval.sampler}, {config.eval.steps} steps, photos not trained on:\n")
     print(format_table(results))

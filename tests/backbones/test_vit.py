@@ -45,7 +45,7 @@ def test_the_view_is_the_released_programs(golden, number):
     assert apart.max() <= 1.1
 
 
-@pytest.mark.parametrize("size", [(48, 48), (57, 31), (31, 57), (200, 63), (40, 41), (97, 131)])
+@pytest.mark.parametrize("size", [(48, 48), (57, 31), (31, 57), (200, 63), (40, 41), (51, 48)])
 def test_any_aspect_ratio_gives_pillows_centre_crop(size):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     side, short = 48, min(size)
@@ -86,6 +86,8 @@ def transformers_tower(request, tmp_path_factory):
                 x.normal_(0, 0.3 if "embedding.weight" in name else x[0].numel() ** -0.5)
             else:
                 x.normal_(float("norm" in name and name.endswith("weight")), 0.2)
+            if "embedding" in name or "pre_layrnorm" in name:
+                x.mul_(0.02)  # faint inputs show the norms' epsilon
     folder = tmp_path_factory.mktemp("clip")
     model.save_pretrained(folder)
     arrays = safetensors.load_file(folder / "model.safetensors")

@@ -1,9 +1,9 @@
 """Checkpoints of a run: state and data position in one step, with orbax."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
-import grain
 import jax
 import orbax.checkpoint as ocp
 
@@ -37,40 +37,38 @@ class RunCheckpoints:
         """Return the newest complete step, or None for a fresh run."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any, data: grain.DatasetIterator) -> None:
+    def save(self, step: int, state: Any, data: Mapping[str, Any]) -> None:
         """Start writing one step; returns before it is on disk.
 
         Args:
           step: its number.
           state: a pytree of global arrays.
-          data: the iterator whose next batch belongs to this state.
+          data: the place in the data that belongs to this state, as plain JSON data.
         """
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), data=grain.checkpoint.CheckpointSave(data)
+                state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(dict(data))
             ),
         )
 
-    def restore(self, step: int, abstract_state: Any, data: grain.DatasetIterator) -> Any:
-        """Read one step and set the data iterator to its place.
+    def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+        """Read one step.
 
         Args:
           step: its number.
           abstract_state: `jax.ShapeDtypeStruct` with shardings, one per leaf.
-          data: an iterator of the same pipeline; continues where the saved one stood.
 
         Returns:
-          the state.
+          (the state, the place in the data).
         """
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract_state),
-                data=grain.checkpoint.CheckpointRestore(data),
+                state=ocp.args.StandardRestore(abstract_state), data=ocp.args.JsonRestore()
             ),
         )
-        return restored["state"]
+        return restored["state"], restored["data"]
 
     def restore_state(self, step: int, abstract_state: Any) -> Any:
         """Read one step's state alone."""

@@ -11,7 +11,7 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from tpgdiff_jax.data.degradations.mix import Recipe, degrade, sample_recipe
+from tpgdiff_jax.data.degradations.mix import Mixture, Recipe, degrade
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.evaluation import metrics
@@ -61,7 +61,8 @@ def make_pairs(photos: PhotoFolder, config: ConfigDict) -> list[TestPair]:
         gt = centre_crop(photo, config.eval.crop_size)
         name = str(photos.paths[index].relative_to(photos.folder))
         for degradation in config.data.degradations:
-            recipe = sample_recipe(_pair_rng(config.eval.seed, name, degradation), degradation)
+            mixture = Mixture((degradation,), severity=tuple(config.data.severity))
+            recipe = mixture.draw(_pair_rng(config.eval.seed, name, degradation), 0)
             pairs.append(TestPair(name, recipe, degrade(gt, recipe), gt))
     return pairs
 
@@ -79,11 +80,11 @@ def centre_crop(photo: np.ndarray, size: int) -> np.ndarray:
     return photo[top : top + size, left : left + size]
 
 
-def evaluate(params: Any, config: ConfigDict, photos: PhotoFolder) -> list[Result]:
+def evaluate(variables: Any, config: ConfigDict, photos: PhotoFolder) -> list[Result]:
     """Restore and score every pair that `make_pairs` makes.
 
     Args:
-      params: the system's parameters; the running average of a run.
+      variables: the system's {"params", "frozen"}; `params` the running average of a run.
       config: a whole configuration; reads `eval`, `model`, `diffusion`, `data.degradations`.
       photos: clean photos that were not trained on.
 
@@ -98,13 +99,15 @@ def evaluate(params: Any, config: ConfigDict, photos: PhotoFolder) -> list[Resul
         total=len(pairs), unit="image", desc="restoring", disable=not sys.stderr.isatty()
     ) as bar:
         for chosen in _equal_size_batches(pairs, config.eval.batch_size):
-            batch = [pairs[i] for i in chosen]
+            # Filled up with copies, so that a group's last batch needs no program of its own.
+            full = chosen + chosen[:1] * (config.eval.batch_size - len(chosen))
+            batch = [pairs[i] for i in full]
             lq, gt = (np.stack([getattr(pair, k) for pair in batch]) for k in ("lq", "gt"))
             names = (f"{pair.photo}/{pair.recipe.name}" for pair in batch)
             seeds = np.array([zlib.crc32(name.encode()) for name in names], np.uint32)
             keys = jax.vmap(jax.random.fold_in, (None, 0))(base, seeds)
             restored = restore_batch(
-                params,
+                variables,
                 lq,
                 keys,
                 model=model,

@@ -70,7 +70,7 @@ def write_report(results: Sequence[Result], folder: pathlib.Path) -> pathlib.Pat
         {
             "photo": r.pair.photo,
             "degradation": r.pair.recipe.name,
-            "params": r.pair.recipe.params,
+            "recipe": r.pair.recipe.to_json(),
             "psnr_input": r.psnr_input,
             "psnr": r.psnr,
             "ssim_input": r.ssim_input,

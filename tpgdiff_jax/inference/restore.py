@@ -15,7 +15,7 @@ from tpgdiff_jax.models.tpgdiff import TPGDiff
     jax.jit, static_argnames=("model", "sde", "sampler", "steps", "prediction", "clamp")
 )
 def restore_batch(
-    params: Any,
+    variables: Any,
     lq: jax.Array,
     keys: jax.Array,
     *,
@@ -29,7 +29,7 @@ def restore_batch(
     """Restore images: priors once, then one compiled loop over the sampler's steps.
 
     Args:
-      params: the system's parameters (the running average of a trained run).
+      variables: the system's {"params", "frozen"}; `params` the running average of a trained run.
       lq: degraded images, uint8 [B, H, W, 3].
       keys: one random key per image [B]; an image's result depends on its own key only.
       model, sde: the system and the SDE it was trained with.
@@ -39,10 +39,10 @@ def restore_batch(
       uint8 [B, H, W, 3].
     """
     mu = lq.astype(jnp.float32) / 255
-    priors = model.apply({"params": params}, mu, method="extract_priors")
+    priors = model.apply(variables, mu, method="extract_priors")
 
     def denoise(x_t, mu, t):
-        return model.apply({"params": params}, x_t, mu, t, priors, method="denoise")
+        return model.apply(variables, x_t, mu, t, priors, method="denoise")
 
     restored = samplers.sample(
         sampler, denoise, sde, mu, keys, steps=steps, prediction=prediction, clamp=clamp

@@ -1,48 +1,81 @@
 """TPGDiff as one system: the priors of an image, and the network they guide."""
 
+import dataclasses
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from tpgdiff_jax.backbones.depth_anything import DepthAnything
+from tpgdiff_jax.backbones.frozen import apply_frozen
+from tpgdiff_jax.backbones.segformer import SegFormer
+from tpgdiff_jax.backbones.vit import ClipImageTower, clip_view
 from tpgdiff_jax.models.unet import ConditionalUNet
 from tpgdiff_jax.priors import Priors
 from tpgdiff_jax.priors.compact import CompactEncoder
+from tpgdiff_jax.priors.degradation import DegradationPrior
+from tpgdiff_jax.priors.semantic import SemanticPrior
 from tpgdiff_jax.priors.structural import StructuralPrior
+
+ENCODERS = ("compact", "clip", "none")
 
 
 class TPGDiff(nn.Module):
     """Join the prior branches with the UNet.
 
+    The UNet, the structural encoder and the compact encoder are trained (collection `params`); the
+    semantic and degradation networks of stage one, depth and segmentation are `frozen`.
+
     Attributes:
       unet: the denoising network.
-      encoder: gives the degradation and semantic vectors; None leaves both out.
-      structure: gives the structural tokens; None leaves them out.
+      encoder: gives the degradation and semantic vectors where stage one's networks do not.
+      semantic, degradation: stage one's networks; each gives its vector.
+      structure: gives the structural tokens.
+      Any of them may be None: that branch is then left out, unless its vectors are given.
     """
 
     unet: ConditionalUNet
     encoder: CompactEncoder | None = None
+    semantic: SemanticPrior | None = None
+    degradation: DegradationPrior | None = None
     structure: StructuralPrior | None = None
 
-    def extract_priors(self, lq: jax.Array) -> Priors:
+    def extract_priors(self, lq: jax.Array, known: dict[str, jax.Array] | None = None) -> Priors:
         """Compute the priors of degraded images; once per image, not once per step.
 
         Args:
           lq: float [B, H, W, 3] in [0, 1].
+          known: what need not be computed: `degradation` and `semantic` vectors [B, 512], `depth`
+            and `segmentation` maps [B, h, w, 1] in [0, 1]; each takes its network's place.
         """
-        return self.priors_and_logits(lq)[0]
+        return self.priors_and_logits(lq, known)[0]
 
-    def priors_and_logits(self, lq: jax.Array) -> tuple[Priors, jax.Array | None]:
+    def priors_and_logits(
+        self, lq: jax.Array, known: dict[str, jax.Array] | None = None
+    ) -> tuple[Priors, jax.Array | None]:
         """Return the priors and the degradation classifier's logits [B, classes] (or None)."""
-        priors, logits = Priors(), None
+        known = dict(known or {})
+        logits = None
         if self.encoder is not None:
             degradation, semantic, logits = self.encoder(lq)
-            if self.unet.use_degradation:
-                priors = priors.replace(degradation=degradation)
-            if self.unet.use_semantic:
-                priors = priors.replace(semantic=semantic)
+            known = {"degradation": degradation, "semantic": semantic} | known
+        if self.semantic is not None and "semantic" not in known:
+            view = clip_view(lq, self.semantic.student.image_size)
+            known["semantic"] = apply_frozen(self, "semantic", self.semantic, view)
+        if self.degradation is not None and "degradation" not in known:
+            view = clip_view(lq, self.degradation.backbone.image_size)
+            answer = apply_frozen(self, "degradation", self.degradation, view)
+            known["degradation"], logits = answer
+        priors = Priors()
+        if self.unet.use_degradation:
+            priors = priors.replace(degradation=known.get("degradation"))
+        if self.unet.use_semantic:
+            priors = priors.replace(semantic=known.get("semantic"))
         if self.structure is not None and self.unet.use_structure:
-            priors = priors.replace(structure=self.structure(lq))
+            tokens = self.structure(lq, known.get("depth"), known.get("segmentation"))
+            priors = priors.replace(structure=tokens)
         return priors, logits
 
     def denoise(self, x_t: jax.Array, mu: jax.Array, t: jax.Array, priors: Priors) -> jax.Array:
@@ -50,14 +83,18 @@ class TPGDiff(nn.Module):
         return self.unet(x_t, mu, t, priors)
 
     def __call__(
-        self, x_t: jax.Array, mu: jax.Array, t: jax.Array
+        self,
+        x_t: jax.Array,
+        mu: jax.Array,
+        t: jax.Array,
+        known: dict[str, jax.Array] | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """Extract the priors of `mu` and denoise; what one training step needs.
 
         Returns:
           the UNet's answer [B, H, W, 3] and the degradation logits [B, classes] (or None).
         """
-        priors, logits = self.priors_and_logits(mu)
+        priors, logits = self.priors_and_logits(mu, known)
         return self.denoise(x_t, mu, t, priors), logits
 
 
@@ -81,12 +118,26 @@ def build(config: ConfigDict) -> TPGDiff:
         identity_init=model.identity_init,
         **kinds,
     )
-    encoder = structure = None
-    if model.use_degradation or model.use_semantic:
-        encoder = CompactEncoder(len(config.data.degradations), priors.encoder_width, **kinds)
-    if model.use_structure:
-        structure = StructuralPrior(
+    branches: dict[str, Any] = {}
+    classes = len(config.data.degradations)
+    if priors.encoder == "clip":
+        if model.use_semantic:
+            branches["semantic"] = SemanticPrior(clip_tower(config))
+        if model.use_degradation:
+            branches["degradation"] = DegradationPrior(clip_tower(config), classes, **kinds)
+    elif priors.encoder == "compact" and (model.use_degradation or model.use_semantic):
+        branches["encoder"] = CompactEncoder(classes, priors.encoder_width, **kinds)
+    if model.use_structure and priors.cues:
+        branches["structure"] = StructuralPrior(
             cues=tuple(priors.cues),
+            depth_net=_from_fields(DepthAnything, priors.depth_net, kinds)
+            if "depth" in priors.cues
+            else None,
+            segmentation_net=_from_fields(SegFormer, priors.segmentation_net, kinds)
+            if "segmentation" in priors.cues
+            else None,
+            depth_size=priors.depth_size,
+            segmentation_size=priors.segmentation_size,
             image_size=priors.map_size,
             encoder_width=priors.map_width,
             encoder_max_width=priors.map_max_width,
@@ -94,4 +145,47 @@ def build(config: ConfigDict) -> TPGDiff:
             connector_depth=priors.connector_depth,
             **kinds,
         )
-    return TPGDiff(unet, encoder, structure)
+    return TPGDiff(unet, **branches)
+
+
+def clip_tower(config: ConfigDict) -> ClipImageTower:
+    """Build the image tower that student, teacher and degradation backbone share the shape of."""
+    model = config.model
+    kinds = {"dtype": jnp.dtype(model.dtype), "param_dtype": jnp.dtype(model.param_dtype)}
+    return _from_fields(ClipImageTower, config.priors.clip, kinds)
+
+
+def _from_fields(kind: type[nn.Module], sizes: ConfigDict, dtypes: dict[str, Any]) -> nn.Module:
+    """Build a network whose fields a group of the configuration names one by one."""
+    fields = {
+        name: tuple(value) if isinstance(value, list | tuple) else value
+        for name, value in sizes.items()
+    }
+    return kind(**fields, **dtypes)
+
+
+def frozen_networks(model: TPGDiff) -> dict[str, Any]:
+    """Return the networks whose weights the collection `frozen` must hold, nested as it is.
+
+    Returns:
+      {"semantic", "degradation", "structure": {"depth", "segmentation"}}, as far as they exist.
+    """
+    networks: dict[str, Any] = {}
+    for name in ("semantic", "degradation"):
+        if getattr(model, name) is not None:
+            networks[name] = getattr(model, name)
+    if model.structure is not None:
+        nets = {
+            "depth": model.structure.depth_net,
+            "segmentation": model.structure.segmentation_net,
+        }
+        nets = {name: net for name, net in nets.items() if net is not None}
+        if nets:
+            networks["structure"] = nets
+    return networks
+
+
+def sizes_of(network: nn.Module, group: ConfigDict) -> dict[str, Any]:
+    """Return a network's sizes, as far as a group of the configuration names them."""
+    names = {field.name for field in dataclasses.fields(network)} - {"dtype", "param_dtype"}
+    return {name: getattr(network, name) for name in group if name in names}

@@ -37,6 +37,24 @@ def create_state(params: Any, optimizer: optax.GradientTransformation) -> TrainS
     )
 
 
+def apply_gradient(
+    state: TrainState, gradient: Any, optimizer: optax.GradientTransformation, ema: ConfigDict
+) -> TrainState:
+    """Return the state after one optimiser step: parameters, their average, the step's number."""
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(
+        state.step + 1, params, update_ema(state.ema, params, state.step, ema), opt_state
+    )
+
+
+def to_unit_range(images: jax.Array) -> jax.Array:
+    """Return images as float32 in [0, 1]; whole numbers are taken for 8-bit grey levels."""
+    if jnp.issubdtype(images.dtype, jnp.integer):
+        return images.astype(jnp.float32) / 255
+    return images.astype(jnp.float32)
+
+
 def learning_rate_schedule(optim: ConfigDict) -> optax.Schedule:
     """Return linear warm-up to `learning_rate`, then a cosine down to `final_learning_rate`."""
     return optax.warmup_cosine_decay_schedule(
@@ -64,7 +82,13 @@ def make_optimizer(optim: ConfigDict) -> optax.GradientTransformation:
     """
     schedule = learning_rate_schedule(optim)
     if optim.name == "adamw":
-        optimizer = optax.adamw(schedule, b1=optim.b1, b2=optim.b2, weight_decay=optim.weight_decay)
+        optimizer = optax.adamw(
+            schedule,
+            b1=optim.b1,
+            b2=optim.b2,
+            weight_decay=optim.weight_decay,
+            mask=_is_decayed,
+        )
     elif optim.name == "muon":
         optimizer = optax.contrib.muon(
             schedule,
@@ -72,6 +96,7 @@ def make_optimizer(optim: ConfigDict) -> optax.GradientTransformation:
             adam_b2=optim.b2,
             adam_learning_rate=lambda step: 0.1 * schedule(step),
             weight_decay=optim.weight_decay,
+            weight_decay_mask=_is_decayed,
             muon_weight_dimension_numbers=_matrix_axes,
         )
     else:
@@ -81,6 +106,11 @@ def make_optimizer(optim: ConfigDict) -> optax.GradientTransformation:
     if optim.clip_norm:
         return optax.chain(optax.clip_by_global_norm(optim.clip_norm), optimizer)
     return optimizer
+
+
+def _is_decayed(params: Any) -> Any:
+    """Tell which parameters decay: not gains, biases and whatever else has one axis."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 def _matrix_axes(params: Any) -> Any:

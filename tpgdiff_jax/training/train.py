@@ -6,9 +6,7 @@ in the data, and random draws depend on the step's number alone.
 
 import contextlib
 import math
-import os
 import pathlib
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -20,73 +18,29 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tpgdiff_jax import config as configuration
+from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.checkpoints.manager import RunCheckpoints, abstract
+from tpgdiff_jax.data.degradations.mix import Mixture
 from tpgdiff_jax.data.pipeline import training_batches
-from tpgdiff_jax.data.sources import PhotoFolder
+from tpgdiff_jax.data.training_data import TrainingData
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.distributed import sharding
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.training.diffusion_step import make_train_step
 from tpgdiff_jax.training.reporting import RunReport
 from tpgdiff_jax.training.state import TrainState, create_state, make_optimizer
+from tpgdiff_jax.training.workdir import write_config
+
+# What of a batch the step needs; the recipes stay on the host.
+_TO_DEVICES = ("gt", "lq", "label")
 
 
-class NonFiniteLossError(Exception):
+class RunStoppedError(Exception):
+    """Training cannot go on; the message says why, and what to do."""
+
+
+class NonFiniteLossError(RunStoppedError):
     """Training met a loss that is NaN or infinite."""
-
-
-def prepare_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Make the run's folder, or check that the run in it is this one.
-
-    Raises:
-      ValueError: the folder cannot be written, holds another configuration's run, or holds files
-        that are no run's; says which and what to do.
-    """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir, prefix="."):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"--workdir={workdir} cannot be written ({error.strerror}); choose another folder."
-        ) from error
-    path = workdir / "config.json"
-    if path.exists():
-        changed = configuration.differences(config, path)
-        if changed:
-            raise ValueError(
-                f"--workdir={workdir} holds a run with another configuration; continue it with "
-                "that one, or choose another folder. Different keys:\n  " + "\n  ".join(changed)
-            )
-        return
-    strangers = sorted(p.name for p in workdir.iterdir() if not p.name.startswith("."))
-    if strangers:
-        raise ValueError(
-            f"--workdir={workdir} holds files but no run (no config.json): "
-            f"{', '.join(strangers[:5])}. Choose an empty or a new folder."
-        )
-
-
-def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Store the resolved configuration of a run, once; the first process writes for all."""
-    path = workdir / "config.json"
-    if jax.process_index() == 0 and not path.exists():
-        temporary = workdir / ".config.json.partial"
-        temporary.write_text(configuration.to_json(config))
-        os.replace(temporary, path)
-
-
-def open_photos(config: ConfigDict) -> PhotoFolder:
-    """Scan the training photos of a configuration.
-
-    Raises:
-      ValueError: no folder is named, or nothing in it is usable.
-    """
-    data = config.data
-    if not data.train_folder:
-        raise ValueError("config.data.train_folder is empty; name a folder of clean photos.")
-    return PhotoFolder(data.train_folder, min_size=data.crop_size, cache_mb=data.cache_mb)
 
 
 def init_state(
@@ -116,6 +70,33 @@ def init_state(
     return lambda: jitted(key), shapes, shardings
 
 
+def read_frozen(config: ConfigDict) -> dict[str, Any]:
+    """Read the weights of the frozen networks that a configuration asks for; touches no device.
+
+    Returns:
+      the collection `frozen`, nested dict of numpy arrays; {} where there is no such network.
+
+    Raises:
+      ValueError: `config.priors.weights` cannot be read or does not fit.
+    """
+    model = tpgdiff.build(config)
+    if not tpgdiff.frozen_networks(model):
+        return {}
+    return published.load_frozen(config.priors.weights, model)
+
+
+def place_frozen(weights: dict[str, Any], config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
+    """Lay the weights of `read_frozen` out over the mesh, by the same rules as parameters."""
+    shardings = sharding.infer_shardings({"frozen": weights}, mesh, config.sharding)["frozen"]
+    return jax.tree.map(
+        lambda value, where: jax.make_array_from_callback(
+            value.shape, where, lambda index: value[index]
+        ),
+        weights,
+        shardings,
+    )
+
+
 def make_checked_mesh(config: ConfigDict) -> Mesh:
     """Build the mesh of a configuration and check that batch and crops divide over it."""
     mesh = sharding.make_mesh(config.mesh)
@@ -137,50 +118,47 @@ def load_state(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> TrainSt
         return checkpoints.restore_state(step, abstract(shapes, shardings))
 
 
-def train(config: ConfigDict, workdir: pathlib.Path, photos: PhotoFolder, mesh: Mesh) -> TrainState:
+def train(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    data: TrainingData,
+    mesh: Mesh,
+    frozen: dict[str, Any],
+) -> TrainState:
     """Train until `config.optim.steps`, continuing a run that is already in `workdir`.
 
     Args:
       config: a whole, valid configuration.
       workdir: the run's folder, prepared by `prepare_workdir`.
-      photos: the training photos.
+      data: the training images.
       mesh: the devices to train on.
+      frozen: weights of the frozen networks, laid out by `place_frozen`.
 
     Returns:
       the final state.
 
     Raises:
       NonFiniteLossError: the loss became NaN or infinite; nothing of that step is saved.
+      RunStoppedError: other images than the run was started with, or too many bad files.
     """
     write_config(config, workdir)
     model = tpgdiff.build(config)
     make_state, shapes, shardings = init_state(config, mesh, model)
     with RunCheckpoints(workdir / "checkpoints", keep=config.checkpoint.keep) as checkpoints:
-        batches = iter(
-            training_batches(
-                photos,
-                seed=config.seed,
-                crop_size=config.data.crop_size,
-                batch_size=config.data.batch_size,
-                degradations=config.data.degradations,
-                read_threads=config.data.read_threads,
-                prefetch_batches=config.data.prefetch_batches,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
-            )
-        )
         start = checkpoints.latest_step()
         if start is None:
             state, start = make_state(), 0
             _log_model(state, mesh)
         else:
-            state = checkpoints.restore(start, abstract(shapes, shardings), batches)
+            state, place = checkpoints.restore(start, abstract(shapes, shardings))
+            _check_place(place, start, data)
             logging.info(
                 "Continuing the run in %s at step %d of %d: state and place in the data restored.",
                 workdir,
                 start,
                 config.optim.steps,
             )
+        batches = iter(_batches(config, data, first_batch=start))
         with contextlib.closing(
             RunReport(
                 workdir,
@@ -189,39 +167,79 @@ def train(config: ConfigDict, workdir: pathlib.Path, photos: PhotoFolder, mesh: 
                 is_writer=jax.process_index() == 0,
             )
         ) as report:
-            state = _loop(config, mesh, model, state, shardings, batches, checkpoints, report)
-    logging.info("Training data: %s.", photos.summary())
+            state = _loop(
+                config, mesh, model, frozen, state, shardings, data, batches, checkpoints, report
+            )
+    logging.info("Training data: %s.", data.summary())
     return state
+
+
+def _batches(config: ConfigDict, data: TrainingData, first_batch: int) -> grain.IterDataset:
+    options = config.data
+    return training_batches(
+        data.sources,
+        seed=config.seed,
+        crop_size=options.crop_size,
+        batch_size=options.batch_size,
+        mixture=Mixture(
+            tuple(options.degradations),
+            tuple(options.weights),
+            options.max_mixed,
+            tuple(options.severity),
+        ),
+        source_weights=data.weights,
+        multi_hot=options.max_mixed > 1,
+        first_batch=first_batch,
+        workers=options.workers,
+        read_threads=options.read_threads,
+        prefetch_mb=options.prefetch_mb,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def _check_place(place: dict[str, Any], step: int, data: TrainingData) -> None:
+    """Raise unless a checkpoint's place in the data is one in these data."""
+    now = {"batches": step, **data.fingerprint}
+    if place != now:
+        raise RunStoppedError(
+            f"The training images are not those the run was started with: {place.get('images')} "
+            f"images then, {data.fingerprint['images']} now, or other names. Put them back, or "
+            "start a new run in another --workdir."
+        )
 
 
 def _loop(
     config: ConfigDict,
     mesh: Mesh,
     model: tpgdiff.TPGDiff,
+    frozen: dict[str, Any],
     state: TrainState,
     shardings: Any,
+    data: TrainingData,
     batches: grain.DatasetIterator,
     checkpoints: RunCheckpoints,
     report: RunReport,
 ) -> TrainState:
     start, total = int(state.step), config.optim.steps
-    images = sharding.batch_sharding(mesh, 4)
     step_fn = make_train_step(
         model,
         IRSDE(**config.diffusion),
         make_optimizer(config.optim),
         config,
+        mesh=mesh,
         state_shardings=shardings,
-        batch_shardings={"gt": images, "lq": images, "label": sharding.batch_sharding(mesh, 1)},
-        replicated=sharding.replicated(mesh),
+        frozen_shardings=jax.tree.map(lambda leaf: leaf.sharding, frozen),
+        batch_ndims={"gt": 4, "lq": 4, "label": 2 if config.data.max_mixed > 1 else 1},
     )
     # Made by a compiled program, since the mesh may span several processes.
     make_key = jax.jit(jax.random.key, out_shardings=sharding.replicated(mesh))
     key = make_key(config.seed + 1)
     pending = []
     for step in range(start + 1, total + 1):
-        batch = sharding.to_global(next(batches), mesh)
-        state, metrics = step_fn(state, batch, key)
+        example = next(batches)
+        batch = sharding.to_global({name: example[name] for name in _TO_DEVICES}, mesh)
+        state, metrics = step_fn(state, frozen, batch, key)
         pending.append(metrics)
         report.advance()
         is_save = step % config.checkpoint.every_steps == 0 or step == total
@@ -230,7 +248,11 @@ def _loop(
             report.write(step, _mean_metrics(pending, step))
             pending = []
         if is_save:
-            checkpoints.save(step, state, batches)
+            checkpoints.save(step, state, {"batches": step, **data.fingerprint})
+            try:
+                data.check(config.data.max_bad_share)
+            except ValueError as error:
+                raise RunStoppedError(str(error)) from error
     return state
 
 

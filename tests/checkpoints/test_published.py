@@ -1,0 +1,115 @@
+"""The publication format keeps weights and their description together."""
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.checkpoints.shapes import abstract_params
+from tpgdiff_jax.models import tpgdiff
+
+
+@pytest.fixture
+def system(tiny_config):
+    """A tiny system with a frozen network: its configuration and groups of random weights."""
+    tiny_config.priors.cues = ("segmentation", "gradient")
+    tiny_config.priors.segmentation_net.update(
+        {"widths": (8, 8), "depths": (1, 1), "heads": (1, 1), "reductions": (2, 1)}
+    )
+    tiny_config.priors.segmentation_net.update(
+        {"patch_sizes": (7, 3), "strides": (4, 2), "mlp_ratios": (2, 2), "decoder": 8}
+    )
+    tiny_config.priors.segmentation_size = 32
+    model = tpgdiff.build(tiny_config)
+    networks = {
+        "unet": model.unet,
+        "structure": model.structure,
+        "encoder": model.encoder,
+        "segmentation": model.structure.segmentation_net,
+    }
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        if len(leaf.shape) < 2:  # gains, biases and a norm's variance, which is positive
+            return rng.uniform(0.5, 1, leaf.shape).astype(np.float32)
+        scale = np.prod(leaf.shape[:-1]) ** -0.5
+        return (scale * rng.standard_normal(leaf.shape)).astype(np.float32)
+
+    return tiny_config, jax.tree.map(draw, abstract_params(networks))
+
+
+def test_a_system_is_read_back_as_it_was_written(system, tmp_path):
+    config, weights = system
+    path = tmp_path / "new" / "system.safetensors"
+    published.save(path, weights, published.describe(config))
+    model, variables, read = published.load_system(path)
+    assert model == tpgdiff.build(config)
+    assert read.data.degradations == config.data.degradations
+    assert variables["params"].keys() == {"unet", "structure", "encoder"}
+    frozen = variables["frozen"]["structure"]["segmentation"]
+    jax.tree.map(np.testing.assert_array_equal, frozen, weights["segmentation"])
+    for group, found in variables["params"].items():
+        jax.tree.map(np.testing.assert_array_equal, found, weights[group])
+    image = np.full((1, 16, 16, 3), 0.5, np.float32)
+    noise, _ = jax.jit(model.apply)(variables, image, image, np.ones(1))
+    assert np.isfinite(noise).all()
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        "system.json",
+        "system.safetensors",
+    ]
+
+
+def test_only_the_groups_asked_for_are_read(system, tmp_path):
+    config, weights = system
+    path = tmp_path / "system.safetensors"
+    published.save(path, weights, published.describe(config))
+    _, some = published.load(path, ["encoder", "teacher"])
+    assert some.keys() == {"encoder"}
+
+
+def test_weights_that_do_not_fit_are_named(system, tmp_path):
+    config, weights = system
+    path = tmp_path / "system.safetensors"
+    weights["segmentation"]["fuse"]["kernel"] = np.zeros((3, 3), np.float32)
+    published.save(path, weights, published.describe(config))
+    with pytest.raises(ValueError, match=r"1 weights of 'segmentation'.*fuse/kernel.*\(3, 3\)"):
+        published.load_frozen(path, tpgdiff.build(config))
+    del weights["segmentation"]
+    other = tmp_path / "other.safetensors"
+    published.save(other, weights, published.describe(config))
+    with pytest.raises(ValueError, match=r"other\.safetensors holds no weights of 'segmentation'"):
+        published.load_frozen(other, tpgdiff.build(config))
+
+
+def test_nothing_is_overwritten(system, tmp_path):
+    config, weights = system
+    path = tmp_path / "system.safetensors"
+    path.write_bytes(b"mine")
+    with pytest.raises(ValueError, match="exists already"):
+        published.save(path, weights, published.describe(config))
+    assert path.read_bytes() == b"mine"
+    with pytest.raises(ValueError, match=r"ends in \.safetensors"):
+        published.save(tmp_path / "system.bin", weights, published.describe(config))
+    with pytest.raises(ValueError, match="Unknown groups"):
+        published.save(tmp_path / "a.safetensors", {"unett": {}}, published.describe(config))
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="is no file"):
+        published.load(tmp_path / "nothing.safetensors")
+    foreign = tmp_path / "foreign.safetensors"
+    safetensors.numpy.save_file({"a": np.zeros(1)}, foreign)
+    with pytest.raises(ValueError, match="is not in the format"):
+        published.load(foreign)
+    foreign.write_bytes(foreign.read_bytes()[:20])
+    with pytest.raises(ValueError, match="is damaged"):
+        published.load(foreign)
+
+
+def test_a_description_of_a_later_version_is_refused(system):
+    description = published.describe(system[0])
+    assert "weights" not in description["priors"]
+    description["model"]["new_key"] = 3
+    with pytest.raises(ValueError, match=r"does not fit this version.*new_key"):
+        published.described_config(description)

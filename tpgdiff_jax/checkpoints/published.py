@@ -1,0 +1,229 @@
+"""The publication format: one `.safetensors` file, and a JSON file for people to read.
+
+The description that the JSON shows stands in the weights file, too, and is read from there, so the
+two cannot be mixed up.  Weights lie in groups (`GROUPS`), each of which can be read alone.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
+
+from tpgdiff_jax.checkpoints.shapes import abstract_params
+from tpgdiff_jax.config import base_config
+from tpgdiff_jax.models import tpgdiff
+
+FORMAT = "tpgdiff_jax weights 1"
+# `teacher` and `clip` serve training only.
+GROUPS = (
+    "unet",
+    "structure",
+    "encoder",
+    "semantic",
+    "degradation",
+    "depth",
+    "segmentation",
+    "teacher",
+    "clip",
+)
+# What of a configuration decides how weights are used.
+_DESCRIBED = ("model", "priors", "diffusion")
+
+
+def describe(config: ConfigDict) -> dict[str, Any]:
+    """Return what of a configuration belongs to the weights, as plain JSON data."""
+    whole = json.loads(config.to_json())
+    described = {name: whole[name] for name in _DESCRIBED}
+    described["priors"].pop("weights")  # a path of the machine that trained
+    return described | {"degradations": whole["data"]["degradations"]}
+
+
+def described_config(description: Mapping[str, Any]) -> ConfigDict:
+    """Return the configuration that a description was made of, all else at its default.
+
+    Raises:
+      ValueError: a key that this version does not know.
+    """
+    config = base_config()
+    try:
+        for name in _DESCRIBED:
+            config[name].update(description[name])
+        config.data.degradations = tuple(description["degradations"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"The description of the weights does not fit this version: {error}."
+        ) from error
+    return config
+
+
+def save(
+    path: pathlib.Path, weights: Mapping[str, Any], description: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write weights and their description; nothing that exists is overwritten.
+
+    Args:
+      path: the `.safetensors` file; the JSON gets the same name.
+      weights: group -> nested dict of arrays.
+      description: of `describe`, and whatever else people should know.
+
+    Returns:
+      what the JSON holds.
+
+    Raises:
+      ValueError: an unknown group, another suffix, or a file of either name is there already.
+    """
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: the name of published weights ends in .safetensors.")
+    if unknown := set(weights) - set(GROUPS):
+        raise ValueError(f"Unknown groups of weights: {sorted(unknown)}.")
+    for taken in (path, path.with_suffix(".json")):
+        if taken.exists():
+            raise ValueError(f"{taken} exists already; choose another name, or remove it first.")
+    flat = {
+        "/".join(key): np.ascontiguousarray(value) for key, value in flatten_dict(weights).items()
+    }
+    parts = {name: _count(group) for name, group in weights.items()}
+    text = json.dumps({"format": FORMAT, **description, "parts": parts}, indent=2, sort_keys=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = safetensors.numpy.save(flat, metadata={"description": text})
+    _write(path, data)
+    _write(path.with_suffix(".json"), f"{text}\n".encode())
+    return json.loads(text)
+
+
+def _count(group: Mapping[str, Any]) -> dict[str, int]:
+    leaves = flatten_dict(group).values()
+    return {"tensors": len(leaves), "parameters": sum(int(np.size(leaf)) for leaf in leaves)}
+
+
+def _write(path: pathlib.Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+def is_published(path: pathlib.Path) -> bool:
+    """Tell whether a `.safetensors` file is in this format; a damaged one is not."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return "description" in (file.metadata() or {})
+    except safetensors.SafetensorError:
+        return False
+
+
+def load(
+    path: str | pathlib.Path, groups: Iterable[str] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read published weights; only the groups asked for are read from the disk.
+
+    Args:
+      path: the `.safetensors` file.
+      groups: which groups; those that the file lacks are left out.  All by default.
+
+    Returns:
+      (description, group -> nested dict of numpy arrays).
+
+    Raises:
+      ValueError: no such file, a damaged one, or one that is not in this format.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is no file; name published weights (--mode=convert writes them).")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get("description", "{}")
+            description = json.loads(text)
+            if description.get("format") != FORMAT:
+                raise ValueError(
+                    f"{path} is not in the format {FORMAT!r}; make it so with --mode=convert."
+                )
+            wanted = set(GROUPS if groups is None else groups)
+            names = [name for name in file.keys() if name.split("/")[0] in wanted]  # noqa: SIM118
+            flat = {tuple(name.split("/")): file.get_tensor(name) for name in names}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no .safetensors file: {error}.") from error
+    return description, unflatten_dict(flat)
+
+
+def fingerprint(path: str | pathlib.Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_frozen(path: str | pathlib.Path, model: tpgdiff.TPGDiff) -> dict[str, Any]:
+    """Read the weights of a system's frozen networks.
+
+    Args:
+      path: published weights that hold them.
+      model: the system.
+
+    Returns:
+      the collection `frozen`, nested dict of numpy arrays.
+
+    Raises:
+      ValueError: the file cannot be read, lacks a network, or holds one of another shape.
+    """
+    networks = tpgdiff.frozen_networks(model)
+    flat = {key[-1]: network for key, network in flatten_dict(networks).items()}
+    _, weights = load(path, flat)
+    for group, network in flat.items():
+        _check(path, group, weights.get(group), abstract_params(network))
+    return _replaced(networks, weights.__getitem__)
+
+
+def load_system(
+    path: str | pathlib.Path,
+) -> tuple[tpgdiff.TPGDiff, dict[str, Any], ConfigDict]:
+    """Read a whole system, ready to restore images.
+
+    Args:
+      path: published weights with a UNet and all that its description names.
+
+    Returns:
+      (the system, its variables {"params", "frozen"}, its configuration).
+
+    Raises:
+      ValueError: the file cannot be read, or lacks a part.
+    """
+    description, _ = load(path, ())
+    config = described_config(description)
+    model = tpgdiff.build(config)
+    frozen = load_frozen(path, model)
+    trained = {"unet": model.unet, "structure": model.structure, "encoder": model.encoder}
+    trained = {name: module for name, module in trained.items() if module is not None}
+    _, params = load(path, trained)
+    for group, module in trained.items():
+        _check(path, group, params.get(group), abstract_params(module))
+    return model, {"params": params, "frozen": frozen}, config
+
+
+def _replaced(tree: Mapping[str, Any], value_of: Callable[[str], Any]) -> dict[str, Any]:
+    return {
+        name: _replaced(inner, value_of) if isinstance(inner, dict) else value_of(name)
+        for name, inner in tree.items()
+    }
+
+
+def _check(path, group: str, found: Mapping[str, Any] | None, shapes: Mapping[str, Any]) -> None:
+    """Raise unless a group holds exactly the parameters of its network."""
+    if found is None:
+        raise ValueError(f"{path} holds no weights of {group!r}, which this system needs.")
+    have = {"/".join(key): np.shape(value) for key, value in flatten_dict(found).items()}
+    want = {"/".join(key): leaf.shape for key, leaf in flatten_dict(shapes).items()}
+    wrong = sorted(key for key in have.keys() | want.keys() if have.get(key) != want.get(key))
+    if wrong:
+        key = wrong[0]
+        raise ValueError(
+            f"{path}: {len(wrong)} weights of {group!r} do not fit; the first, {key}, has shape "
+            f"{have.get(key, 'none')}, expected {want.get(key, 'none')}. The configuration (model, "
+            "priors) must be that of the weights."
+        )

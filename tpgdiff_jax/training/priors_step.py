@@ -1,0 +1,162 @@
+"""One optimiser step of stage one: the semantic student and the degradation classifier.
+
+Total loss: mean(1 - cos(student(lq), teacher(gt))) + classification, weight 1 each (TPGDiff, arXiv
+2601.20306, and the released program's recipe).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from tpgdiff_jax.backbones.vgg import Vgg16
+from tpgdiff_jax.backbones.vit import ClipImageTower, clip_view
+from tpgdiff_jax.models.tpgdiff import clip_tower
+from tpgdiff_jax.priors.degradation import DegradationPrior, accuracy, classification_loss
+from tpgdiff_jax.priors.semantic import SemanticPrior, distillation_loss
+from tpgdiff_jax.training.state import TrainState, apply_gradient, to_unit_range
+
+TEACHERS = ("clip", "vgg")
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class StageOne:
+    """The networks of stage one; parameters {"semantic", "degradation"} are trained.
+
+    Attributes:
+      semantic: its student learns from the teacher.
+      degradation: backbone and classifier.
+      teacher: frozen; sees the clean image.
+    """
+
+    semantic: SemanticPrior
+    degradation: DegradationPrior
+    teacher: ClipImageTower | Vgg16
+
+    def init(self, key: jax.Array) -> dict[str, Any]:
+        """Return random parameters of the trained networks."""
+        keys = jax.random.split(key)
+        size = self.semantic.student.image_size
+        view = jnp.zeros((1, size, size, 3))
+        return {
+            "semantic": self.semantic.init(keys[0], view)["params"],
+            "degradation": self.degradation.init(keys[1], view)["params"],
+        }
+
+
+def build_stage_one(config: ConfigDict) -> StageOne:
+    """Build stage one's networks, without weights.
+
+    Args:
+      config: a whole configuration; reads `model`, `priors` and `data.degradations`.
+    """
+    tower = clip_tower(config)
+    kinds = {"dtype": tower.dtype, "param_dtype": tower.param_dtype}
+    return StageOne(
+        semantic=SemanticPrior(tower),
+        degradation=DegradationPrior(tower, len(config.data.degradations), **kinds),
+        teacher=tower if config.priors.teacher == "clip" else Vgg16(**kinds),
+    )
+
+
+def start_from_clip(params: dict[str, Any], clip: dict[str, Any]) -> dict[str, Any]:
+    """Return stage one's parameters with both towers at CLIP's weights, the rest as it was.
+
+    Args:
+      params: of `StageOne.init`.
+      clip: parameters of a `ClipImageTower` of the same shape.
+    """
+    return {
+        "semantic": {**params["semantic"], "student": clip},
+        "degradation": {**params["degradation"], "backbone": clip},
+    }
+
+
+def loss_of_views(
+    params: Any,
+    teacher_params: Any,
+    gt_view: jax.Array,
+    lq_view: jax.Array,
+    label: jax.Array,
+    dropout_key: jax.Array | None,
+    *,
+    networks: StageOne,
+    config: ConfigDict,
+) -> tuple[jax.Array, Metrics]:
+    """Return stage one's loss.
+
+    Args:
+      params: {"semantic", "degradation"}.
+      teacher_params: the teacher's; no gradient flows into them.
+      gt_view, lq_view: clean and degraded images, normalised, float [B, S, S, 3].
+      label: class numbers int [B], or 0 and 1 of each degradation [B, K].
+      dropout_key: a random key; None leaves dropout out.
+      networks, config: reads `priors.classification` and `priors.label_smoothing`.
+
+    Returns:
+      (float32 [], {loss, distillation, classification, accuracy: float32 []}).
+    """
+    teacher_params = jax.lax.stop_gradient(teacher_params)
+    taught = networks.teacher.apply({"params": teacher_params}, gt_view)
+    seen = networks.semantic.apply({"params": params["semantic"]}, lq_view)
+    rngs = None if dropout_key is None else {"dropout": dropout_key}
+    variables = {"params": params["degradation"]}
+    _, logits = networks.degradation.apply(variables, lq_view, dropout_key is None, rngs=rngs)
+    kind = config.priors.classification
+    wrong = classification_loss(
+        logits, label, kind=kind, smoothing=config.priors.label_smoothing
+    ).mean()
+    distillation = distillation_loss(seen, taught).mean()
+    loss = distillation + wrong
+    metrics = {
+        "loss": loss,
+        "distillation": distillation,
+        "classification": wrong,
+        "accuracy": accuracy(logits, label),
+    }
+    return loss, metrics
+
+
+def train_step(
+    state: TrainState,
+    teacher_params: Any,
+    batch: Batch,
+    key: jax.Array,
+    *,
+    networks: StageOne,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+) -> tuple[TrainState, Metrics]:
+    """Take one optimiser step and move the parameters' average.
+
+    Args:
+      state: before the step; its `step` chooses the dropout, so a restart repeats it.
+      teacher_params: the frozen teacher's.
+      batch: {gt, lq: uint8 [B, S, S, 3] or float in [0, 1], label: as in `loss_of_views`}.
+      key: the run's base key.
+      networks, optimizer, config: as in `loss_of_views`; `ema` is read, too.
+
+    Returns:
+      (the state after the step, metrics of `loss_of_views` and the gradient's norm).
+    """
+    size = networks.semantic.student.image_size
+    gt_view, lq_view = (clip_view(to_unit_range(batch[name]), size) for name in ("gt", "lq"))
+    dropout_key = jax.random.fold_in(key, state.step)
+    gradient, metrics = jax.grad(loss_of_views, has_aux=True)(
+        state.params,
+        teacher_params,
+        gt_view,
+        lq_view,
+        batch["label"],
+        dropout_key,
+        networks=networks,
+        config=config,
+    )
+    metrics["gradient_norm"] = optax.tree.norm(gradient)
+    return apply_gradient(state, gradient, optimizer, config.ema), metrics

@@ -1,0 +1,53 @@
+"""A run's folder: made once, recognised afterwards, never shared by two configurations."""
+
+import os
+import pathlib
+import tempfile
+
+import jax
+from ml_collections import ConfigDict
+
+from tpgdiff_jax import config as configuration
+
+
+def prepare_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Make the run's folder, or check that the run in it is this one.
+
+    Raises:
+      ValueError: the folder cannot be written, holds another configuration's run, or holds files
+        that are no run's; says which and what to do.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir, prefix="."):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"--workdir={workdir} cannot be written ({error.strerror}); choose another folder."
+        ) from error
+    path = workdir / "config.json"
+    if path.exists():
+        changed = configuration.differences(config, path)
+        if changed:
+            raise ValueError(
+                f"--workdir={workdir} holds a run with another configuration; continue it with "
+                "that one, or choose another folder. Different keys:\n  " + "\n  ".join(changed)
+            )
+        return
+    # Another process of this run may have listed bad files already.
+    ours = (".", "skipped_")
+    strangers = sorted(p.name for p in workdir.iterdir() if not p.name.startswith(ours))
+    if strangers:
+        raise ValueError(
+            f"--workdir={workdir} holds files but no run (no config.json): "
+            f"{', '.join(strangers[:5])}. Choose an empty or a new folder."
+        )
+
+
+def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Store the resolved configuration of a run, once; the first process writes for all."""
+    path = workdir / "config.json"
+    if jax.process_index() == 0 and not path.exists():
+        temporary = workdir / ".config.json.partial"
+        temporary.write_text(configuration.to_json(config))
+        os.replace(temporary, path)
