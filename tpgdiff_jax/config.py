@@ -106,6 +106,7 @@ def base_config() -> ConfigDict:
             "weights": (),  # how often each degradation comes; (): equally often, in turns
             "max_mixed": 1,  # up to so many degradations at once
             "severity": (1.0, 5.0),  # least and most, drawn uniformly
+            "tone_jitter": 0.0,  # random tone and colour of clean photos, for small collections
             "crop_size": 256,
             "batch_size": 8,  # over all devices and processes
             "workers": 0,  # processes that make batches; 0: threads of the main process

@@ -59,13 +59,11 @@ def validate(config: ConfigDict) -> None:
     )
     for key in positive.split():
         _require(get(config, key) > 0, config, key, "a positive number")
-    for key in (
-        "optim.clip_norm",
-        "optim.warmup_steps",
-        "eval.crop_size",
-        "data.cache_mb",
-        "data.workers",
-    ):
+    not_negative = (
+        "optim.clip_norm optim.warmup_steps eval.crop_size data.cache_mb data.workers "
+        "data.tone_jitter prepare.crop_size"
+    )
+    for key in not_negative.split():
         _require(get(config, key) >= 0, config, key, "zero or more")
     _require(config.model.width % 2 == 0, config, "model.width", "an even number")
     _require(0 <= config.ema.decay < 1, config, "ema.decay", "a number in [0, 1)")

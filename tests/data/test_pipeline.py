@@ -8,7 +8,7 @@ from PIL import Image
 
 from tpgdiff_jax.data.degradations.mix import Mixture, degrade
 from tpgdiff_jax.data.pairs import PairFolder
-from tpgdiff_jax.data.pipeline import fingerprint, random_crops, training_batches
+from tpgdiff_jax.data.pipeline import fingerprint, random_crops, random_tone, training_batches
 from tpgdiff_jax.data.sources import PhotoFolder
 
 NAMES = ("noise", "blur", "haze")
@@ -201,3 +201,16 @@ def test_the_fingerprint_tells_other_images(photos, pairs, tmp_path):
     after = fingerprint([PhotoFolder(tmp_path / "photos")])
     assert after["images"] == 5
     assert after != before
+
+
+def test_tone_changes_smoothly_and_only_when_asked():
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(random_tone(rng, ramp, 0.0), ramp)
+    for _ in range(20):
+        changed = random_tone(rng, ramp, 0.5)
+        assert changed.dtype == np.uint8
+        assert (changed[0, 0] == 0).all()
+        assert (changed[0, -1] == 255).all()
+        assert (np.diff(changed[0].astype(int), axis=0) >= 0).all()
+        assert (changed[..., 0] != changed[..., 1]).any()

@@ -37,7 +37,7 @@ def apply_frozen(owner: nn.Module, name: str, network: nn.Module, *inputs: Any) 
             f"The frozen weights {path} ({type(network).__name__}) are missing; "
             "load them (config.priors.weights) or build the system without them."
         )
-    params = jax.lax.stop_gradient(owner.get_variable(COLLECTION, name))
+    params = owner.get_variable(COLLECTION, name)
     return jax.lax.stop_gradient(network.apply({"params": params}, *inputs))
 
 

@@ -45,6 +45,7 @@ class MakeExample(grain.transforms.MapWithIndex):
       mixture: how clean photos are degraded; its names number the labels.
       multi_hot: labels say of every degradation whether it is there, float32 [K]; else the number
         of the only one.
+      tone_jitter: see `random_tone`.
     """
 
     sources: tuple[Any, ...]
@@ -52,6 +53,7 @@ class MakeExample(grain.transforms.MapWithIndex):
     crop_size: int
     mixture: Mixture
     multi_hot: bool = False
+    tone_jitter: float = 0.0
 
     def map_with_index(self, index: int, element: tuple[int, int]) -> dict[str, np.ndarray]:
         """Return {gt, lq: uint8 [crop, crop, 3], label}, and the recipe as `Mixture.encode` has it.
@@ -72,6 +74,7 @@ class MakeExample(grain.transforms.MapWithIndex):
             carried = self.mixture.encode(Recipe((), -1))
         else:
             (gt,) = random_crops(rng, (found,), self.crop_size)
+            gt = random_tone(rng, gt, self.tone_jitter)
             recipe = self.mixture.draw(rng, index)
             lq = degrade(gt, recipe)
             present = self.mixture.multi_hot(recipe)
@@ -151,6 +154,28 @@ def random_crops(
     return crops
 
 
+def random_tone(rng: np.random.Generator, image: np.ndarray, jitter: float) -> np.ndarray:
+    """Change a photo's tone and colour: each channel by a gamma curve of its own.
+
+    Few photos show few colours: a network that never saw a dark photo takes each one for low light.
+
+    Args:
+      rng: source of randomness.
+      image: uint8 [H, W, 3].
+      jitter: standard deviation of the logarithm of the gammas' common part; each channel departs
+        from it by half as much.  0 changes nothing.
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    if not jitter:
+        return image
+    gamma = np.exp(jitter * (rng.standard_normal() + 0.5 * rng.standard_normal(3)))
+    levels = np.arange(256)[:, None] / 255
+    table = np.round(levels**gamma * 255).astype(np.uint8)
+    return np.stack([table[image[..., channel], channel] for channel in range(3)], axis=-1)
+
+
 def training_batches(
     sources: Sequence[Any],
     *,
@@ -160,6 +185,7 @@ def training_batches(
     mixture: Mixture,
     source_weights: Sequence[float] = (),
     multi_hot: bool = False,
+    tone_jitter: float = 0.0,
     first_batch: int = 0,
     workers: int = 0,
     read_threads: int = 2,
@@ -176,7 +202,7 @@ def training_batches(
       batch_size: examples per batch over all processes.
       mixture: how clean photos are degraded.
       source_weights: how often each source comes; () for shares by their lengths.
-      multi_hot: see `MakeExample`.
+      multi_hot, tone_jitter: see `MakeExample`.
       first_batch: where in the sequence to start; a run continues at the batches it has seen.
       workers: processes that make the batches; 0 makes them here.  Changes no result.
       read_threads, prefetch_mb: threads of each worker, and memory for examples made ahead, in MiB
@@ -196,7 +222,7 @@ def training_batches(
             f"data.batch_size={batch_size} cannot be divided among {process_count} processes."
         )
     _check_classes(sources, mixture)
-    make = MakeExample(tuple(sources), seed, crop_size, mixture, multi_hot)
+    make = MakeExample(tuple(sources), seed, crop_size, mixture, multi_hot, tone_jitter)
     dataset = _places(sources, source_weights, seed).map_with_index(make)
     local_batch = batch_size // process_count
     share = ProcessShare(dataset, local_batch, process_index, process_count, first_batch)

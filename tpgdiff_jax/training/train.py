@@ -189,6 +189,7 @@ def _batches(config: ConfigDict, data: TrainingData, first_batch: int) -> grain.
         ),
         source_weights=data.weights,
         multi_hot=options.max_mixed > 1,
+        tone_jitter=options.tone_jitter,
         first_batch=first_batch,
         workers=options.workers,
         read_threads=options.read_threads,
