@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tpgdiff_jax.checkpoints.published import load_system
-
 ROOT = pathlib.Path(__file__).parent.parent
 
 EXPERIMENT = '''
@@ -123,13 +121,23 @@ def test_train_evaluate_kill_and_continue(experiment, tmp_path):
     weights = tmp_path / "weights.safetensors"
     exported = run(experiment, straight, "--mode=export", f"--output={weights}")
     assert exported.returncode == 0, exported.stderr
-    model, variables, config = load_system(weights)
-    assert model.encoder.num_classes == len(config.data.degradations) == 2
-    image = np.full((1, 24, 20, 3), 0.5, np.float32)
-    priors = model.apply(variables, image, method="extract_priors")
-    answer = model.apply(variables, image, image, np.ones(1), priors, method="denoise")
-    assert np.isfinite(answer).all()
     assert json.loads(weights.with_suffix(".json").read_text())["trained_steps"] == 4
+
+    # Restoring needs nothing but that file; one bad image is listed and fails the job at its end.
+    (unseen / "broken.png").write_bytes(b"no image")
+    flags = ["--mode=restore", f"--checkpoint={weights}", f"--input={unseen}", "--steps=2"]
+    restored = subprocess.run(
+        [sys.executable, "-m", "tpgdiff_jax.main", *flags, f"--output={tmp_path / 'restored'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+    )
+    assert restored.returncode == 1, restored.stderr
+    assert "1 restored, 0 were there already, 1 failed" in restored.stdout
+    assert "broken.png" in restored.stdout
+    assert Image.open(tmp_path / "restored" / "unseen.png").size == (34, 30)
 
     refused = run(experiment, straight, "--config.optim.learning_rate=0.5")
     assert refused.returncode == 2

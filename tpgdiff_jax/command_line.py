@@ -17,7 +17,8 @@ from tpgdiff_jax import config as configuration
 
 _OVERRIDE = re.compile(r"--?config\.([\w.]+)(=|$)")
 _HELP = ("--help", "-help", "--helpfull", "--helpshort", "-?")
-_CONVERT = (("--mode", "convert"), ("-mode", "convert"))
+# These modes need no experiment file: weights bring their own settings.
+_WITHOUT_CONFIG = [(flag, mode) for flag in ("--mode", "-mode") for mode in ("convert", "restore")]
 _CHATTY_LIBRARIES = ("orbax", "optax", "grain", "tensorstore", "jax/_src")
 
 
@@ -66,9 +67,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _goes_without_config(argv: Sequence[str]) -> bool:
-    """Tell whether no experiment file is needed: --mode=convert takes the released settings."""
+    """Tell whether the mode needs no experiment file, and none is named."""
     words = " ".join(argv).replace("=", " ").split()
-    mode = any(pair in itertools.pairwise(words) for pair in _CONVERT)
+    mode = any(pair in itertools.pairwise(words) for pair in _WITHOUT_CONFIG)
     return mode and not any(argument.lstrip("-").startswith("config") for argument in argv)
 
 

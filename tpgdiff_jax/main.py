@@ -1,6 +1,7 @@
 """The one entry point: flags, start-up of several processes, dispatch by --mode.  No logic here.
 
 python -m tpgdiff_jax.main --config=configs/quickstart.py [--workdir=DIR] [--config.key=value]
+python -m tpgdiff_jax.main --mode=restore --checkpoint=FILE --input=IMAGES --output=FOLDER
 python -m tpgdiff_jax.main --mode=prepare --config=... --input=PHOTOS --output=FOLDER [--preview]
 python -m tpgdiff_jax.main --mode=convert --input=FILE [--input=FILE ...] --output=FILE
 """
@@ -15,12 +16,20 @@ from tpgdiff_jax import command_line
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "Experiment file, e.g. configs/quickstart.py.")
-MODES = ["train", "eval", "export", "prepare", "convert"]
+MODES = ["train", "eval", "restore", "export", "prepare", "convert"]
 flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 flags.DEFINE_multi_string(
-    "input", [], "convert: weight file or folder, may be repeated; prepare: folder of photos."
+    "input",
+    [],
+    "restore: image, folder or pattern; convert: weight file or folder; may be repeated.  "
+    "prepare: folder of photos.",
 )
-flags.DEFINE_string("output", None, "Where to write: a .safetensors file; prepare: a folder.")
+flags.DEFINE_string("output", None, "Where to write: a folder, or a .safetensors file.")
+flags.DEFINE_string("checkpoint", None, "restore: published weights, a .safetensors file.")
+flags.DEFINE_integer("steps", None, "restore: network calls per image, if not the weights' own.")
+flags.DEFINE_string("sampler", None, "restore: which sampler, if not the weights' own.")
+flags.DEFINE_integer("seed", 0, "restore: of the sampling noise.")
+flags.DEFINE_string("format", ".png", "restore: suffix of the results.")
 flags.DEFINE_bool("preview", False, "prepare: write a contact sheet (--output=PICTURE) instead.")
 flags.DEFINE_enum("to", "ours", ["ours", "released"], "convert: whose format to write.")
 flags.DEFINE_string("workdir", None, "Folder of the run; runs/<name of the config> by default.")
@@ -47,6 +56,9 @@ def main(_) -> None:
             modes.train(config, _workdir())
         case "eval":
             modes.eval_(config, _workdir())
+        case "restore":
+            options = {"steps": FLAGS.steps, "sampler": FLAGS.sampler, "seed": FLAGS.seed}
+            modes.restore(FLAGS.checkpoint, FLAGS.input, FLAGS.output, FLAGS.format, options)
         case "export":
             modes.export(config, _workdir(), FLAGS.output)
         case "prepare":

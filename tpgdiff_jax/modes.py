@@ -2,6 +2,7 @@
 
 import pathlib
 import platform
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +16,14 @@ from tpgdiff_jax.command_line import UserError, user_errors
 from tpgdiff_jax.data import prepare as prepared
 from tpgdiff_jax.data.sources import PhotoFolder, Source
 from tpgdiff_jax.data.training_data import open_training_data
+from tpgdiff_jax.diffusion import samplers
+from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.distributed import sharding
 from tpgdiff_jax.evaluation import metrics
 from tpgdiff_jax.evaluation.evaluate import evaluate
 from tpgdiff_jax.evaluation.report import format_table, write_report
+from tpgdiff_jax.inference import job
+from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.training import train as training
 from tpgdiff_jax.training.workdir import prepare_workdir
 from tpgdiff_jax.validation import validate_weights
@@ -58,6 +63,35 @@ def eval_(config: ConfigDict, workdir: pathlib.Path) -> None:
         state = training.load_state(config, workdir, mesh)
     frozen = training.place_frozen(weights, config, mesh)
     _evaluate(config, workdir, photos, state.ema, frozen, mesh)
+
+
+def restore(
+    checkpoint: str | None,
+    inputs: Sequence[str],
+    output: str | None,
+    suffix: str,
+    options: dict[str, Any],
+) -> None:
+    """Restore files with published weights; leaves with exit code 1 if any could not be read."""
+    with user_errors():
+        if not (checkpoint and inputs and output):
+            raise ValueError("--mode=restore needs --checkpoint, --input and --output.")
+        tasks = job.plan(inputs, pathlib.Path(output), suffix)
+        restorer = Restorer.load(checkpoint)
+        sde = IRSDE(**restorer.config.diffusion)
+        options["steps"] = options["steps"] or restorer.config.eval.steps
+        options["sampler"] = options["sampler"] or restorer.config.eval.sampler
+        samplers.check_sampler(options["sampler"], sde, options["steps"])
+        weights = published.fingerprint(checkpoint)
+    summary = job.run(restorer, tasks, pathlib.Path(output), options=options, weights=weights)
+    print(
+        f"{summary.done} restored, {summary.present} were there already, {len(summary.failed)} "
+        f"failed: {pathlib.Path(output).absolute()}"
+    )
+    for file, reason in summary.failed.items():
+        print(f"  failed: {file}: {reason}")
+    if summary.failed:
+        sys.exit(1)
 
 
 def export(config: ConfigDict, workdir: pathlib.Path, output: str | None) -> None:

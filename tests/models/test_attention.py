@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tpgdiff_jax.models import attention
 from tpgdiff_jax.models.attention import LinearAttention, SpatialTransformer, linear_attention
 from tpgdiff_jax.models.unet import PreNormAttention
 
@@ -177,3 +178,26 @@ def test_residual_attention_adds_what_attention_makes_of_the_normed_input(
     low = PreNormAttention(full, heads=2, head_dim=16, context_dim=12, dtype=jnp.bfloat16)
     out = jax.eval_shape(low.apply, {"params": params}, x.astype(jnp.bfloat16))
     assert out.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("most", [1, 2 * 4 * 10 * 3, 2 * 4 * 10 * 7])
+def test_attention_in_blocks_is_the_same_attention(monkeypatch, assert_near, most):
+    keys = jax.random.split(jax.random.key(0), 3)
+    q = jax.random.normal(keys[0], (2, 13, 4, 8))
+    k, v = (jax.random.normal(key, (2, 10, 4, 8)) for key in keys[1:])
+
+    def total(q, k, v):
+        return (attention.attend(q, k, v) ** 2).sum()
+
+    whole, gradient = attention.attend(q, k, v), jax.grad(total, (0, 1, 2))(q, k, v)
+    monkeypatch.setattr(attention, "_MAX_SCORES", most)  # blocks of 1, 3 and 7 queries
+    assert_near(attention.attend(q, k, v), whole, 1e-5)
+    jax.tree.map(
+        lambda a, b: assert_near(a, b, 1e-5), jax.grad(total, (0, 1, 2))(q, k, v), gradient
+    )
+
+
+def test_a_large_image_needs_no_square_of_its_pixels():
+    shape = jax.ShapeDtypeStruct((1, 32_400, 16, 32), jnp.float32)  # 1920 x 1080, three levels down
+    compiled = jax.jit(attention.attend).lower(shape, shape, shape).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 2**30  # all scores: 63 GiB

@@ -36,6 +36,8 @@ GROUPS = (
 )
 # What of a configuration decides how weights are used.
 _DESCRIBED = ("model", "priors", "diffusion")
+# How the weights are best used, unless their user says otherwise.
+_USE = ("sampler", "steps", "clamp")
 
 
 def describe(config: ConfigDict) -> dict[str, Any]:
@@ -43,6 +45,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     whole = json.loads(config.to_json())
     described = {name: whole[name] for name in _DESCRIBED}
     described["priors"].pop("weights")  # a path of the machine that trained
+    described["eval"] = {name: whole["eval"][name] for name in _USE}
     return described | {"degradations": whole["data"]["degradations"]}
 
 
@@ -54,7 +57,7 @@ def described_config(description: Mapping[str, Any]) -> ConfigDict:
     """
     config = base_config()
     try:
-        for name in _DESCRIBED:
+        for name in (*_DESCRIBED, "eval"):
             config[name].update(description[name])
         config.data.degradations = tuple(description["degradations"])
     except (AttributeError, KeyError, TypeError) as error:

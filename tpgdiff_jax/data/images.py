@@ -73,6 +73,21 @@ def read_rgb(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarra
         return _to_rgb(image)
 
 
+def open_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read an image as it is, decoded, with its orientation applied: grey, alpha, 16 bit stay.
+
+    Args:
+      path: an image file.
+      max_pixels: larger images are refused.
+
+    Raises:
+      UnreadableImageError: as `read_rgb`.
+    """
+    with _opened(path, str(path), max_pixels) as image:
+        image.load()
+        return ImageOps.exif_transpose(image)
+
+
 def decode_rgb(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode an image file held in memory, as `read_rgb` does.
 

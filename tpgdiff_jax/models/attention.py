@@ -69,6 +69,36 @@ def linear_attention(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> ja
     return jnp.einsum("bnd,bde->bne", q_soft.astype(q.dtype), context.astype(q.dtype))
 
 
+# Scores held at once, over batch, heads, queries and keys; more are computed in turns.  256 MiB.
+_MAX_SCORES = 2**26
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Return softmax(q k^T d^-1/2) v without ever holding all scores of a large image.
+
+    Queries are taken in blocks, so memory grows with the number of keys, not with its square; every
+    query still meets every key, so the result is the same.
+
+    Args:
+      q: [B, N, heads, d].
+      k, v: [B, M, heads, d].
+
+    Returns:
+      [B, N, heads, d].
+    """
+    batch, queries, heads, _ = q.shape
+    block = max(1, _MAX_SCORES // (batch * heads * k.shape[1]))
+    if queries <= block:
+        return jax.nn.dot_product_attention(q, k, v)
+    blocks = -(-queries // block)
+    padding = ((0, 0), (0, blocks * block - queries), (0, 0), (0, 0))
+    in_blocks = jnp.pad(q, padding).reshape(batch, blocks, block, *q.shape[2:]).swapaxes(0, 1)
+    # Recomputed in the backward pass, which would otherwise keep the scores of all blocks.
+    one = jax.checkpoint(lambda part: jax.nn.dot_product_attention(part, k, v))
+    out = jax.lax.map(one, in_blocks).swapaxes(0, 1)
+    return out.reshape(batch, blocks * block, *q.shape[2:])[:, :queries]
+
+
 class MultiHeadAttention(nn.Module):
     """Attend from x [B, N, C] to a context [B, M, D] (to x itself by default).
 
@@ -89,7 +119,7 @@ class MultiHeadAttention(nn.Module):
             for name, source in (("q", x), ("k", context), ("v", context))
         )
         q, k, v = (a.reshape(*a.shape[:2], self.heads, -1) for a in (q, k, v))
-        out = jax.nn.dot_product_attention(q, k, v)
+        out = attend(q, k, v)
         return Dense(channels, name="out", **kinds)(out.reshape(x.shape))
 
 

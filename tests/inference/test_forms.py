@@ -1,0 +1,60 @@
+"""Pictures of every kind come back as they came."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tpgdiff_jax.inference.forms import form_of
+
+shapes = st.tuples(st.integers(1, 5), st.integers(1, 5)).flatmap(
+    lambda size: st.sampled_from([size, (*size, 1), (*size, 3), (*size, 4)])
+)
+
+
+@given(shapes, st.sampled_from(["uint8", "uint16", "float32", "float64"]), st.integers(0, 99))
+def test_a_picture_that_is_not_changed_comes_back_as_it_came(shape, dtype, seed):
+    rng = np.random.default_rng(seed)
+    top = {"uint8": 255, "uint16": 65535}.get(dtype, 1)
+    image = (rng.random(shape) * top).astype(dtype)
+    form = form_of(image)
+    assert form.rgb.shape == (*shape[:2], 3)
+    assert form.rgb.dtype == np.float32
+    assert 0 <= form.rgb.min() <= form.rgb.max() <= 1
+    back = form.rebuild(form.rgb)
+    assert back.shape == image.shape
+    assert back.dtype == image.dtype
+    if top > 1:
+        np.testing.assert_array_equal(back, image)
+    else:
+        np.testing.assert_allclose(back, image, atol=1e-6)
+
+
+def test_alpha_is_kept_whatever_happens_to_the_colours():
+    image = np.random.default_rng(0).integers(0, 256, (4, 5, 4), np.uint8)
+    back = form_of(image).rebuild(np.zeros((4, 5, 3), np.float32))
+    np.testing.assert_array_equal(back[..., 3], image[..., 3])
+    assert not back[..., :3].any()
+
+
+def test_a_pil_image_comes_back_as_one():
+    form = form_of(np.zeros((4, 5, 3), np.uint8))
+    form.as_picture = True
+    assert isinstance(form.rebuild(form.rgb), Image.Image)
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (np.zeros((4, 5, 2), np.uint8), r"shape \(4, 5, 2\)"),
+        (np.zeros((0, 5, 3), np.uint8), r"shape \(0, 5, 3\)"),
+        (np.zeros((1, 4, 5, 3), np.uint8), r"shape \(1, 4, 5, 3\)"),
+        (np.zeros((4, 5, 3), np.int64), "type int64"),
+        (np.full((4, 5, 3), 200.0), r"outside \[0, 1\]"),
+        (np.full((4, 5, 3), np.nan), "not finite"),
+    ],
+)
+def test_what_is_no_picture_is_refused(image, words):
+    with pytest.raises(ValueError, match=words):
+        form_of(image)
