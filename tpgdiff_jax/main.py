@@ -29,6 +29,7 @@ flags.DEFINE_string("checkpoint", None, "restore: published weights, a .safetens
 flags.DEFINE_integer("steps", None, "restore: network calls per image, if not the weights' own.")
 flags.DEFINE_string("sampler", None, "restore: which sampler, if not the weights' own.")
 flags.DEFINE_integer("seed", 0, "restore: of the sampling noise.")
+flags.DEFINE_integer("tile", None, "restore: window for large images, pixels; 0: always whole.")
 flags.DEFINE_string("format", ".png", "restore: suffix of the results.")
 flags.DEFINE_bool("preview", False, "prepare: write a contact sheet (--output=PICTURE) instead.")
 flags.DEFINE_enum("to", "ours", ["ours", "released"], "convert: whose format to write.")
@@ -57,7 +58,8 @@ def main(_) -> None:
         case "eval":
             modes.eval_(config, _workdir())
         case "restore":
-            options = {"steps": FLAGS.steps, "sampler": FLAGS.sampler, "seed": FLAGS.seed}
+            names = ("steps", "sampler", "seed", "tile")
+            options = {name: FLAGS[name].value for name in names}
             modes.restore(FLAGS.checkpoint, FLAGS.input, FLAGS.output, FLAGS.format, options)
         case "export":
             modes.export(config, _workdir(), FLAGS.output)

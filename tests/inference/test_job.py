@@ -8,7 +8,7 @@ from PIL import Image
 
 from tpgdiff_jax.inference import job
 
-OPTIONS = {"steps": 2, "sampler": "posterior", "seed": 3}
+OPTIONS = {"steps": 2, "sampler": "posterior", "seed": 3, "tile": None}
 
 
 @pytest.fixture

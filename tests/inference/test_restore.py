@@ -86,3 +86,23 @@ def test_it_stands_at_the_root_of_the_package():
     assert tpgdiff_jax.Restorer is restore.Restorer
     with pytest.raises(AttributeError, match="Restore"):
         _ = tpgdiff_jax.Restore
+
+
+def test_tiles_restore_much_as_the_whole_does(restorer):
+    image = np.tile(PHOTO, (3, 3, 1))  # 120 x 144: several windows of 64 pixels
+    whole, tiles = (restorer(image, tile=tile).astype(int) for tile in (0, 64))
+    assert tiles.shape == image.shape
+    difference = np.abs(tiles - whole)
+    assert 0 < difference.mean() < 3  # windows see less, so they are not the same
+    assert np.abs(whole - image).mean() > 5 * difference.mean()
+    np.testing.assert_allclose(
+        restorer([image, image[::-1]], tile=64)[0].astype(int), tiles, atol=1
+    )
+
+
+def test_large_images_are_tiled_unless_asked_otherwise():
+    assert restore._tile_for((1024, 1024, 3), None) == 0
+    assert restore._tile_for((1088, 1024, 3), None) == 768
+    assert restore._tile_for((4096, 4096, 3), 0) == 0
+    assert restore._tile_for((512, 512, 3), 512) == 0
+    assert restore._tile_for((512, 576, 3), 512) == 512

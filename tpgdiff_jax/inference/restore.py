@@ -18,15 +18,19 @@ from tpgdiff_jax.data.images import open_image
 from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.inference.forms import Form, form_of
+from tpgdiff_jax.inference.tiling import tiled
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.priors.degradation import class_probabilities
 
 # Images are padded to multiples of this, so that a folder of mixed sizes needs few programs.
 _BUCKET = 64
+# Larger images are seen in windows; whole ones need about 4.5 GiB per megapixel at full width.
+_LARGEST_WHOLE = 2**20  # pixels
+_TILE = 768
 
 
 @functools.partial(
-    jax.jit, static_argnames=("model", "sde", "sampler", "steps", "prediction", "clamp")
+    jax.jit, static_argnames=("model", "sde", "sampler", "steps", "prediction", "clamp", "tile")
 )
 def restore_batch(
     variables: Any,
@@ -39,6 +43,7 @@ def restore_batch(
     steps: int,
     prediction: str,
     clamp: bool = False,
+    tile: int = 0,
 ) -> jax.Array:
     """Restore images: priors once, then one compiled loop over the sampler's steps.
 
@@ -48,6 +53,7 @@ def restore_batch(
       keys: one random key per image [B]; an image's result depends on its own key only.
       model, sde: the system and the SDE it was trained with.
       sampler, steps, prediction, clamp: see `samplers.sample`.
+      tile: side of the windows the network sees, pixels; 0 for the whole image.
 
     Returns:
       [B, H, W, 3]: uint8 for uint8, else float32 in [0, 1].
@@ -57,8 +63,11 @@ def restore_batch(
     priors = model.apply(variables, mu, method="extract_priors")
 
     def denoise(x_t, mu, t):
-        return model.apply(variables, x_t, mu, t, priors, method="denoise")
+        windows = x_t.shape[0] // lq.shape[0]
+        theirs = jax.tree.map(lambda p: jnp.tile(p, (windows, *[1] * (p.ndim - 1))), priors)
+        return model.apply(variables, x_t, mu, t, theirs, method="denoise")
 
+    denoise = tiled(denoise, tile, tile // 8) if tile else denoise
     restored = samplers.sample(
         sampler, denoise, sde, mu, keys, steps=steps, prediction=prediction, clamp=clamp
     )
@@ -112,6 +121,7 @@ class Restorer:
         sampler: str | None = None,
         seed: int = 0,
         clamp: bool | None = None,
+        tile: int | None = None,
         batch_size: int = 4,
         names: Sequence[str] | None = None,
     ) -> Any:
@@ -125,6 +135,8 @@ class Restorer:
           seed: of the sampling noise.
           clamp: clip every estimate of the clean image to [0, 1]; the weights' own choice by
             default.
+          tile: side of the windows in which the network sees large images, blended at every step;
+            0 for always the whole image.  By default images above a megapixel are tiled.
           batch_size: images of similar size that are restored together.
           names: of the images in a list; with the seed they decide the noise.  A path has its
             file's name, other images have none.
@@ -150,6 +162,7 @@ class Restorer:
         results: list[Any] = [None] * len(forms)
         for chosen in _similar(forms, batch_size):
             batch = [forms[index] for index in chosen]
+            options["tile"] = _tile_for(padded(batch[0].rgb).shape, tile)
             for index, restored in zip(chosen, self._run(batch, seed, options), strict=True):
                 results[index] = forms[index].rebuild(restored)
         return results[0] if one else results
@@ -198,6 +211,13 @@ class Restorer:
         )
         sizes = [form.rgb.shape[:2] for form in forms]
         return [np.asarray(x[:h, :w]) for x, (h, w) in zip(restored, sizes, strict=True)]
+
+
+def _tile_for(shape: tuple[int, ...], wanted: int | None) -> int:
+    """Return the side of the windows for a padded image; 0 for the whole image."""
+    if wanted is None:
+        return _TILE if shape[0] * shape[1] > _LARGEST_WHOLE else 0
+    return wanted if wanted and max(shape[:2]) > wanted else 0
 
 
 def _plain(image: Image.Image) -> Image.Image:

@@ -1,0 +1,108 @@
+"""Run a network on an image of any size, window by window, at every step of the sampler.
+
+Windows overlap and their answers are blended before the step is taken, so all windows share one
+state and one noise field and agree where they meet; tiles restored one after the other do not.  The
+idea is that of MultiDiffusion (Bar-Tal et al., arXiv 2302.08113).  Priors are the whole image's.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Denoise = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Return where windows begin along one side.
+
+    Args:
+      length: of the side, pixels.
+      tile: of a window.
+      overlap: least overlap of neighbours; smaller than `tile`.
+
+    Returns:
+      rising starts; evenly spread, the first at 0, the last window ends at the side's end.
+    """
+    if length <= tile:
+        return [0]
+    count = -(-(length - overlap) // (tile - overlap))
+    return [round(i * (length - tile) / (count - 1)) for i in range(count)]
+
+
+def blending_weights(tile: tuple[int, int], overlap: int) -> np.ndarray:
+    """Return a window's weights float32 [h, w]: 1 inside, falling linearly over the overlap."""
+
+    def ramp(length: int) -> np.ndarray:
+        distance = np.minimum(np.arange(length) + 1, np.arange(length)[::-1] + 1)
+        return np.minimum(distance / (overlap + 1), 1.0)
+
+    return np.outer(*(ramp(length) for length in tile)).astype(np.float32)
+
+
+def tiled(denoise: Denoise, tile: int, overlap: int, windows_at_once: int = 1) -> Denoise:
+    """Wrap a network so that it sees windows of at most `tile` pixels squared.
+
+    Args:
+      denoise: (x_t, mu, t) -> answer, all [n B, h, w, 3] and t [n B] for n windows of B images, the
+        images of the first window first; an answer must not depend on its neighbours in a batch.
+      tile: side of a window, pixels; images that fit are passed on whole.
+      overlap: least overlap of neighbours, pixels.
+      windows_at_once: of each image; memory grows with it, not with the image.
+
+    Returns:
+      a function of the same kind for images [B, H, W, 3] of any size.
+
+    Raises:
+      ValueError: an overlap that is not smaller than the tile.
+    """
+    if not 0 <= overlap < tile:
+        raise ValueError(f"overlap={overlap} must be 0 or more and smaller than tile={tile}.")
+
+    def run(x_t: jax.Array, mu: jax.Array, t: jax.Array) -> jax.Array:
+        height, width = x_t.shape[1:3]
+        corners = [
+            (y, x) for y in starts(height, tile, overlap) for x in starts(width, tile, overlap)
+        ]
+        if len(corners) == 1:
+            return denoise(x_t, mu, t)
+        size = (min(tile, height), min(tile, width))
+        weights = jnp.asarray(blending_weights(size, overlap))[..., None]
+        return _blend(denoise, x_t, mu, t, np.array(corners), size, weights, windows_at_once)
+
+    return run
+
+
+def _blend(denoise, x_t, mu, t, corners, size, weights, at_once):
+    batch = x_t.shape[0]
+
+    def window(image, corner):
+        start = (0, corner[0], corner[1], 0)
+        return jax.lax.dynamic_slice(image, start, (batch, *size, image.shape[-1]))
+
+    def add(total, corner, value):
+        start = (0, corner[0], corner[1], 0)
+        here = jax.lax.dynamic_slice(total, start, (batch, *size, total.shape[-1]))
+        return jax.lax.dynamic_update_slice(total, here + value, start)
+
+    def take(totals, group):
+        many = jax.vmap(window, (None, 0))
+        inputs = (many(image, group).reshape(-1, *size, 3) for image in (x_t, mu))
+        # Windows of all images in one batch, window by window.
+        answers = denoise(*inputs, jnp.tile(t, group.shape[0]))
+        answers = answers.reshape(group.shape[0], batch, *size, 3)
+        total, weight = totals
+        for number in range(group.shape[0]):
+            total = add(total, group[number], answers[number] * weights)
+            weight = add(weight, group[number], jnp.broadcast_to(weights, (batch, *size, 1)))
+        return (total, weight), None
+
+    groups = len(corners) // at_once * at_once
+    totals = (jnp.zeros(x_t.shape, jnp.float32), jnp.zeros((*x_t.shape[:3], 1), jnp.float32))
+    if groups:
+        in_groups = jnp.asarray(corners[:groups]).reshape(-1, at_once, 2)
+        totals, _ = jax.lax.scan(take, totals, in_groups)
+    if groups < len(corners):
+        totals, _ = take(totals, jnp.asarray(corners[groups:]))
+    return totals[0] / totals[1]
