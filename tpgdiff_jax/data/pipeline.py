@@ -19,6 +19,10 @@ from tpgdiff_jax.data.degradations.mix import Mixture, Recipe, degrade
 _MOST_REPLACED = 100
 
 
+# A program that stops waits for the batches it has asked for; small ones must not be thousands.
+_MOST_BATCHES_AHEAD = 16
+
+
 @dataclasses.dataclass(frozen=True)
 class Choice(grain.transforms.Map):
     """Mark a number as an element of one of several sources.
@@ -205,8 +209,8 @@ def training_batches(
       multi_hot, tone_jitter: see `MakeExample`.
       first_batch: where in the sequence to start; a run continues at the batches it has seen.
       workers: processes that make the batches; 0 makes them here.  Changes no result.
-      read_threads, prefetch_mb: threads of each worker, and memory for examples made ahead, in MiB
-        per worker.  Change no result.
+      read_threads, prefetch_mb: threads of each worker, and memory for batches made ahead, in MiB
+        per worker; 16 batches at most.  Change no result.
       process_index, process_count: this process and how many there are.
 
     Returns:
@@ -227,7 +231,7 @@ def training_batches(
     local_batch = batch_size // process_count
     share = ProcessShare(dataset, local_batch, process_index, process_count, first_batch)
     batch_bytes = local_batch * 2 * 3 * crop_size**2
-    ahead = max(1, prefetch_mb * 2**20 // batch_bytes)
+    ahead = max(1, min(_MOST_BATCHES_AHEAD, prefetch_mb * 2**20 // batch_bytes))
     options = grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=ahead)
     # Batched before workers come in: they deal out what they get, so whole batches, not examples.
     batches = grain.MapDataset.source(share).batch(local_batch, drop_remainder=True)

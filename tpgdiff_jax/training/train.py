@@ -159,14 +159,10 @@ def train(
                 config.optim.steps,
             )
         batches = iter(_batches(config, data, first_batch=start))
-        with contextlib.closing(
-            RunReport(
-                workdir,
-                start=start,
-                total=config.optim.steps,
-                is_writer=jax.process_index() == 0,
-            )
-        ) as report:
+        report = RunReport(
+            workdir, start=start, total=config.optim.steps, is_writer=jax.process_index() == 0
+        )
+        with contextlib.closing(batches), contextlib.closing(report):
             state = _loop(
                 config, mesh, model, frozen, state, shardings, data, batches, checkpoints, report
             )
