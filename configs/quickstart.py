@@ -8,8 +8,8 @@ Expected:  a mean gain of at least 1.5 dB, no degradation more than 0.5 dB below
 What makes so short a training work, found by trying: predicting x0 from little noise; nearly all
 training times close to T, where only the degraded image informs; Muon, since with Adam brightness
 drowned noise and streaks for all 900 steps tried; relative errors, since otherwise darkness drowns
-blur; a start at the identity; photos of varied tone, since three photos have no dark sky, and a dark
-sky was then taken for low light.
+blur; a start at the identity; photos of varied tone, since three photos have no dark sky, and a
+dark sky was then taken for low light.
 """
 
 from ml_collections import ConfigDict

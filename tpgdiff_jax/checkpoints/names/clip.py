@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from tpgdiff_jax.backbones.vit import ClipImageTower
-from tpgdiff_jax.checkpoints.layouts import MATRIX, SAME, Source
-from tpgdiff_jax.checkpoints.names.tables import look_up
+from tpgdiff_jax.checkpoints.layouts import MATRIX, SAME
+from tpgdiff_jax.checkpoints.names.tables import reader
 
 _BLOCK = r"transformer.resblocks.\1"
 _OURS = r"trunk/block_(\d+)"
@@ -135,13 +135,4 @@ def module_for(
     )
 
 
-def sources(ndims: Mapping[tuple[str, ...], int]) -> dict[tuple[str, ...], Source]:
-    """Map our parameters to where they stand in a canonical file.
-
-    Args:
-      ndims: path of each of `ClipImageTower`'s parameters -> number of its axes.
-
-    Raises:
-      ValueError: a parameter that the file's format does not have.
-    """
-    return {path: look_up(path, ndim, _TABLE) for path, ndim in ndims.items()}
+sources = reader(_TABLE)

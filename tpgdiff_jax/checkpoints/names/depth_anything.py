@@ -7,8 +7,8 @@ from typing import Any
 
 from tpgdiff_jax.backbones.depth_anything import DepthAnything
 from tpgdiff_jax.backbones.transformer import ACTIVATIONS
-from tpgdiff_jax.checkpoints.layouts import EXPAND, POINTWISE, ROW, SAME, TOKEN, Source
-from tpgdiff_jax.checkpoints.names.tables import count, look_up
+from tpgdiff_jax.checkpoints.layouts import EXPAND, POINTWISE, ROW, SAME, TOKEN
+from tpgdiff_jax.checkpoints.names.tables import count, reader
 
 _LAYER = r"backbone.encoder.layer.\1"
 _QKV = [rf"{_LAYER}.attention.attention.{name}" for name in ("query", "key", "value")]
@@ -64,20 +64,7 @@ _FIXED_TRUNK = {
 }
 _FIXED = {"model_type": "depth_anything", "depth_estimation_type": "relative"}
 
-
-def sources(paths_and_ndims: Mapping[tuple[str, ...], int]) -> dict[tuple[str, ...], Source]:
-    """Map our parameters to where they stand in a file.
-
-    Args:
-      paths_and_ndims: path of each of `DepthAnything`'s parameters -> number of its axes.
-
-    Returns:
-      path -> source.
-
-    Raises:
-      ValueError: a parameter that the file's format does not have.
-    """
-    return {path: look_up(path, ndim, _TABLE) for path, ndim in paths_and_ndims.items()}
+sources = reader(_TABLE)
 
 
 def module_for(

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tpgdiff_jax.backbones.segformer import SegFormer
-from tpgdiff_jax.checkpoints.layouts import POINTWISE, SAME, Source
-from tpgdiff_jax.checkpoints.names.tables import count, look_up
+from tpgdiff_jax.checkpoints.layouts import POINTWISE, SAME
+from tpgdiff_jax.checkpoints.names.tables import count, reader
 
 _BLOCK = r"segformer.encoder.block.\1.\2"
 _OURS = r"stage_(\d+)/block_(\d+)"
@@ -39,20 +39,7 @@ _EMBED = "segformer.encoder.patch_embeddings.{}.proj.weight"
 _FUSE = "decode_head.linear_fuse.weight"
 _CLASSES = "decode_head.classifier.weight"
 
-
-def sources(paths_and_ndims: Mapping[tuple[str, ...], int]) -> dict[tuple[str, ...], Source]:
-    """Map our parameters to where they stand in a file.
-
-    Args:
-      paths_and_ndims: path of each of `SegFormer`'s parameters -> number of its axes.
-
-    Returns:
-      path -> source.
-
-    Raises:
-      ValueError: a parameter that the file's format does not have.
-    """
-    return {path: look_up(path, ndim, _TABLE) for path, ndim in paths_and_ndims.items()}
+sources = reader(_TABLE)
 
 
 def module_for(

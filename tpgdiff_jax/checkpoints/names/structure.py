@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tpgdiff_jax.checkpoints.layouts import MATRIX, POINTWISE, SAME, Source
-from tpgdiff_jax.checkpoints.names.tables import look_up
+from tpgdiff_jax.checkpoints.layouts import MATRIX, POINTWISE, SAME
+from tpgdiff_jax.checkpoints.names.tables import reader
 from tpgdiff_jax.priors.structural import StructuralPrior
 
 _ATTENTIONS = {
@@ -66,13 +66,4 @@ def module_for(
     )
 
 
-def sources(ndims: Mapping[tuple[str, ...], int]) -> dict[tuple[str, ...], Source]:
-    """Map our parameters to where they stand in a file.
-
-    Args:
-      ndims: path of each of `StructuralPrior`'s parameters -> number of its axes.
-
-    Raises:
-      ValueError: a parameter that the file's format does not have.
-    """
-    return {path: look_up(path, ndim, _TABLE) for path, ndim in ndims.items()}
+sources = reader(_TABLE)

@@ -1,7 +1,7 @@
 """Look parameters up in a table of names."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tpgdiff_jax.checkpoints.layouts import Layout, Source, standard_layout
 
@@ -10,7 +10,26 @@ from tpgdiff_jax.checkpoints.layouts import Layout, Source, standard_layout
 # module; then PyTorch's name of the parameter is appended, and the layout, if any, is its kernel's.
 Table = Mapping[str, tuple[Sequence[str], Layout | None]]
 
+Path = tuple[str, ...]
+
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+
+
+def reader(table: Table) -> Callable[[Mapping[Path, int]], dict[Path, Source]]:
+    """Return a function that finds all parameters of a network by one table.
+
+    Args:
+      table: the names.
+
+    Returns:
+      {path of each of our parameters: number of its axes} -> {path: source}; raises ValueError for
+      a parameter that the table does not have.
+    """
+
+    def sources(ndims: Mapping[Path, int]) -> dict[Path, Source]:
+        return {path: look_up(path, ndim, table) for path, ndim in ndims.items()}
+
+    return sources
 
 
 def look_up(path: tuple[str, ...], ndim: int, table: Table) -> Source:
