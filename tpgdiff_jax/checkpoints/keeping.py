@@ -1,0 +1,49 @@
+"""Which steps of a run stay, and orbax's manager as this package needs it."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import orbax.checkpoint as ocp
+
+# The metric that decides which step is the best; higher is better.
+BEST_BY = "psnr"
+
+
+class QuietManager(ocp.CheckpointManager):
+    """Orbax's manager, which leaves questions about preemption to `Preemption`.
+
+    It would also ask from its background thread, with the number of the step it has just written.
+    JAX takes the last number asked about for where this process is, so that could set process 0
+    back, and make all agree on a step that process 0 has passed already.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """Say no; orbax asks this of itself."""
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
+class NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
+    """Keep the newest steps and the best one.
+
+    Attributes:
+      keep: how many of the newest.
+      scores: metrics by step; filled as steps are saved.
+    """
+
+    keep: int
+    scores: dict[int, dict[str, float]]
+
+    def should_preserve(self, checkpoints, *, context) -> Sequence[bool]:
+        """Return for each checkpoint whether it stays."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        stay = {*sorted(steps)[-self.keep :], best(steps, self.scores)}
+        return [step in stay for step in steps]
+
+
+def best(steps: Sequence[int], scores: Mapping[int, Mapping[str, float]]) -> int | None:
+    """Return the step with the highest score, the newest of equals."""
+    values = {step: scores[step].get(BEST_BY, math.nan) for step in steps if step in scores}
+    values = {step: value for step, value in values.items() if not math.isnan(value)}
+    return max(values, key=lambda step: (values[step], step), default=None)
