@@ -74,7 +74,7 @@ def test_newest_and_best_stay_also_after_a_restart(tmp_path):
 
 def test_metrics_need_psnr_and_steps_are_not_overwritten(tmp_path):
     with RunCheckpoints(saved(tmp_path, [1]), keep=1) as checkpoints:
-        with pytest.raises(ValueError, match="'psnr'.*ssim"):
+        with pytest.raises(ValueError, match=r"'psnr'.*ssim"):
             checkpoints.save(2, make_state(), {}, {"ssim": 1.0})
         with pytest.raises(ValueError, match="holds step 1 already"):
             checkpoints.save(1, make_state(), {})
@@ -115,6 +115,13 @@ def noise(megabytes: int):
 FULL = r"Step 2 could not be written to .*No space left.*the newest complete one is step 1"
 
 
+def next_call(checkpoints, how):
+    if how == "save":
+        checkpoints.save(3, make_state(), {})
+    while how == "check":
+        checkpoints.check()
+
+
 @pytest.mark.parametrize("how", ["save", "check"])
 def test_full_disk_is_loud(small_disk, how):
     folder = small_disk / "checkpoints"
@@ -122,10 +129,7 @@ def test_full_disk_is_loud(small_disk, how):
         checkpoints.save(1, make_state(), {})
         checkpoints.save(2, noise(8), {}, {"psnr": 50.0})
         with pytest.raises(CheckpointError, match=FULL) as caught:
-            if how == "save":
-                checkpoints.save(3, make_state(), {})
-            while how == "check":
-                checkpoints.check()
+            next_call(checkpoints, how)
         assert str(folder) in str(caught.value)
         assert checkpoints.all_steps() == [1]
         assert checkpoints.best_step() is None
@@ -135,12 +139,11 @@ def test_full_disk_is_loud(small_disk, how):
 
 
 def test_full_disk_is_loud_at_the_end(small_disk):
-    with (
-        pytest.raises(CheckpointError, match=FULL),
-        RunCheckpoints(small_disk, keep=3) as checkpoints,
-    ):
-        checkpoints.save(1, make_state(), {})
-        checkpoints.save(2, noise(8), {})
+    checkpoints = RunCheckpoints(small_disk, keep=3)
+    checkpoints.save(1, make_state(), {})
+    checkpoints.save(2, noise(8), {})
+    with pytest.raises(CheckpointError, match=FULL):
+        checkpoints.__exit__(None, None, None)
     with RunCheckpoints(small_disk, keep=3) as checkpoints:
         assert checkpoints.restore_latest(shapes(make_state()))[0] == 1
 
@@ -154,7 +157,7 @@ def test_failing_write_is_named(tmp_path, monkeypatch):
     with RunCheckpoints(saved(tmp_path, [1]), keep=3) as checkpoints:
         monkeypatch.setattr("orbax.checkpoint._src.path.async_path.rename", full)
         checkpoints.save(2, make_state(), {})
-        with pytest.raises(CheckpointError, match="Step 2 .*No space left.* step 1"):
+        with pytest.raises(CheckpointError, match=r"Step 2 .*No space left.* step 1"):
             checkpoints.wait()
         checkpoints.check()  # raised once
 
@@ -164,13 +167,11 @@ def test_failed_write_does_not_hide_what_ended_the_run(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("orbax.checkpoint._src.path.async_path.rename", full)
-    with (
-        pytest.raises(KeyError, match="the cause") as caught,
-        RunCheckpoints(tmp_path, keep=3) as checkpoints,
-    ):
-        checkpoints.save(2, make_state(), {})
-        raise KeyError("the cause")
-    assert "No space left" in "".join(caught.value.__notes__)
+    checkpoints = RunCheckpoints(tmp_path, keep=3)
+    checkpoints.save(2, make_state(), {})
+    cause = KeyError("the cause")
+    checkpoints.__exit__(KeyError, cause, None)
+    assert "No space left" in "".join(cause.__notes__)
 
 
 def files_of_a_step(folder: pathlib.Path) -> list[str]:
@@ -263,7 +264,7 @@ def test_another_shape_is_a_mistake_not_damage(tmp_path):
         with pytest.raises(ValueError, match=r"params/unet/kernel is \(16, 8\) .* \(16, 4\) here"):
             checkpoints.restore_latest(shapes(make_state(width=4)))
         half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), make_state())
-        with pytest.raises(ValueError, match="unet/bias is float32 .* bfloat16 here"):
+        with pytest.raises(ValueError, match=r"unet/bias is float32 .* bfloat16 here"):
             checkpoints.restore_latest(shapes(half))
         more = make_state()
         more.params["new"] = jnp.zeros(3)

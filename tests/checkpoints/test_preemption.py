@@ -31,7 +31,8 @@ from tpgdiff_jax.checkpoints.manager import RunCheckpoints
 mesh = Mesh(jax.devices(), ("data",))
 rows = NamedSharding(mesh, PartitionSpec("data"))
 make = jax.jit(lambda: {"x": jnp.ones(8)}, out_shardings={"x": rows})
-step_fn = jax.jit(lambda s: {"x": s["x"] + s["x"].mean() / s["x"].mean()}, out_shardings={"x": rows})
+count = lambda s: {"x": s["x"] + s["x"].mean() / s["x"].mean()}
+step_fn = jax.jit(count, out_shardings={"x": rows})
 with RunCheckpoints(folder, keep=2) as checkpoints:
     state = make()
     checkpoints.reached_preemption(0)

@@ -1,15 +1,19 @@
-"""What a run tells its user while it works: a progress bar, JSONL and TensorBoard metrics."""
+"""What a run tells its user while it works: progress, metrics, pictures, events."""
 
+import datetime
 import json
 import math
+import os
 import pathlib
 import sys
 import time
 from collections.abc import Mapping
 
+import numpy as np
 import tensorboardX
 import tqdm
 from absl import logging
+from PIL import Image
 
 
 class RunReport:
@@ -31,6 +35,8 @@ class RunReport:
         self._is_writer = is_writer
         if not is_writer:
             return
+        self._workdir = workdir
+        self._step = start
         path = workdir / "metrics.jsonl"
         drop_lines_after(path, start)
         self._jsonl = path.open("a")
@@ -53,15 +59,25 @@ class RunReport:
             self._bar.update()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Report the metrics of the steps up to `step`; NaN (nothing measured) is left out."""
+        """Report the metrics of the steps up to `step`; NaN (nothing measured) is left out.
+
+        Args:
+          step: number of the last step.
+          metrics: by name.  TensorBoard groups "speed/step_seconds" under "speed", and names
+            without a group under "train".
+        """
         if not self._is_writer:
             return
+        self._step = step
         values = {k: float(v) for k, v in metrics.items() if not math.isnan(v)}
         self._jsonl.write(json.dumps({"step": step, **values}) + "\n")
         self._jsonl.flush()
         for name, value in values.items():
-            self._board.add_scalar(f"train/{name}", value, step)
-        loss = values.get("loss", math.nan)
+            self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)
+        if "loss" not in values:  # of validation, say
+            self._log(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
+            return
+        loss = values["loss"]
         self._bar.set_postfix(loss=f"{loss:.4f}")
         if not self._terminal:
             # Since the last report, so that compiling does not spoil the estimate for long.
@@ -70,6 +86,47 @@ class RunReport:
             left = tqdm.tqdm.format_interval((self._total - step) / max(rate, 1e-9))
             text = "step %d of %d, loss %.4f, %.2f steps/s, %s left"
             logging.info(text, step, self._total, loss, rate, left)
+
+    def picture(self, name: str, image: np.ndarray, step: int) -> None:
+        """Show a picture in TensorBoard, and write it to workdir/pictures/NAME_STEP.png.
+
+        Args:
+          name: of what it shows; "/" groups pictures in TensorBoard.
+          image: uint8 [H, W, 3], RGB.
+          step: of the state that made it.
+
+        Raises:
+          ValueError: it is no such image.
+        """
+        image = np.asarray(image)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+            raise ValueError(
+                f"picture {name!r}: expected uint8 [H, W, 3], found {image.dtype} "
+                f"{list(image.shape)}."
+            )
+        if not self._is_writer:
+            return
+        folder = self._workdir / "pictures"
+        folder.mkdir(exist_ok=True)
+        target = folder / f"{name.replace('/', '_')}_{step}.png"
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        Image.fromarray(image).save(temporary, format="PNG")
+        os.replace(temporary, target)
+        self._board.add_image(name, image, step, dataformats="HWC")
+
+    def event(self, text: str) -> None:
+        """Tell what happened once: logged, in TensorBoard's texts, a line of `events.jsonl`."""
+        if not self._is_writer:
+            return
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        with (self._workdir / "events.jsonl").open("a") as file:
+            file.write(json.dumps({"time": now, "step": self._step, "event": text}) + "\n")
+        self._board.add_text("event", text, self._step)
+        self._log(text)
+
+    def _log(self, text: str) -> None:
+        with tqdm.tqdm.external_write_mode():  # a bar would stand in the way
+            logging.info("%s", text)
 
     def close(self) -> None:
         """Flush and close everything."""
