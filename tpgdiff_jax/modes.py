@@ -1,68 +1,38 @@
 """What each --mode does, from checked configuration to the last line printed."""
 
 import pathlib
-import platform
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-from absl import logging
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints import assemble, published
-from tpgdiff_jax.command_line import UserError, user_errors
+from tpgdiff_jax.command_line import user_errors
 from tpgdiff_jax.data import prepare as prepared
-from tpgdiff_jax.data.sources import PhotoFolder, Source
-from tpgdiff_jax.data.training_data import open_training_data
+from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
-from tpgdiff_jax.distributed import sharding
-from tpgdiff_jax.evaluation import metrics
-from tpgdiff_jax.evaluation.evaluate import evaluate
-from tpgdiff_jax.evaluation.report import format_table, write_report
 from tpgdiff_jax.inference import job
 from tpgdiff_jax.inference.restore import Restorer
-from tpgdiff_jax.training import train as training
-from tpgdiff_jax.training.workdir import prepare_workdir
-from tpgdiff_jax.validation import validate_weights
 
 
 def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Train (or continue) the run in `workdir`, then restore photos it has not trained on."""
-    with user_errors():
-        validate_weights(config)
-        prepare_workdir(config, workdir)
-        # One list of bad files for all processes of this machine.
-        data = open_training_data(config, workdir / f"skipped_{platform.node()}.jsonl")
-        data.check(config.data.max_bad_share)
-        logging.info("Training data: %s.", data.summary())
-        eval_photos = _open_eval_photos(config, data.sources)
-        weights = training.read_frozen(config)
-        mesh = training.make_checked_mesh(config)
-    frozen = training.place_frozen(weights, config, mesh)
-    try:
-        state = training.train(config, workdir, data, mesh, frozen)
-    except training.RunStoppedError as error:
-        raise UserError(str(error)) from error
-    if eval_photos is not None:
-        _evaluate(config, workdir, eval_photos, state.ema, frozen, mesh)
+    if not experiment.train(config, workdir):
+        print(f"Stopped before its end; the same command continues the run in {workdir}.")
 
 
 def eval_(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Score the newest checkpoint in `workdir` on the photos of `data.eval_folder`."""
     with user_errors():
-        validate_weights(config)
-        prepare_workdir(config, workdir)
         if not config.data.eval_folder:
             raise ValueError("config.data.eval_folder is empty; name a folder of photos.")
-        photos = _open_eval_photos(config)
-        weights = training.read_frozen(config)
-        mesh = training.make_checked_mesh(config)
-        state = training.load_state(config, workdir, mesh)
-    frozen = training.place_frozen(weights, config, mesh)
-    _evaluate(config, workdir, photos, state.ema, frozen, mesh)
+    stage, workdir, state, mesh, frozen = experiment.load(config, workdir)
+    with user_errors():
+        photos = experiment.open_eval_photos(stage.config)
+    params = averaged(state, stage.config)
+    experiment.score(stage, workdir, photos, params, frozen, mesh)
 
 
 def restore(
@@ -99,18 +69,8 @@ def export(config: ConfigDict, workdir: pathlib.Path, output: str | None) -> Non
     with user_errors():
         if not output:
             raise ValueError("--mode=export needs --output=FILE.safetensors.")
-        validate_weights(config)
-        prepare_workdir(config, workdir)
-        frozen = training.read_frozen(config)
-        mesh = training.make_checked_mesh(config)
-        state = training.load_state(config, workdir, mesh)
-        whole = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))(state.ema)
-        if jax.process_index() != 0:
-            return
-        groups = jax.device_get(whole) | {k: v for k, v in frozen.items() if k != "structure"}
-        groups |= frozen.get("structure", {})
-        description = published.describe(config) | {"trained_steps": int(state.step)}
-        published.save(pathlib.Path(output), groups, description)
+    stage, _, state, mesh, _ = experiment.load(config, workdir)
+    experiment.publish(stage, state, mesh, pathlib.Path(output))
     print(f"Written: {pathlib.Path(output).absolute()}, described in the .json beside it.")
 
 
@@ -146,42 +106,3 @@ def convert(config: ConfigDict, inputs: Sequence[str], output: str | None, to: s
     print(assemble.table(rows))
     print("missing 0, unexpected 0, misshapen 0", *remarks, sep="\n")
     print(f"Written: {pathlib.Path(output).absolute()}, described in the .json beside it.")
-
-
-def _open_eval_photos(
-    config: ConfigDict, training_sources: Sequence[Source] = ()
-) -> PhotoFolder | None:
-    """Scan the evaluation photos; none of them may be among the training photos."""
-    if not config.data.eval_folder:
-        return None
-    photos = PhotoFolder(config.data.eval_folder, min_size=metrics.SSIM_WINDOW)
-    logging.info("Evaluation data: %s.", photos.summary())
-    folders = [source for source in training_sources if isinstance(source, PhotoFolder)]
-    seen = {path.resolve() for folder in folders for path in folder.paths}
-    shared = [str(path) for path in photos.paths if path.resolve() in seen]
-    if shared:
-        raise ValueError(
-            f"config.data.eval_folder={config.data.eval_folder!r} shares {len(shared)} photos with "
-            f"the training data, the first is {shared[0]}; keep them apart."
-        )
-    return photos
-
-
-def _evaluate(
-    config: ConfigDict,
-    workdir: pathlib.Path,
-    photos: PhotoFolder,
-    params: Any,
-    frozen: Any,
-    mesh: Mesh,
-) -> None:
-    # One process scores; the parameters may be spread over all of them.
-    variables = {"params": params, "frozen": frozen}
-    variables = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))(variables)
-    if jax.process_index() != 0:
-        return
-    results = evaluate(jax.device_get(variables), config, photos)
-    picture = write_report(results, workdir / "evaluation")
-    print(f"\n{config.eval.sampler}, {config.eval.steps} steps, photos not trained on:\n")
-    print(format_table(results))
-    print(f"\nPicture (degraded | restored | truth): {picture.absolute()}", flush=True)

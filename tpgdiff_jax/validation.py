@@ -5,17 +5,21 @@ import pathlib
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.backbones.transformer import ACTIVATIONS
-from tpgdiff_jax.config import get
+from tpgdiff_jax.config import get, stage_config
 from tpgdiff_jax.data.degradations.mix import DEGRADATIONS, Mixture, expand, parse
 from tpgdiff_jax.diffusion.irsde import IRSDE
-from tpgdiff_jax.diffusion.loss import DISTANCES, OBJECTIVES
+from tpgdiff_jax.diffusion.loss import DISTANCES, OBJECTIVES, TIME_WEIGHTINGS
 from tpgdiff_jax.diffusion.prediction import PREDICTIONS
 from tpgdiff_jax.diffusion.samplers import check_sampler
 from tpgdiff_jax.models.tpgdiff import ENCODERS
+from tpgdiff_jax.models.unet import REMAT
+from tpgdiff_jax.priors import BRANCHES
 from tpgdiff_jax.priors.cues import CUES
 from tpgdiff_jax.priors.degradation import CLASSIFICATIONS
 from tpgdiff_jax.training.priors_step import TEACHERS
-from tpgdiff_jax.training.state import OPTIMIZERS
+from tpgdiff_jax.training.stages import STAGES, stage_one_weights
+from tpgdiff_jax.training.state import OPTIMIZERS, SCHEDULES
+from tpgdiff_jax.training.step import NON_FINITE
 
 FORMATS = ("folder", "records", "tfds")
 
@@ -29,12 +33,15 @@ def validate(config: ConfigDict) -> None:
     sde = IRSDE(**config.diffusion)
     check_sampler(config.eval.sampler, sde, config.eval.steps)
     one_of = (
+        ("stage", STAGES),
+        ("eval.which", ("last", "best")),
+        ("model.remat", REMAT),
+        ("loss.time_weighting", TIME_WEIGHTINGS),
         ("model.prediction", PREDICTIONS),
         ("model.dtype", ("float32", "bfloat16")),
         ("model.param_dtype", ("float32", "bfloat16")),
         ("loss.objective", OBJECTIVES),
         ("loss.distance", DISTANCES),
-        ("optim.name", OPTIMIZERS),
         ("prepare.format", FORMATS),
         ("priors.encoder", ENCODERS),
         ("priors.classification", CLASSIFICATIONS),
@@ -50,9 +57,8 @@ def validate(config: ConfigDict) -> None:
         _require(len(value) > 0 and set(value) <= set(choices), config, key, expected)
     positive = (
         "model.width model.attention_heads model.head_dim data.crop_size data.batch_size "
-        "data.read_threads data.prefetch_mb data.max_mixed optim.steps optim.learning_rate "
-        "ema.every_steps checkpoint.every_steps checkpoint.keep log.every_steps eval.batch_size "
-        "loss.time_power "
+        "data.read_threads data.prefetch_mb data.max_mixed checkpoint.every_steps "
+        "checkpoint.keep log.every_steps eval.batch_size eval.photos loss.time_power "
         "priors.map_size priors.tokens priors.depth_size priors.segmentation_size "
         "priors.clip.patch priors.clip.width priors.clip.layers priors.clip.heads "
         "priors.clip.image_size priors.clip.features"
@@ -60,13 +66,23 @@ def validate(config: ConfigDict) -> None:
     for key in positive.split():
         _require(get(config, key) > 0, config, key, "a positive number")
     not_negative = (
-        "optim.clip_norm optim.warmup_steps eval.crop_size data.cache_mb data.workers "
-        "data.tone_jitter prepare.crop_size"
+        "eval.crop_size eval.every_steps data.cache_mb data.workers data.tone_jitter "
+        "prepare.crop_size"
     )
     for key in not_negative.split():
         _require(get(config, key) >= 0, config, key, "zero or more")
     _require(config.model.width % 2 == 0, config, "model.width", "an even number")
-    _require(0 <= config.ema.decay < 1, config, "ema.decay", "a number in [0, 1)")
+    for prefix in ("", "stage_one."):
+        _check_learning(config, prefix)
+    for name in BRANCHES:
+        key = f"model.dropout_{name}"
+        _require(0 <= get(config, key) <= 1, config, key, "a share in [0, 1]")
+    decays = (0, config.ema.decay, *config.ema.more_decays)
+    expected = f"one of the averages kept: {decays}"
+    _require(config.eval.ema_decay in decays, config, "eval.ema_decay", expected)
+    steps = config.profile_steps
+    fits = len(steps) in (0, 2) and list(steps) == sorted(steps) and all(s > 0 for s in steps)
+    _require(fits, config, "profile_steps", "(), or the first and the last step to be traced")
     data = config.data
     Mixture(tuple(data.degradations), tuple(data.weights), data.max_mixed, tuple(data.severity))
     for text in expand(config.prepare.recipes):
@@ -87,6 +103,32 @@ def validate(config: ConfigDict) -> None:
         _check_transformer_widths(config)
 
 
+def _check_learning(config: ConfigDict, prefix: str) -> None:
+    """Check what decides how a stage learns; stage one's keys have a prefix."""
+
+    def require(key: str, is_valid, expected: str) -> None:
+        value = get(config, f"{prefix}{key}")
+        _require(is_valid(value), config, f"{prefix}{key}", expected)
+
+    choices = {"name": OPTIMIZERS, "schedule": SCHEDULES, "non_finite": NON_FINITE}
+    for name, known in choices.items():
+        require(f"optim.{name}", lambda v, known=known: v in known, f"one of {', '.join(known)}")
+    positive = "data.batch_size data.crop_size optim.steps optim.learning_rate optim.accumulate"
+    for key in (*positive.split(), "ema.every_steps"):
+        require(key, lambda v: v > 0, "a positive number")
+    for key in ("optim.clip_norm", "optim.warmup_steps", "optim.max_skipped", "ema.start_step"):
+        require(key, lambda v: v >= 0, "zero or more")
+    require("ema.decay", lambda v: 0 <= v < 1, "a number in [0, 1)")
+    require("ema.more_decays", lambda v: all(0 <= x < 1 for x in v), "numbers in [0, 1)")
+    parts = get(config, f"{prefix}optim.accumulate")
+    require("data.batch_size", lambda v: v % parts == 0, f"a multiple of optim.accumulate={parts}")
+    require(
+        "data.crop_share",
+        lambda v: len(v) == 0 or (len(v) == 2 and 0 < v[0] <= v[1] <= 1),
+        "(), or the least and the most share of a photo",
+    )
+
+
 def _check_transformer_widths(config: ConfigDict) -> None:
     """The deepest level and the middle hold transformers: group norm of 32, heads of head_dim."""
     widths = [config.model.width * m for m in (1, *config.model.multipliers)][-2:]
@@ -99,26 +141,50 @@ def _check_transformer_widths(config: ConfigDict) -> None:
 
 
 def validate_weights(config: ConfigDict) -> None:
-    """Check that the frozen networks a run needs have a file to come from.
+    """Check that the networks that a run does not train have a file to come from.
 
     Raises:
       ValueError: naming what needs `priors.weights`, and what to do.
     """
+    if config.stage == "priors":
+        _check_stage_one(config)
+        return
+    if config.stage == "both":
+        _check_stage_one(stage_config(config, "priors"))
+    if config.init_from and not pathlib.Path(config.init_from).is_file():
+        raise ValueError(f"config.init_from={config.init_from!r} is no file.")
     model, priors = config.model, config.priors
     needing = []
     if priors.encoder == "clip" and (model.use_semantic or model.use_degradation):
-        needing.append("priors.encoder='clip'")
+        if priors.stage_one:
+            stage_one_weights(priors.stage_one)
+        elif config.stage != "both":
+            needing.append("priors.encoder='clip'")
     nets = [cue for cue in priors.cues if cue in ("depth", "segmentation")]
     if nets and model.use_structure:
         needing.append(f"priors.cues with {' and '.join(nets)}")
     if needing and not priors.weights:
         raise ValueError(
             f"config.priors.weights is empty, but {', '.join(needing)} need frozen networks; name "
-            "a file that --mode=convert wrote, or choose priors.encoder='compact' and cues out of "
-            "dog, gradient."
+            "a file that --mode=convert wrote (or for the encoder a run of stage one: "
+            "priors.stage_one), or choose priors.encoder='compact' and cues out of dog, gradient."
         )
     if needing and not pathlib.Path(priors.weights).is_file():
         raise ValueError(f"config.priors.weights={priors.weights!r} is no file.")
+
+
+def _check_stage_one(config: ConfigDict) -> None:
+    """Stage one trains CLIP towers, and needs a teacher."""
+    priors = config.priors
+    _require(priors.encoder == "clip", config, "priors.encoder", "'clip', which stage one trains")
+    if priors.teacher == "vgg":
+        wanted = 512
+        _require(priors.clip.features == wanted, config, "priors.clip.features", f"{wanted}, VGG's")
+    elif not pathlib.Path(priors.weights).is_file():
+        raise ValueError(
+            f"config.priors.weights={priors.weights!r} is no file, but the teacher 'clip' needs "
+            "one that --mode=convert wrote of CLIP; or choose priors.teacher='vgg'."
+        )
 
 
 def _require(condition: bool, config: ConfigDict, key: str, expected: str) -> None:

@@ -6,9 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import orbax.checkpoint as ocp
 
-# The metric that decides which step is the best; higher is better.
-BEST_BY = "psnr"
-
 
 class QuietManager(ocp.CheckpointManager):
     """Orbax's manager, which leaves questions about preemption to `Preemption`.
@@ -30,20 +27,24 @@ class NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
     Attributes:
       keep: how many of the newest.
       scores: metrics by step; filled as steps are saved.
+      best_by: the metric that decides on the best.
     """
 
     keep: int
     scores: dict[int, dict[str, float]]
+    best_by: str
 
     def should_preserve(self, checkpoints, *, context) -> Sequence[bool]:
         """Return for each checkpoint whether it stays."""
         steps = [checkpoint.step for checkpoint in checkpoints]
-        stay = {*sorted(steps)[-self.keep :], best(steps, self.scores)}
+        stay = {*sorted(steps)[-self.keep :], best(steps, self.scores, self.best_by)}
         return [step in stay for step in steps]
 
 
-def best(steps: Sequence[int], scores: Mapping[int, Mapping[str, float]]) -> int | None:
-    """Return the step with the highest score, the newest of equals."""
-    values = {step: scores[step].get(BEST_BY, math.nan) for step in steps if step in scores}
+def best(
+    steps: Sequence[int], scores: Mapping[int, Mapping[str, float]], best_by: str
+) -> int | None:
+    """Return the step with the highest score by one metric, the newest of equals."""
+    values = {step: scores[step].get(best_by, math.nan) for step in steps if step in scores}
     values = {step: value for step, value in values.items() if not math.isnan(value)}
     return max(values, key=lambda step: (values[step], step), default=None)

@@ -12,7 +12,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from tpgdiff_jax.checkpoints import step_folder
-from tpgdiff_jax.checkpoints.keeping import BEST_BY, NewestAndBest, QuietManager, best
+from tpgdiff_jax.checkpoints.keeping import NewestAndBest, QuietManager, best
 from tpgdiff_jax.checkpoints.preemption import Preemption
 from tpgdiff_jax.checkpoints.step_folder import DATA, METADATA, SCORES, STATE, DamagedStepError
 
@@ -41,6 +41,7 @@ class RunCheckpoints:
         *,
         keep: int,
         metadata: Mapping[str, Any] | None = None,
+        best_by: str = "psnr",
     ):
         """Open (or start) the checkpoints below a folder.
 
@@ -48,6 +49,7 @@ class RunCheckpoints:
           folder: where the steps are kept; may be `gs://...`.
           keep: how many of the newest steps stay, at least 1.
           metadata: JSON data stored with every step: configuration, versions of packages.
+          best_by: the metric that decides which step is the best; higher is better.
 
         Raises:
           ValueError: `keep` is less than 1.
@@ -56,11 +58,12 @@ class RunCheckpoints:
             raise ValueError(f"config.checkpoint.keep={keep}: at least 1 step must stay.")
         self._folder = epath.Path(os.path.abspath(folder) if "://" not in str(folder) else folder)
         self._metadata = dict(metadata or {})
+        self._best_by = best_by
         self._scores: dict[int, dict[str, float]] = {}
         self._manager = QuietManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=NewestAndBest(keep, self._scores), create=True
+                preservation_policy=NewestAndBest(keep, self._scores, best_by), create=True
             ),
         )
         self._damaged: dict[int, str] = {}
@@ -95,8 +98,8 @@ class RunCheckpoints:
         return max(self.all_steps(), default=None)
 
     def best_step(self) -> int | None:
-        """Return the step with the highest metrics["psnr"], or None if none was saved with it."""
-        return best(self.all_steps(), self._scores)
+        """Return the step with the highest metrics[best_by], or None if none was saved with it."""
+        return best(self.all_steps(), self._scores, self._best_by)
 
     def save(
         self,
@@ -114,15 +117,15 @@ class RunCheckpoints:
           step: its number; must not be there yet.
           state: a pytree of global arrays.
           data: the place in the data that belongs to this state, as plain JSON data.
-          metrics: what was measured of this state; must have "psnr".  NaN is never the best.
+          metrics: what was measured of this state; must have `best_by`.  NaN is never the best.
 
         Raises:
           CheckpointError: this or the last write failed; names folder, step and cause.
-          ValueError: the step is there already, or metrics lack "psnr".
+          ValueError: the step is there already, or metrics lack `best_by`.
         """
-        if metrics is not None and BEST_BY not in metrics:
+        if metrics is not None and self._best_by not in metrics:
             raise ValueError(
-                f"metrics of a checkpoint need {BEST_BY!r}, which decides on the best; "
+                f"metrics of a checkpoint need {self._best_by!r}, which decides on the best; "
                 f"found {sorted(metrics)}."
             )
         self._finish()

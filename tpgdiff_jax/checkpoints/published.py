@@ -34,6 +34,7 @@ GROUPS = (
     "teacher",
     "clip",
 )
+STAGE_ONE = ("semantic", "degradation")
 # What of a configuration decides how weights are used.
 _DESCRIBED = ("model", "priors", "diffusion")
 # How the weights are best used, unless their user says otherwise.
@@ -44,7 +45,8 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     """Return what of a configuration belongs to the weights, as plain JSON data."""
     whole = json.loads(config.to_json())
     described = {name: whole[name] for name in _DESCRIBED}
-    described["priors"].pop("weights")  # a path of the machine that trained
+    for key in ("weights", "stage_one"):  # paths of the machine that trained
+        described["priors"].pop(key)
     described["eval"] = {name: whole["eval"][name] for name in _USE}
     return described | {"degradations": whole["data"]["degradations"]}
 
@@ -162,12 +164,16 @@ def fingerprint(path: str | pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_frozen(path: str | pathlib.Path, model: tpgdiff.TPGDiff) -> dict[str, Any]:
+def load_frozen(
+    path: str | pathlib.Path, model: tpgdiff.TPGDiff, stage_one: str | pathlib.Path = ""
+) -> dict[str, Any]:
     """Read the weights of a system's frozen networks.
 
     Args:
       path: published weights that hold them.
       model: the system.
+      stage_one: published weights of the semantic and degradation networks, where those are to be
+        taken from another file.
 
     Returns:
       the collection `frozen`, nested dict of numpy arrays.
@@ -177,10 +183,43 @@ def load_frozen(path: str | pathlib.Path, model: tpgdiff.TPGDiff) -> dict[str, A
     """
     networks = tpgdiff.frozen_networks(model)
     flat = {key[-1]: network for key, network in flatten_dict(networks).items()}
-    _, weights = load(path, flat)
+    weights = {}
     for group, network in flat.items():
-        _check(path, group, weights.get(group), abstract_params(network))
+        source = stage_one if stage_one and group in STAGE_ONE else path
+        weights[group] = load_group(source, group, network)
     return _replaced(networks, weights.__getitem__)
+
+
+def load_group(path: str | pathlib.Path, group: str, network: Any) -> dict[str, Any]:
+    """Read one network's weights.
+
+    Args:
+      path: published weights that hold the group.
+      group: one of `GROUPS`.
+      network: the module the weights must fit.
+
+    Raises:
+      ValueError: the file cannot be read, lacks the group, or holds another shape.
+    """
+    _, weights = load(path, (group,))
+    _check(path, group, weights.get(group), abstract_params(network))
+    return weights[group]
+
+
+def load_clip(path: str | pathlib.Path, tower: Any) -> dict[str, Any]:
+    """Read stage one's teacher: the group `teacher`, else `clip`; errors as in `load_group`."""
+    groups = load(path, ("teacher", "clip"))[1]
+    return load_group(path, "teacher" if "teacher" in groups else "clip", tower)
+
+
+def load_trained(path: str | pathlib.Path, model: tpgdiff.TPGDiff) -> dict[str, Any]:
+    """Read all of a system that learns in stage two; errors as in `load_group`."""
+    trained = {"unet": model.unet, "structure": model.structure, "encoder": model.encoder}
+    return {
+        name: load_group(path, name, module)
+        for name, module in trained.items()
+        if module is not None
+    }
 
 
 def load_system(
@@ -200,13 +239,8 @@ def load_system(
     description, _ = load(path, ())
     config = described_config(description)
     model = tpgdiff.build(config)
-    frozen = load_frozen(path, model)
-    trained = {"unet": model.unet, "structure": model.structure, "encoder": model.encoder}
-    trained = {name: module for name, module in trained.items() if module is not None}
-    _, params = load(path, trained)
-    for group, module in trained.items():
-        _check(path, group, params.get(group), abstract_params(module))
-    return model, {"params": params, "frozen": frozen}, config
+    variables = {"params": load_trained(path, model), "frozen": load_frozen(path, model)}
+    return model, variables, config
 
 
 def _replaced(tree: Mapping[str, Any], value_of: Callable[[str], Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from PIL import Image
 
 from tpgdiff_jax.data.degradations.mix import Mixture, Recipe, degrade
 
@@ -50,6 +51,7 @@ class MakeExample(grain.transforms.MapWithIndex):
       multi_hot: labels say of every degradation whether it is there, float32 [K]; else the number
         of the only one.
       tone_jitter: see `random_tone`.
+      crop_share: see `random_crops`.
     """
 
     sources: tuple[Any, ...]
@@ -58,6 +60,7 @@ class MakeExample(grain.transforms.MapWithIndex):
     mixture: Mixture
     multi_hot: bool = False
     tone_jitter: float = 0.0
+    crop_share: tuple[float, ...] = ()
 
     def map_with_index(self, index: int, element: tuple[int, int]) -> dict[str, np.ndarray]:
         """Return {gt, lq: uint8 [crop, crop, 3], label}, and the recipe as `Mixture.encode` has it.
@@ -72,12 +75,13 @@ class MakeExample(grain.transforms.MapWithIndex):
         source = self.sources[element[0]]
         found = self._usable(source, element[1], index)
         if isinstance(found, dict):
-            gt, lq = random_crops(rng, (found["gt"], found["lq"]), self.crop_size)
+            pair = (found["gt"], found["lq"])
+            gt, lq = random_crops(rng, pair, self.crop_size, self.crop_share)
             present = np.zeros(len(self.mixture.names), np.float32)
             present[self.mixture.names.index(source.classes[int(found["label"])])] = 1
             carried = self.mixture.encode(Recipe((), -1))
         else:
-            (gt,) = random_crops(rng, (found,), self.crop_size)
+            (gt,) = random_crops(rng, (found,), self.crop_size, self.crop_share)
             gt = random_tone(rng, gt, self.tone_jitter)
             recipe = self.mixture.draw(rng, index)
             lq = degrade(gt, recipe)
@@ -135,7 +139,7 @@ class ProcessShare:
 
 
 def random_crops(
-    rng: np.random.Generator, images: Sequence[np.ndarray], size: int
+    rng: np.random.Generator, images: Sequence[np.ndarray], size: int, share: Sequence[float] = ()
 ) -> list[np.ndarray]:
     """Cut the same random square of images, mirrored half of the time and turned in steps of 90.
 
@@ -143,19 +147,33 @@ def random_crops(
       rng: source of randomness.
       images: uint8 [H, W, 3] each, of one size, at least `size` pixels a side.
       size: side of the square in pixels.
+      share: (least, most) share of the photo's area: what is cut has that area and an aspect ratio
+        of 3:4 to 4:3, and is resized to the square (stage one's recipe); () cuts the square itself.
 
     Returns:
       uint8 [size, size, 3] of each.
     """
     height, width = images[0].shape[:2]
-    top, left = rng.integers(height - size + 1), rng.integers(width - size + 1)
+    tall, wide = _random_extent(rng, height, width, share) if share else (size, size)
+    top, left = rng.integers(height - tall + 1), rng.integers(width - wide + 1)
     mirrored, turns = rng.random() < 0.5, rng.integers(4)
     crops = []
     for image in images:
-        crop = image[top : top + size, left : left + size]
+        crop = image[top : top + tall, left : left + wide]
+        if share:
+            resized = Image.fromarray(crop).resize((size, size), Image.Resampling.BICUBIC)
+            crop = np.asarray(resized)
         crop = crop[:, ::-1] if mirrored else crop
         crops.append(np.ascontiguousarray(np.rot90(crop, turns)))
     return crops
+
+
+def _random_extent(rng, height: int, width: int, share: Sequence[float]) -> tuple[int, int]:
+    """Return the sides of a random part of a photo: area uniform, aspect ratio log-uniform."""
+    area = rng.uniform(*share) * height * width
+    ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    tall, wide = round(np.sqrt(area / ratio)), round(np.sqrt(area * ratio))
+    return int(np.clip(tall, 1, height)), int(np.clip(wide, 1, width))
 
 
 def random_tone(rng: np.random.Generator, image: np.ndarray, jitter: float) -> np.ndarray:
@@ -190,6 +208,7 @@ def training_batches(
     source_weights: Sequence[float] = (),
     multi_hot: bool = False,
     tone_jitter: float = 0.0,
+    crop_share: Sequence[float] = (),
     first_batch: int = 0,
     workers: int = 0,
     read_threads: int = 2,
@@ -206,7 +225,7 @@ def training_batches(
       batch_size: examples per batch over all processes.
       mixture: how clean photos are degraded.
       source_weights: how often each source comes; () for shares by their lengths.
-      multi_hot, tone_jitter: see `MakeExample`.
+      multi_hot, tone_jitter, crop_share: see `MakeExample`.
       first_batch: where in the sequence to start; a run continues at the batches it has seen.
       workers: processes that make the batches; 0 makes them here.  Changes no result.
       read_threads, prefetch_mb: threads of each worker, and memory for batches made ahead, in MiB
@@ -226,7 +245,8 @@ def training_batches(
             f"data.batch_size={batch_size} cannot be divided among {process_count} processes."
         )
     _check_classes(sources, mixture)
-    make = MakeExample(tuple(sources), seed, crop_size, mixture, multi_hot, tone_jitter)
+    shares = tuple(crop_share)
+    make = MakeExample(tuple(sources), seed, crop_size, mixture, multi_hot, tone_jitter, shares)
     dataset = _places(sources, source_weights, seed).map_with_index(make)
     local_batch = batch_size // process_count
     share = ProcessShare(dataset, local_batch, process_index, process_count, first_batch)

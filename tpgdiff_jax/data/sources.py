@@ -4,6 +4,7 @@
 """
 
 import abc
+import copy
 import functools
 import hashlib
 import os
@@ -204,6 +205,12 @@ class PhotoFolder(Source):
     def name(self, index: int) -> str:
         """Return a photo's path relative to the folder."""
         return self.paths[index].relative_to(self.folder).as_posix()
+
+    def first(self, count: int) -> "PhotoFolder":
+        """Return the same photos, but only the first `count` of them."""
+        few = copy.copy(self)
+        few.paths = self.paths[:count]
+        return few
 
     def _read(self, index: int) -> np.ndarray:
         return read_rgb(self.paths[index])

@@ -2,12 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tpgdiff_jax.diffusion import prediction as predictions
 from tpgdiff_jax.diffusion.irsde import IRSDE
 
 DISTANCES = ("l1", "l2")
 OBJECTIVES = ("optimum", "residual")
+TIME_WEIGHTINGS = ("uniform", "min_snr")
+# Of min_snr: signal-to-noise ratios above it count alike (arXiv 2303.09556, gamma = 5).
+_MOST_SNR = 5.0
 
 
 def sample_times(key: jax.Array, batch: int, num_steps: int, power: float = 1.0) -> jax.Array:
@@ -31,6 +35,30 @@ def sample_times(key: jax.Array, batch: int, num_steps: int, power: float = 1.0)
     uniform = jax.random.uniform(key, (batch,))
     t = jnp.floor(uniform ** (1 / power) * num_steps).astype(jnp.int32) + 1
     return jnp.minimum(t, num_steps)
+
+
+def time_weights(sde: IRSDE, t: jax.Array, weighting: str) -> jax.Array:
+    """Return how much the loss at each time counts, float32 [B], 1 at most.
+
+    Args:
+      sde: the SDE.
+      t: int [B] in 1..T.
+      weighting: `uniform`: all alike.  `min_snr`: min(snr, 5) / 5 with snr = a_t^2 / (1 - a_t^2)
+        (Hang et al., arXiv 2303.09556), so that noisy, nearly hopeless times count less.
+
+    Raises:
+      ValueError: an unknown weighting.
+    """
+    if weighting == "uniform":
+        return jnp.ones(t.shape, jnp.float32)
+    if weighting == "min_snr":
+        a = np.asarray(sde.decays, np.float64)
+        snr = np.square(a) / np.maximum(1 - np.square(a), 1e-12)
+        return jnp.asarray(np.minimum(snr, _MOST_SNR) / _MOST_SNR, jnp.float32)[t]
+    raise ValueError(
+        f"loss.time_weighting={weighting!r} is unknown; expected one of "
+        f"{', '.join(TIME_WEIGHTINGS)}."
+    )
 
 
 def diffuse(sde: IRSDE, x0: jax.Array, mu: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:

@@ -31,8 +31,10 @@ class LinearAttention(nn.Module):
     param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
-        del context  # the same call as SpatialTransformer; no cross-attention here
+    def __call__(
+        self, x: jax.Array, context: jax.Array | None = None, share: jax.Array | float = 1.0
+    ) -> jax.Array:
+        del context, share  # the same call as SpatialTransformer; no cross-attention here
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         batch, height, width, channels = x.shape
         pixels, hidden = height * width, self.heads * self.head_dim
@@ -137,12 +139,15 @@ class SpatialTransformer(nn.Module):
     param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, context: jax.Array | None = None, share: jax.Array | float = 1.0
+    ) -> jax.Array:
         """Transform a feature map.
 
         Args:
           x: [B, H, W, C], C a multiple of `head_dim`.
           context: tokens [B, M, context_dim]; None leaves the cross-attention out.
+          share: weight [B, 1, 1] of each image's cross-attention.
         """
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         batch, height, width, channels = x.shape
@@ -163,7 +168,7 @@ class SpatialTransformer(nn.Module):
             if context is None:
                 context = jnp.zeros((batch, 1, self.context_dim), self.dtype)
             attend = MultiHeadAttention(heads, name="cross_attention", **kinds)
-            h = h + attend(norm("norm_cross")(h), context.astype(self.dtype))
+            h = h + share * attend(norm("norm_cross")(h), context.astype(self.dtype))
         h = h + GatedFeedForward(name="feed_forward", **kinds)(norm("norm_feed")(h))
         h = Dense(channels, zero_init=True, name="proj_out", **kinds)(h)
         return h.reshape(x.shape) + x

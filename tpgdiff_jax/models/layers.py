@@ -123,6 +123,7 @@ class StructuralFiLM(nn.Module):
     With `active=False` the parameters exist but the input passes unchanged: released checkpoints
     carry an adapter for the deepest level that their forward pass never uses, and files must
     convert both ways without loss.  With `zero_init` the input passes unchanged at first.
+    `share` [B, 1] weighs each image's modulation.
     """
 
     active: bool = True
@@ -131,11 +132,11 @@ class StructuralFiLM(nn.Module):
     param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, token: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, token: jax.Array, share: jax.Array | float = 1.0) -> jax.Array:
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name="norm", **kinds)
         modulate = Dense(2 * x.shape[-1], zero_init=self.zero_init, name="modulation", **kinds)
-        modulation = modulate(norm(token))
+        modulation = modulate(norm(token)) * share
         gamma, beta = jnp.split(modulation[:, None, None, :], 2, axis=-1)
         return x * (1 + gamma) + beta if self.active else x
 

@@ -88,13 +88,20 @@ class TPGDiff(nn.Module):
         mu: jax.Array,
         t: jax.Array,
         known: dict[str, jax.Array] | None = None,
+        present: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """Extract the priors of `mu` and denoise; what one training step needs.
+
+        Args:
+          x_t, mu, t: as in `ConditionalUNet`.
+          known: as in `extract_priors`.
+          present: as in `Priors`.
 
         Returns:
           the UNet's answer [B, H, W, 3] and the degradation logits [B, classes] (or None).
         """
         priors, logits = self.priors_and_logits(mu, known)
+        priors = priors.replace(present=present)
         return self.denoise(x_t, mu, t, priors), logits
 
 
@@ -116,6 +123,7 @@ def build(config: ConfigDict) -> TPGDiff:
         head_dim=model.head_dim,
         first_attention_level=model.first_attention_level,
         identity_init=model.identity_init,
+        remat=model.remat,
         **kinds,
     )
     branches: dict[str, Any] = {}

@@ -20,7 +20,9 @@ from tpgdiff_jax.models.layers import (
     TimeEmbedding,
     Upsample,
 )
-from tpgdiff_jax.priors import Priors
+from tpgdiff_jax.priors import BRANCHES, Priors
+
+REMAT = ("none", "attention", "blocks")
 
 
 class PreNormAttention(nn.Module):
@@ -35,7 +37,9 @@ class PreNormAttention(nn.Module):
     param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, context: jax.Array | None = None, share: jax.Array | float = 1.0
+    ) -> jax.Array:
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.full:
             attention = SpatialTransformer(
@@ -45,7 +49,7 @@ class PreNormAttention(nn.Module):
             attention = LinearAttention(
                 self.heads, self.head_dim, self.zero_init, name="attention", **kinds
             )
-        return x + attention(PixelNorm(name="norm", **kinds)(x), context)
+        return x + attention(PixelNorm(name="norm", **kinds)(x), context, share)
 
 
 class ConditionalUNet(nn.Module):
@@ -62,6 +66,8 @@ class ConditionalUNet(nn.Module):
       first_attention_level: levels above this one (0 is full resolution) go without attention.
       identity_init: start the last convolution, the linear attention's gains and all modulations
         at zero and the degradation prompt wide; small networks then learn faster, and safely.
+      remat: what the backward pass computes again instead of keeping it: `none`; `attention`, the
+        insides of attention layers; `blocks`, those of residual blocks too.
       dtype, param_dtype: of the computation and of the parameters; norms, softmax and embeddings'
         angles stay float32.
     """
@@ -77,6 +83,7 @@ class ConditionalUNet(nn.Module):
     head_dim: int = 32
     first_attention_level: int = 0
     identity_init: bool = False
+    remat: str = "none"
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
@@ -109,7 +116,11 @@ class ConditionalUNet(nn.Module):
     def _check(self, priors: Priors) -> None:
         if self.width < 4 or self.width % 2:
             raise ValueError(f"model.width={self.width} must be an even number, at least 4.")
-        for name in ("degradation", "semantic", "structure"):
+        if self.remat not in REMAT:
+            raise ValueError(
+                f"model.remat={self.remat!r} is unknown; expected one of {', '.join(REMAT)}."
+            )
+        for name in BRANCHES:
             if getattr(priors, name) is not None and not getattr(self, f"use_{name}"):
                 raise ValueError(
                     f"priors.{name} is given, but the network was built with use_{name}=False; "
@@ -122,19 +133,21 @@ class ConditionalUNet(nn.Module):
         widths_out = [self.width * m for m in self.multipliers]
         widths_in = [self.width, *widths_out[:-1]]
         time = TimeEmbedding(self.width, name="time_embedding", **kinds)(t)
-        time = self._add_degradation(time, priors.degradation)
+        time = self._add_degradation(time, priors)
         context = None
+        res_block = nn.remat(ResBlock) if self.remat == "blocks" else ResBlock
+        attention = PreNormAttention if self.remat == "none" else nn.remat(PreNormAttention)
         if priors.semantic is not None:
             context = _unit_length(priors.semantic)[:, None, :]
 
         def block(features, name, x):
-            return ResBlock(features, self.identity_init, name=name, **kinds)(x, time)
+            return res_block(features, self.identity_init, name=name, **kinds)(x, time)
 
         def attend(level, name, x):
             if level < self.first_attention_level:
                 return x
             full = level >= depth - 1
-            layer = PreNormAttention(
+            layer = attention(
                 full and self.use_semantic,
                 self.attention_heads,
                 self.head_dim,
@@ -143,10 +156,10 @@ class ConditionalUNet(nn.Module):
                 name=name,
                 **kinds,
             )
-            return layer(x, context)
+            return layer(x, context, priors.share("semantic", 3, self.dtype))
 
         def film(level, name, x):
-            return self._film(x, priors.structure, level < depth - 1, name)
+            return self._film(x, priors, level < depth - 1, name)
 
         stem = nn.Conv(self.width, (7, 7), use_bias=False, name="stem", **kinds)(x)
         x, skips = stem, []
@@ -178,23 +191,27 @@ class ConditionalUNet(nn.Module):
         last = Conv3x3(3, True, self.identity_init, name="final_conv", **kinds)
         return last(x)
 
-    def _add_degradation(self, time, degradation):
+    def _add_degradation(self, time, priors):
+        degradation = priors.degradation
         if not self.use_degradation or (degradation is None and not self.is_initializing()):
             return time
         if degradation is None:
             degradation = jnp.zeros((time.shape[0], self.prior_dim))
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         prompt = DegradationPrompt(4 * self.width, self.identity_init, name="degradation", **kinds)
-        return time + prompt(degradation.astype(self.dtype))
+        share = priors.share("degradation", 2, self.dtype)
+        return time + share * prompt(degradation.astype(self.dtype))
 
-    def _film(self, x, structure, active, name):
+    def _film(self, x, priors, active, name):
+        structure = priors.structure
         if not self.use_structure or (structure is None and not self.is_initializing()):
             return x
         if structure is None:
             structure = jnp.zeros((x.shape[0], 1, self.structure_dim))
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         film = StructuralFiLM(active, self.identity_init, name=name, **kinds)
-        return film(x, structure.astype(self.dtype).mean(axis=1))
+        token = structure.astype(self.dtype).mean(axis=1)
+        return film(x, token, priors.share("structure", 2, self.dtype))
 
 
 def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:

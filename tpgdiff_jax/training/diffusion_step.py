@@ -1,25 +1,27 @@
-"""One optimiser step of the diffusion model, as a pure function."""
+"""The loss of stage two, the diffusion model, as a pure function.
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+The UNet, the structural encoder and the compact encoder learn; the frozen networks get no gradient.
+"""
+
+import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.diffusion.irsde import IRSDE
-from tpgdiff_jax.diffusion.loss import diffuse, diffusion_loss, sample_times
-from tpgdiff_jax.distributed.sharding import batch_sharding, replicated
+from tpgdiff_jax.diffusion.loss import diffuse, diffusion_loss, sample_times, time_weights
 from tpgdiff_jax.models.tpgdiff import TPGDiff
+from tpgdiff_jax.priors import BRANCHES
 from tpgdiff_jax.priors.degradation import accuracy, classification_loss
-from tpgdiff_jax.training.state import TrainState, apply_gradient, to_unit_range
+from tpgdiff_jax.training.state import to_unit_range
 
 # What a batch may bring along instead of having the frozen networks compute it again: vectors
 # `degradation` and `semantic` [B, 512], maps `depth` and `segmentation` [B, h, w, 1] in [0, 1].
 KNOWN = ("degradation", "semantic", "depth", "segmentation")
+# The loss is reported for so many ranges of times.
+_TIME_RANGES = 4
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -29,29 +31,56 @@ def loss_fn(
     params: Any,
     frozen: Any,
     batch: Batch,
-    key: jax.Array,
+    keys: jax.Array,
     *,
     model: TPGDiff,
     sde: IRSDE,
     config: ConfigDict,
 ) -> tuple[jax.Array, Metrics]:
-    """Draw times and noise, and return the loss of a batch and what it is made of.
+    """Draw times, noise and withheld priors; return the loss of a batch and what it is made of.
 
     Args:
       params: the model's trained parameters.
       frozen: the weights of its frozen networks; {} where it has none.
       batch: as in `loss_at`.
-      key: random key of this step: times and noise are drawn from it.
+      keys: one random key per example [B], so that no example's draws depend on its neighbours.
       model, sde: the system and its SDE.
-      config: a whole configuration; reads `loss`, `model.prediction` and `priors`.
+      config: a whole configuration; reads `loss`, `model` and `priors`.
 
     Returns:
       as `loss_at`.
     """
-    time_key, noise_key = jax.random.split(key)
-    t = sample_times(time_key, batch["gt"].shape[0], sde.num_steps, config.loss.time_power)
-    noise = jax.random.normal(noise_key, batch["gt"].shape)
+    t, noise, present = draw(keys, batch["gt"].shape[1:], sde=sde, config=config)
+    if present is not None:
+        batch = batch | {"present": present}
     return loss_at(params, frozen, batch, t, noise, model=model, sde=sde, config=config)
+
+
+def draw(
+    keys: jax.Array, shape: tuple[int, ...], *, sde: IRSDE, config: ConfigDict
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Draw what one step needs of chance.
+
+    Args:
+      keys: one random key per example [B].
+      shape: of an image, (H, W, 3).
+      sde: its number of steps bounds the times.
+      config: reads `loss.time_power` and `model.dropout_*`.
+
+    Returns:
+      times int [B], noise float32 [B, H, W, 3], and which priors are present float32 [B, 3] as in
+      `Priors`, None where none is ever withheld.
+    """
+    rates = jnp.array([config.model[f"dropout_{name}"] for name in BRANCHES])
+
+    def draw_one(key):
+        time_key, noise_key, prior_key = jax.random.split(key, 3)
+        t = sample_times(time_key, 1, sde.num_steps, config.loss.time_power)[0]
+        present = jax.random.uniform(prior_key, (len(BRANCHES),)) >= rates
+        return t, jax.random.normal(noise_key, shape), present.astype(jnp.float32)
+
+    t, noise, present = jax.vmap(draw_one)(keys)
+    return t, noise, present if any(config.model[f"dropout_{n}"] for n in BRANCHES) else None
 
 
 def loss_at(
@@ -70,17 +99,21 @@ def loss_at(
     Args:
       params, frozen, model, sde, config: as in `loss_fn`.
       batch: {gt, lq: uint8 [B, H, W, 3], or float in [0, 1]; label: class numbers int [B], or 0
-        and 1 of each degradation [B, K]}, and what of `KNOWN` need not be computed.
+        and 1 of each degradation [B, K]}, what of `KNOWN` need not be computed, and perhaps
+        `present` [B, 3] as in `Priors`.
       t: times, int [B] in 1..T.
       noise: standard normal, [B, H, W, 3].
 
     Returns:
-      (float32 [], {loss, diffusion, classification, accuracy, per-class losses: float32 []}).
+      (float32 [], metrics float32 []: loss, diffusion, classification, accuracy, and the diffusion
+      loss of each degradation `class/NAME` and range of times `time/FIRST-LAST`, NaN where the
+      batch has none).
     """
     gt, lq = to_unit_range(batch["gt"]), to_unit_range(batch["lq"])
     x_t = diffuse(sde, gt, lq, t, noise)
     known = {name: batch[name] for name in KNOWN if name in batch}
-    output, logits = model.apply({"params": params, "frozen": frozen}, x_t, lq, t, known)
+    variables = {"params": params, "frozen": frozen}
+    output, logits = model.apply(variables, x_t, lq, t, known, batch.get("present"))
     per_example = diffusion_loss(
         sde,
         output,
@@ -94,8 +127,9 @@ def loss_at(
     )
     # Without a weight, what harms much (darkness) drowns what harms little (blur).
     harm = config.loss.least_harm + jnp.abs(gt - lq).mean(axis=(1, 2, 3))
-    loss = (per_example * harm**-config.loss.relative_power).mean()
-    metrics = {"diffusion": loss}
+    weight = time_weights(sde, t, config.loss.time_weighting) * harm**-config.loss.relative_power
+    loss = (per_example * weight).mean()
+    metrics = {"diffusion": loss} | _per_time(per_example, t, sde.num_steps)
     label = batch.get("label")
     if logits is not None and label is not None:
         wrong = classification_loss(
@@ -115,71 +149,18 @@ def loss_at(
 def _per_class(per_example, label, names) -> Metrics:
     """Return the mean loss over each class's examples; NaN where the batch has none."""
     rows = jax.nn.one_hot(label, len(names)) if label.ndim == 1 else label.astype(jnp.float32)
+    return _means(per_example, rows, [f"class/{name}" for name in names])
+
+
+def _per_time(per_example, t, num_steps) -> Metrics:
+    """Return the mean loss over each range of times; NaN where the batch has none."""
+    edges = [round(i * num_steps / _TIME_RANGES) for i in range(_TIME_RANGES + 1)]
+    spans = [(first + 1, last) for first, last in itertools.pairwise(edges)]
+    rows = jnp.stack([(t >= first) & (t <= last) for first, last in spans], axis=1)
+    names = [f"time/{first}-{last}" for first, last in spans]
+    return _means(per_example, rows.astype(jnp.float32), names)
+
+
+def _means(per_example, rows, names) -> Metrics:
     sums, counts = per_example @ rows, rows.sum(axis=0)
-    return {f"diffusion_{name}": sums[i] / counts[i] for i, name in enumerate(names)}
-
-
-def train_step(
-    state: TrainState,
-    frozen: Any,
-    batch: Batch,
-    key: jax.Array,
-    *,
-    model: TPGDiff,
-    sde: IRSDE,
-    optimizer: optax.GradientTransformation,
-    config: ConfigDict,
-) -> tuple[TrainState, Metrics]:
-    """Take one optimiser step and move the average of UNet and structural encoder alike.
-
-    Args:
-      state: before the step; its `step` chooses the random draws, so a restart repeats them.
-      frozen, batch, model, sde, config: as in `loss_fn`.
-      key: the run's base key.
-      optimizer: what `state.opt_state` belongs to.
-
-    Returns:
-      (the state after the step, metrics of `loss_at` and the gradient's norm).
-    """
-    step_key = jax.random.fold_in(key, state.step)
-    gradient_fn = jax.grad(loss_fn, has_aux=True)
-    gradient, metrics = gradient_fn(
-        state.params, frozen, batch, step_key, model=model, sde=sde, config=config
-    )
-    metrics["gradient_norm"] = optax.tree.norm(gradient)
-    return apply_gradient(state, gradient, optimizer, config.ema), metrics
-
-
-def make_train_step(
-    model: TPGDiff,
-    sde: IRSDE,
-    optimizer: optax.GradientTransformation,
-    config: ConfigDict,
-    *,
-    mesh: Mesh,
-    state_shardings: Any,
-    frozen_shardings: Any,
-    batch_ndims: Mapping[str, int] = MappingProxyType({"gt": 4, "lq": 4, "label": 1}),
-) -> Callable[[TrainState, Any, Batch, jax.Array], tuple[TrainState, Metrics]]:
-    """Return `train_step` compiled for a mesh; the state is donated.
-
-    Args:
-      model, sde, optimizer, config: as in `train_step`.
-      mesh: the devices.
-      state_shardings, frozen_shardings: how state and frozen weights lie on them.
-      batch_ndims: number of axes of each array in a batch.
-    """
-
-    def step(state, frozen, batch, key):
-        return train_step(
-            state, frozen, batch, key, model=model, sde=sde, optimizer=optimizer, config=config
-        )
-
-    batch_shardings = {name: batch_sharding(mesh, ndim) for name, ndim in batch_ndims.items()}
-    whole = replicated(mesh)
-    return jax.jit(
-        step,
-        in_shardings=(state_shardings, frozen_shardings, batch_shardings, whole),
-        out_shardings=(state_shardings, whole),
-        donate_argnums=0,
-    )
+    return {name: sums[i] / counts[i] for i, name in enumerate(names)}

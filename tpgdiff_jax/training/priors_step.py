@@ -1,4 +1,4 @@
-"""One optimiser step of stage one: the semantic student and the degradation classifier.
+"""The loss of stage one: the semantic student and the degradation classifier.
 
 Total loss: mean(1 - cos(student(lq), teacher(gt))) + classification, weight 1 each (TPGDiff, arXiv
 2601.20306, and the released program's recipe).
@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.backbones.vgg import Vgg16
@@ -17,7 +16,7 @@ from tpgdiff_jax.backbones.vit import ClipImageTower, clip_view
 from tpgdiff_jax.models.tpgdiff import clip_tower
 from tpgdiff_jax.priors.degradation import DegradationPrior, accuracy, classification_loss
 from tpgdiff_jax.priors.semantic import SemanticPrior, distillation_loss
-from tpgdiff_jax.training.state import TrainState, apply_gradient, to_unit_range
+from tpgdiff_jax.training.state import to_unit_range
 
 TEACHERS = ("clip", "vgg")
 
@@ -123,40 +122,27 @@ def loss_of_views(
     return loss, metrics
 
 
-def train_step(
-    state: TrainState,
+def loss_fn(
+    params: Any,
     teacher_params: Any,
     batch: Batch,
-    key: jax.Array,
+    keys: jax.Array,
     *,
     networks: StageOne,
-    optimizer: optax.GradientTransformation,
     config: ConfigDict,
-) -> tuple[TrainState, Metrics]:
-    """Take one optimiser step and move the parameters' average.
+) -> tuple[jax.Array, Metrics]:
+    """Return stage one's loss of a batch of images.
 
     Args:
-      state: before the step; its `step` chooses the dropout, so a restart repeats it.
-      teacher_params: the frozen teacher's.
+      params, teacher_params, networks, config: as in `loss_of_views`.
       batch: {gt, lq: uint8 [B, S, S, 3] or float in [0, 1], label: as in `loss_of_views`}.
-      key: the run's base key.
-      networks, optimizer, config: as in `loss_of_views`; `ema` is read, too.
+      keys: random keys [B]; the first draws the dropout.
 
     Returns:
-      (the state after the step, metrics of `loss_of_views` and the gradient's norm).
+      as `loss_of_views`.
     """
     size = networks.semantic.student.image_size
-    gt_view, lq_view = (clip_view(to_unit_range(batch[name]), size) for name in ("gt", "lq"))
-    dropout_key = jax.random.fold_in(key, state.step)
-    gradient, metrics = jax.grad(loss_of_views, has_aux=True)(
-        state.params,
-        teacher_params,
-        gt_view,
-        lq_view,
-        batch["label"],
-        dropout_key,
-        networks=networks,
-        config=config,
+    views = (clip_view(to_unit_range(batch[name]), size) for name in ("gt", "lq"))
+    return loss_of_views(
+        params, teacher_params, *views, batch["label"], keys[0], networks=networks, config=config
     )
-    metrics["gradient_norm"] = optax.tree.norm(gradient)
-    return apply_gradient(state, gradient, optimizer, config.ema), metrics

@@ -19,32 +19,68 @@ class TrainState:
       params: the network's parameters.
       ema: their running average, what restoration uses.
       opt_state: the optimiser's state.
+      more_ema: further averages, one for each of `config.ema.more_decays`.
     """
 
     step: jax.Array
     params: Any
     ema: Any
     opt_state: Any
+    more_ema: tuple[Any, ...] = ()
 
 
-def create_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """Return the state before the first step."""
+def create_state(
+    params: Any, optimizer: optax.GradientTransformation, averages: int = 0
+) -> TrainState:
+    """Return the state before the first step.
+
+    Args:
+      params: the network's parameters.
+      optimizer: what will move them.
+      averages: how many averages are kept beside the first.
+    """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         ema=jax.tree.map(jnp.copy, params),
         opt_state=optimizer.init(params),
+        more_ema=tuple(jax.tree.map(jnp.copy, params) for _ in range(averages)),
     )
+
+
+def averaged(state: TrainState, config: ConfigDict) -> Any:
+    """Return the average that `config.eval.ema_decay` chooses; 0 means the first.
+
+    Raises:
+      ValueError: no average of that decay is kept.
+    """
+    wanted, decays = config.eval.ema_decay, tuple(config.ema.more_decays)
+    if wanted in (0, config.ema.decay):
+        return state.ema
+    if wanted not in decays:
+        kept = ", ".join(map(str, (config.ema.decay, *decays)))
+        raise ValueError(f"config.eval.ema_decay={wanted} is not among the averages kept: {kept}.")
+    return state.more_ema[decays.index(wanted)]
 
 
 def apply_gradient(
     state: TrainState, gradient: Any, optimizer: optax.GradientTransformation, ema: ConfigDict
 ) -> TrainState:
-    """Return the state after one optimiser step: parameters, their average, the step's number."""
+    """Return the state after one optimiser step: parameters, averages, the step's number."""
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+
+    def move(average, decay):
+        timing = {"every_steps": ema.every_steps, "start_step": ema.start_step}
+        return update_ema(average, params, state.step, decay=decay, **timing)
+
+    more = zip(state.more_ema, ema.more_decays, strict=True)
     return TrainState(
-        state.step + 1, params, update_ema(state.ema, params, state.step, ema), opt_state
+        step=state.step + 1,
+        params=params,
+        ema=move(state.ema, ema.decay),
+        opt_state=opt_state,
+        more_ema=tuple(move(average, decay) for average, decay in more),
     )
 
 
@@ -56,7 +92,23 @@ def to_unit_range(images: jax.Array) -> jax.Array:
 
 
 def learning_rate_schedule(optim: ConfigDict) -> optax.Schedule:
-    """Return linear warm-up to `learning_rate`, then a cosine down to `final_learning_rate`."""
+    """Return the learning rate by step: linear warm-up to `learning_rate`, then a descent.
+
+    `cosine` falls to `final_learning_rate` at the last step (arXiv 1608.03983); `multistep`
+    multiplies by `decay_factor` at each of `milestones`.
+
+    Raises:
+      ValueError: `optim.schedule` is unknown.
+    """
+    if optim.schedule == "multistep":
+        drops = {int(step) - optim.warmup_steps: optim.decay_factor for step in optim.milestones}
+        steady = optax.piecewise_constant_schedule(optim.learning_rate, drops)
+        rise = optax.linear_schedule(0.0, optim.learning_rate, optim.warmup_steps)
+        return optax.join_schedules([rise, steady], [optim.warmup_steps])
+    if optim.schedule != "cosine":
+        raise ValueError(
+            f"optim.schedule={optim.schedule!r} is unknown; expected one of {', '.join(SCHEDULES)}."
+        )
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0 if optim.warmup_steps else optim.learning_rate,
         peak_value=optim.learning_rate,
@@ -66,16 +118,18 @@ def learning_rate_schedule(optim: ConfigDict) -> optax.Schedule:
     )
 
 
-OPTIMIZERS = ("adamw", "muon")
+OPTIMIZERS = ("adamw", "lion", "muon")
+SCHEDULES = ("cosine", "multistep")
 
 
 def make_optimizer(optim: ConfigDict) -> optax.GradientTransformation:
-    """Return the optimiser with the cosine schedule, clipped by norm where asked.
+    """Return the optimiser with its schedule, clipped by norm where asked.
 
-    `adamw` (arXiv 1711.05101) is the released program's.  `muon` (Jordan et al., 2024, "Muon: an
-    optimizer for hidden layers") orthogonalises the updates of matrices and convolutions, so faint
-    features such as noise learn as fast as strong ones such as brightness; everything else follows
-    AdamW (with Nesterov momentum) at a tenth of its learning rate.
+    `adamw` (arXiv 1711.05101) is the released program's.  `lion` (arXiv 2302.06675) keeps one
+    moment instead of two and wants a learning rate 3 to 10 times smaller.  `muon` (Jordan et al.,
+    2024, "Muon: an optimizer for hidden layers") orthogonalises the updates of matrices and
+    convolutions, so faint features such as noise learn as fast as strong ones such as brightness;
+    everything else follows AdamW (with Nesterov momentum) at a tenth of its learning rate.
 
     Raises:
       ValueError: `optim.name` is unknown.
@@ -83,6 +137,14 @@ def make_optimizer(optim: ConfigDict) -> optax.GradientTransformation:
     schedule = learning_rate_schedule(optim)
     if optim.name == "adamw":
         optimizer = optax.adamw(
+            schedule,
+            b1=optim.b1,
+            b2=optim.b2,
+            weight_decay=optim.weight_decay,
+            mask=_is_decayed,
+        )
+    elif optim.name == "lion":
+        optimizer = optax.lion(
             schedule,
             b1=optim.b1,
             b2=optim.b2,
@@ -147,8 +209,8 @@ def ema_decay(
     return step % every_steps == 0, kept
 
 
-def update_ema(ema: Any, params: Any, step: jax.Array, options: ConfigDict) -> Any:
+def update_ema(ema: Any, params: Any, step: jax.Array, **timing: Any) -> Any:
     """Return the average after step number `step` (counted from 0); see `ema_decay`."""
-    moves, kept = ema_decay(step, **options)
+    moves, kept = ema_decay(step, **timing)
     kept = jnp.where(moves, kept, 1.0)
     return jax.tree.map(lambda a, p: kept * a + (1 - kept) * p, ema, params)

@@ -1,173 +1,130 @@
-"""The training loop: set up, resume where the run stopped, step, report, save.
+"""The training loop, the same for both stages: resume where the run stopped, step, report, save.
 
 Running the same command again continues the same run: the checkpoint holds the state and the place
 in the data, and random draws depend on the step's number alone.
 """
 
 import contextlib
-import math
+import dataclasses
+import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import grain
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.checkpoints.manager import RunCheckpoints, abstract
 from tpgdiff_jax.data.degradations.mix import Mixture
 from tpgdiff_jax.data.pipeline import training_batches
 from tpgdiff_jax.data.training_data import TrainingData
-from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.distributed import sharding
-from tpgdiff_jax.models import tpgdiff
-from tpgdiff_jax.training.diffusion_step import make_train_step
+from tpgdiff_jax.training import setup
+from tpgdiff_jax.training.profiling import TraceWindow
+from tpgdiff_jax.training.provenance import record_start
 from tpgdiff_jax.training.reporting import RunReport
-from tpgdiff_jax.training.state import TrainState, create_state, make_optimizer
+from tpgdiff_jax.training.speed import StepClock, step_flops
+from tpgdiff_jax.training.stages import Stage
+from tpgdiff_jax.training.state import TrainState, averaged, learning_rate_schedule, make_optimizer
+from tpgdiff_jax.training.step import jit_train_step
+from tpgdiff_jax.training.trouble import RunStoppedError, StepRecord, Watch
 from tpgdiff_jax.training.workdir import write_config
 
 # What of a batch the step needs; the recipes stay on the host.
 _TO_DEVICES = ("gt", "lq", "label")
 
-
-class RunStoppedError(Exception):
-    """Training cannot go on; the message says why, and what to do."""
-
-
-class NonFiniteLossError(RunStoppedError):
-    """Training met a loss that is NaN or infinite."""
+# Averaged weights on the mesh -> (scores by name, a picture uint8 [H, W, 3] or None).
+Validate = Callable[[Any], tuple[dict[str, float], np.ndarray | None]]
 
 
-def init_state(
-    config: ConfigDict, mesh: Mesh, model: tpgdiff.TPGDiff
-) -> tuple[Callable[[], TrainState], Any, Any]:
-    """Plan the first state without making it.
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended.
 
-    Returns:
-      (a function that makes the state, already laid out over the mesh; its abstract shapes; its
-      shardings).
+    Attributes:
+      state: after the last step taken.
+      is_finished: False where the machine asked for an end before `optim.steps`.
     """
-    optimizer = make_optimizer(config.optim)
 
-    def make(key: jax.Array) -> TrainState:
-        size = config.data.crop_size
-        image = jnp.zeros((1, size, size, 3))
-        params = model.init(key, image, image, jnp.ones((1,)))["params"]
-        return create_state(params, optimizer)
-
-    key = jax.random.key(config.seed)
-    shapes = jax.eval_shape(make, key)
-    shardings = sharding.infer_shardings(shapes, mesh, config.sharding)
-    # This program runs once: on a CPU, optimising it takes ten times as long as running it.
-    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    options = quick if mesh.devices.flat[0].platform == "cpu" else None
-    jitted = jax.jit(make, out_shardings=shardings, compiler_options=options)
-    return lambda: jitted(key), shapes, shardings
+    state: TrainState
+    is_finished: bool
 
 
-def read_frozen(config: ConfigDict) -> dict[str, Any]:
-    """Read the weights of the frozen networks that a configuration asks for; touches no device.
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What every part of the loop needs."""
 
-    Returns:
-      the collection `frozen`, nested dict of numpy arrays; {} where there is no such network.
+    stage: Stage
+    workdir: pathlib.Path
+    data: TrainingData
+    mesh: Mesh
+    frozen: Any
+    shardings: Any
+    checkpoints: RunCheckpoints
+    report: RunReport
+    validate: Validate | None
 
-    Raises:
-      ValueError: `config.priors.weights` cannot be read or does not fit.
-    """
-    model = tpgdiff.build(config)
-    if not tpgdiff.frozen_networks(model):
-        return {}
-    return published.load_frozen(config.priors.weights, model)
-
-
-def place_frozen(weights: dict[str, Any], config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
-    """Lay the weights of `read_frozen` out over the mesh, by the same rules as parameters."""
-    shardings = sharding.infer_shardings({"frozen": weights}, mesh, config.sharding)["frozen"]
-    return jax.tree.map(
-        lambda value, where: jax.make_array_from_callback(
-            value.shape, where, lambda index: value[index]
-        ),
-        weights,
-        shardings,
-    )
-
-
-def make_checked_mesh(config: ConfigDict) -> Mesh:
-    """Build the mesh of a configuration and check that batch and crops divide over it."""
-    mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch(mesh, config.data.batch_size, config.data.crop_size)
-    return mesh
-
-
-def load_state(config: ConfigDict, workdir: pathlib.Path, mesh: Mesh) -> TrainState:
-    """Read the newest checkpoint of a run.
-
-    Raises:
-      ValueError: the folder holds no complete checkpoint.
-    """
-    _, shapes, shardings = init_state(config, mesh, tpgdiff.build(config))
-    with RunCheckpoints(workdir / "checkpoints", keep=config.checkpoint.keep) as checkpoints:
-        step = checkpoints.latest_step()
-        if step is None:
-            raise ValueError(f"--workdir={workdir} holds no complete checkpoint; train first.")
-        return checkpoints.restore_state(step, abstract(shapes, shardings))
+    @property
+    def config(self) -> ConfigDict:
+        return self.stage.config
 
 
 def train(
-    config: ConfigDict,
+    stage: Stage,
     workdir: pathlib.Path,
     data: TrainingData,
     mesh: Mesh,
-    frozen: dict[str, Any],
-) -> TrainState:
+    frozen: Any,
+    validate: Validate | None = None,
+) -> Outcome:
     """Train until `config.optim.steps`, continuing a run that is already in `workdir`.
 
     Args:
-      config: a whole, valid configuration.
+      stage: what is trained.
       workdir: the run's folder, prepared by `prepare_workdir`.
       data: the training images.
       mesh: the devices to train on.
-      frozen: weights of the frozen networks, laid out by `place_frozen`.
+      frozen: the stage's frozen weights, laid out by `setup.place_frozen`.
+      validate: called with the averaged weights every `eval.every_steps` steps, in all processes.
 
     Returns:
-      the final state.
+      the final state; not finished if SIGTERM ended the run, which is saved then.
 
     Raises:
-      NonFiniteLossError: the loss became NaN or infinite; nothing of that step is saved.
-      RunStoppedError: other images than the run was started with, or too many bad files.
+      RunStoppedError: steps that are not finite, other images or frozen weights than the run was
+        started with, or too many bad files.
+      CheckpointError: a checkpoint could not be written, or all of them are damaged.
     """
+    config = stage.config
     write_config(config, workdir)
-    model = tpgdiff.build(config)
-    make_state, shapes, shardings = init_state(config, mesh, model)
-    with RunCheckpoints(workdir / "checkpoints", keep=config.checkpoint.keep) as checkpoints:
-        start = checkpoints.latest_step()
-        if start is None:
-            state, start = make_state(), 0
-            _log_model(state, mesh)
-        else:
-            state, place = checkpoints.restore(start, abstract(shapes, shardings))
-            _check_place(place, start, data)
-            logging.info(
-                "Continuing the run in %s at step %d of %d: state and place in the data restored.",
-                workdir,
-                start,
-                config.optim.steps,
-            )
-        batches = iter(_batches(config, data, first_batch=start))
-        report = RunReport(
-            workdir, start=start, total=config.optim.steps, is_writer=jax.process_index() == 0
+    started = record_start(workdir)
+    make_state, shapes, shardings = setup.plan_state(stage, mesh)
+    metadata = {"config": json.loads(config.to_json()), "start": started}
+    with setup.open_checkpoints(config, workdir, **metadata) as checkpoints:
+        data = dataclasses.replace(
+            data, fingerprint=data.fingerprint | {"frozen": setup.digest(stage.frozen)}
         )
+        found = checkpoints.restore_latest(abstract(shapes, shardings))
+        if found is None:
+            start, state = 0, make_state()
+            logging.info("New run in %s.", workdir)
+        else:
+            start, state, place = found
+            _check_place(place, start, data)
+            text = "Continuing the run in %s at step %d of %d: state and place in the data restored"
+            logging.info(f"{text}.", workdir, start, config.optim.steps)
+        is_writer = jax.process_index() == 0
+        report = RunReport(workdir, start=start, total=config.optim.steps, is_writer=is_writer)
+        batches = iter(_batches(config, data, first_batch=start))
         with contextlib.closing(batches), contextlib.closing(report):
-            state = _loop(
-                config, mesh, model, frozen, state, shardings, data, batches, checkpoints, report
-            )
+            run = _Run(stage, workdir, data, mesh, frozen, shardings, checkpoints, report, validate)
+            outcome = _loop(run, state, start, batches)
     logging.info("Training data: %s.", data.summary())
-    return state
+    return outcome
 
 
 def _batches(config: ConfigDict, data: TrainingData, first_batch: int) -> grain.IterDataset:
@@ -177,15 +134,11 @@ def _batches(config: ConfigDict, data: TrainingData, first_batch: int) -> grain.
         seed=config.seed,
         crop_size=options.crop_size,
         batch_size=options.batch_size,
-        mixture=Mixture(
-            tuple(options.degradations),
-            tuple(options.weights),
-            options.max_mixed,
-            tuple(options.severity),
-        ),
+        mixture=mixture_of(config),
         source_weights=data.weights,
         multi_hot=options.max_mixed > 1,
         tone_jitter=options.tone_jitter,
+        crop_share=options.crop_share,
         first_batch=first_batch,
         workers=options.workers,
         read_threads=options.read_threads,
@@ -195,9 +148,22 @@ def _batches(config: ConfigDict, data: TrainingData, first_batch: int) -> grain.
     )
 
 
+def mixture_of(config: ConfigDict) -> Mixture:
+    """Return how a configuration degrades clean photos."""
+    data = config.data
+    names, weights = tuple(data.degradations), tuple(data.weights)
+    return Mixture(names, weights, data.max_mixed, tuple(data.severity))
+
+
 def _check_place(place: dict[str, Any], step: int, data: TrainingData) -> None:
     """Raise unless a checkpoint's place in the data is one in these data."""
     now = {"batches": step, **data.fingerprint}
+    if place.get("frozen") != now["frozen"]:
+        raise RunStoppedError(
+            "The frozen networks' weights are not those the run was started with; name the same "
+            "files (config.priors.weights, config.priors.stage_one), or start a new run in another "
+            "--workdir."
+        )
     if place != now:
         raise RunStoppedError(
             f"The training images are not those the run was started with: {place.get('images')} "
@@ -206,82 +172,98 @@ def _check_place(place: dict[str, Any], step: int, data: TrainingData) -> None:
         )
 
 
-def _loop(
-    config: ConfigDict,
-    mesh: Mesh,
-    model: tpgdiff.TPGDiff,
-    frozen: dict[str, Any],
-    state: TrainState,
-    shardings: Any,
-    data: TrainingData,
-    batches: grain.DatasetIterator,
-    checkpoints: RunCheckpoints,
-    report: RunReport,
-) -> TrainState:
-    start, total = int(state.step), config.optim.steps
-    step_fn = make_train_step(
-        model,
-        IRSDE(**config.diffusion),
-        make_optimizer(config.optim),
-        config,
-        mesh=mesh,
-        state_shardings=shardings,
-        frozen_shardings=jax.tree.map(lambda leaf: leaf.sharding, frozen),
-        batch_ndims={"gt": 4, "lq": 4, "label": 2 if config.data.max_mixed > 1 else 1},
+def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterator) -> Outcome:
+    config, total = run.config, run.config.optim.steps
+    step_fn, key = _step_program(run), _base_key(run)
+    clock, watch = StepClock(), Watch(config, run.workdir)
+    run.checkpoints.reached_preemption(start)
+    with TraceWindow(run.workdir, *(config.profile_steps or (None, None))) as trace:
+        for step in range(start + 1, total + 1):
+            with trace.step(step) as traced:
+                with clock.waiting_for_data():
+                    example = next(batches)
+                batch = {name: example[name] for name in _TO_DEVICES}
+                batch = sharding.to_global(batch, run.mesh)
+                if step == start + 1:
+                    step_fn, clock = _compiled(step_fn, state, run, batch, key)
+                with clock.waiting_for_devices():
+                    state, metrics = step_fn(state, run.frozen, batch, key)
+                traced.result = metrics
+            watch.add(StepRecord(step, metrics, example))
+            run.report.advance()
+            is_preempted = run.checkpoints.reached_preemption(step)
+            is_last = step == total or is_preempted
+            is_save = is_last or step % config.checkpoint.every_steps == 0
+            every = config.eval.every_steps
+            is_validation = run.validate is not None and bool(every) and step % every == 0
+            if is_save or is_validation or step % config.log.every_steps == 0:
+                _report(run, step, watch, clock)
+            scores = None
+            if is_validation:
+                with clock.left_out():
+                    scores = _validate(run, step, state)
+            if is_save or is_validation:
+                place = {"batches": step, **run.data.fingerprint}
+                run.checkpoints.save(step, state, place, scores)
+                _check_files(run)
+            run.checkpoints.check()
+            if is_preempted and step < total:
+                run.checkpoints.wait()
+                run.report.event(
+                    f"Asked to end (SIGTERM): saved at step {step} of {total}; the same command "
+                    "continues there."
+                )
+                return Outcome(state, is_finished=False)
+    return Outcome(state, is_finished=True)
+
+
+def _step_program(run: _Run) -> Any:
+    multi_hot = run.config.data.max_mixed > 1
+    return jit_train_step(
+        run.stage.loss_fn,
+        make_optimizer(run.config.optim),
+        run.config,
+        mesh=run.mesh,
+        state_shardings=run.shardings,
+        frozen_shardings=jax.tree.map(lambda leaf: leaf.sharding, run.frozen),
+        batch_ndims={"gt": 4, "lq": 4, "label": 2 if multi_hot else 1},
     )
+
+
+def _base_key(run: _Run) -> jax.Array:
     # Made by a compiled program, since the mesh may span several processes.
-    make_key = jax.jit(jax.random.key, out_shardings=sharding.replicated(mesh))
-    key = make_key(config.seed + 1)
-    pending = []
-    for step in range(start + 1, total + 1):
-        example = next(batches)
-        batch = sharding.to_global({name: example[name] for name in _TO_DEVICES}, mesh)
-        state, metrics = step_fn(state, frozen, batch, key)
-        pending.append(metrics)
-        report.advance()
-        is_save = step % config.checkpoint.every_steps == 0 or step == total
-        if is_save or step % config.log.every_steps == 0:
-            # The only place where the host waits for the devices.
-            report.write(step, _mean_metrics(pending, step))
-            pending = []
-        if is_save:
-            checkpoints.save(step, state, {"batches": step, **data.fingerprint})
-            try:
-                data.check(config.data.max_bad_share)
-            except ValueError as error:
-                raise RunStoppedError(str(error)) from error
-    return state
+    make_key = jax.jit(jax.random.key, out_shardings=sharding.replicated(run.mesh))
+    return make_key(run.config.seed + 1)
 
 
-def _mean_metrics(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
-    """Average the metrics of the last steps; a class that a batch lacked does not count there."""
-    rows = jax.device_get(pending)
-    losses = np.array([row["loss"] for row in rows])
-    if not np.isfinite(losses).all():
-        bad = step - len(rows) + 1 + int(np.flatnonzero(~np.isfinite(losses))[0])
-        raise NonFiniteLossError(
-            f"The loss of step {bad} is {losses[~np.isfinite(losses)][0]}. Lower "
-            "config.optim.learning_rate or set config.optim.clip_norm; the last checkpoint is kept."
-        )
-    means = {}
-    for name in rows[0]:
-        values = np.array([row[name] for row in rows], np.float64)
-        values = values[~np.isnan(values)]
-        means[name] = float(values.mean()) if len(values) else math.nan
-    return means
+def _compiled(step_fn, state, run: _Run, batch, key) -> tuple[Any, StepClock]:
+    """Compile the step, once, and start to measure after that."""
+    compiled = step_fn.lower(state, run.frozen, batch, key).compile()
+    flops = step_flops(compiled, loop_turns=run.config.optim.accumulate)
+    return compiled, StepClock(flops_per_step=flops)
 
 
-def _log_model(state: TrainState, mesh: Mesh) -> None:
-    counts = {
-        name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part)) / 1e6
-        for name, part in state.params.items()
-    }
-    parts = ", ".join(f"{name} {count:.2f}" for name, count in counts.items())
-    logging.info(
-        "New run: %.2f M parameters (%s) on %d %s device(s), mesh %s.",
-        sum(counts.values()),
-        parts,
-        mesh.size,
-        mesh.devices.flat[0].platform,
-        dict(mesh.shape),
-    )
+def _report(run: _Run, step: int, watch: Watch, clock: StepClock) -> None:
+    """Write the metrics of the steps since the last report; the host waits for the devices here."""
+    with clock.waiting_for_devices():
+        steps = watch.pending
+        metrics = watch.collect()
+    rate = learning_rate_schedule(run.config.optim)(step - 1)
+    speed = clock.summary(steps, steps * run.config.data.batch_size)
+    speed = {f"speed/{name}": value for name, value in speed.items()}
+    run.report.write(step, metrics | {"learning_rate": float(rate)} | speed)
+
+
+def _validate(run: _Run, step: int, state: TrainState) -> dict[str, float]:
+    scores, picture = run.validate(averaged(state, run.config))
+    run.report.write(step, {f"validation/{name}": value for name, value in scores.items()})
+    if picture is not None:
+        run.report.picture("validation", picture, step)
+    return scores
+
+
+def _check_files(run: _Run) -> None:
+    try:
+        run.data.check(run.config.data.max_bad_share)
+    except ValueError as error:
+        raise RunStoppedError(str(error)) from error

@@ -1,0 +1,138 @@
+"""From a configuration to arrays on the mesh: devices, first state, frozen weights, old runs."""
+
+import hashlib
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from tpgdiff_jax.checkpoints.manager import RunCheckpoints, abstract
+from tpgdiff_jax.distributed import sharding
+from tpgdiff_jax.training.stages import Stage
+from tpgdiff_jax.training.state import TrainState, create_state, make_optimizer
+
+# Stage one has no picture to score; see `evaluation.stage_one`.
+BEST_BY = {"priors": "score", "diffusion": "psnr"}
+
+
+def make_checked_mesh(config: ConfigDict) -> Mesh:
+    """Build the mesh of a configuration and check that batch and crops divide over it."""
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(
+        mesh, config.data.batch_size // config.optim.accumulate, config.data.crop_size
+    )
+    return mesh
+
+
+def plan_state(stage: Stage, mesh: Mesh) -> tuple[Callable[[], TrainState], Any, Any]:
+    """Plan the first state without making it; made, it is never whole on one device.
+
+    Args:
+      stage: what learns.
+      mesh: the devices.
+
+    Returns:
+      (a function that makes the state, already laid out over the mesh; its abstract shapes; its
+      shardings).
+    """
+    config = stage.config
+    optimizer = make_optimizer(config.optim)
+
+    def make(key: jax.Array) -> TrainState:
+        return create_state(stage.init(key), optimizer, len(config.ema.more_decays))
+
+    key = jax.random.key(config.seed)
+    shapes = jax.eval_shape(make, key)
+    shardings = sharding.infer_shardings(shapes, mesh, config.sharding)
+    # This program runs once: on a CPU, optimising it takes ten times as long as running it.
+    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    options = quick if mesh.devices.flat[0].platform == "cpu" else None
+    jitted = jax.jit(make, out_shardings=shardings, compiler_options=options)
+    return lambda: start_from(jitted(key), stage.start), shapes, shardings
+
+
+def start_from(state: TrainState, weights: Any) -> TrainState:
+    """Put given weights in place of random ones, in the parameters and in all averages.
+
+    Args:
+      state: the first state, laid out over a mesh.
+      weights: nested dict of numpy arrays, a part of the parameters' tree.
+    """
+    if not weights:
+        return state
+
+    def put(tree):
+        def merge(old, new):
+            if isinstance(new, dict):
+                return {**old, **{name: merge(old[name], value) for name, value in new.items()}}
+            return place(np.asarray(new, old.dtype), old.sharding)
+
+        return merge(tree, weights)
+
+    more = tuple(put(average) for average in state.more_ema)
+    return state.replace(params=put(state.params), ema=put(state.ema), more_ema=more)
+
+
+def place(value: np.ndarray, where: jax.sharding.Sharding) -> jax.Array:
+    """Lay a host array out over devices; each process copies only what its devices hold."""
+    return jax.make_array_from_callback(value.shape, where, lambda index: value[index])
+
+
+def place_frozen(stage: Stage, mesh: Mesh) -> Any:
+    """Lay a stage's frozen weights out over the mesh, by the same rules as parameters."""
+    weights = {"frozen": stage.frozen}
+    shardings = sharding.infer_shardings(weights, mesh, stage.config.sharding)
+    return jax.tree.map(place, weights, shardings)["frozen"]
+
+
+def digest(weights: Any) -> str:
+    """Return the SHA-256 of names and values of weights, nested dict of numpy arrays."""
+    found = hashlib.sha256()
+    for path, value in sorted(flatten_dict(weights).items()):
+        found.update("/".join(path).encode())
+        found.update(np.ascontiguousarray(value).tobytes())
+    return found.hexdigest()
+
+
+def open_checkpoints(config: ConfigDict, workdir: pathlib.Path, **metadata: Any) -> RunCheckpoints:
+    """Open the checkpoints of a run."""
+    return RunCheckpoints(
+        workdir / "checkpoints",
+        keep=config.checkpoint.keep,
+        best_by=BEST_BY[config.stage],
+        metadata=metadata,
+    )
+
+
+def load_state(stage: Stage, workdir: pathlib.Path, mesh: Mesh, which: str = "last") -> TrainState:
+    """Read a checkpoint of a run.
+
+    Args:
+      stage: the run's.
+      workdir: its folder.
+      mesh: the devices the state is laid out over.
+      which: `last`, or `best`: the one that scored highest when it was validated.
+
+    Raises:
+      ValueError: the folder holds no such checkpoint.
+      CheckpointError: it is damaged.
+    """
+    _, shapes, shardings = plan_state(stage, mesh)
+    with open_checkpoints(stage.config, workdir) as checkpoints:
+        if which == "best":
+            step = checkpoints.best_step()
+            if step is None:
+                raise ValueError(
+                    f"--workdir={workdir} holds no validated checkpoint; train with "
+                    "--config.eval.every_steps, or use the last one (config.eval.which='last')."
+                )
+            return checkpoints.restore_state(step, abstract(shapes, shardings))
+        found = checkpoints.restore_latest(abstract(shapes, shardings))
+        if found is None:
+            raise ValueError(f"--workdir={workdir} holds no complete checkpoint; train first.")
+        return found[1]

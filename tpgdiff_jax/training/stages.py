@@ -1,0 +1,132 @@
+"""The two stages of training, each as a network to initialise, a loss, and frozen weights."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from tpgdiff_jax.backbones.vgg import vgg16_params
+from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.diffusion.irsde import IRSDE
+from tpgdiff_jax.models import tpgdiff
+from tpgdiff_jax.training import diffusion_step, priors_step
+from tpgdiff_jax.training.step import Loss
+
+STAGES = ("priors", "diffusion", "both")
+# What a finished run publishes; stage two looks for stage one's here.
+WEIGHTS_NAME = "weights.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What the training loop needs to know of a stage.
+
+    Attributes:
+      config: the configuration as this stage sees it, see `config.stage_config`.
+      init: key -> random parameters of all that learns; a pure function, to be compiled.
+      loss_fn: see `step.Loss`.
+      frozen: weights that are used but do not learn, nested dict of numpy arrays.
+      start: weights that a new run starts from instead of random ones, a tree like a part of the
+        parameters', of numpy arrays; {} for none.
+    """
+
+    config: ConfigDict
+    init: Callable[[jax.Array], Any]
+    loss_fn: Loss
+    frozen: Any
+    start: Any
+
+
+def build_stage(config: ConfigDict) -> Stage:
+    """Build the stage that `config.stage` names and read the weights it needs; no device is used.
+
+    Raises:
+      ValueError: a weight file cannot be read or does not fit; names the file and the field.
+    """
+    return _priors_stage(config) if config.stage == "priors" else _diffusion_stage(config)
+
+
+def _priors_stage(config: ConfigDict) -> Stage:
+    networks = priors_step.build_stage_one(config)
+    start = {}
+    if config.priors.teacher == "vgg":
+        teacher = vgg16_params()
+    else:
+        teacher = published.load_clip(config.priors.weights, networks.teacher)
+        start = {"semantic": {"student": teacher}, "degradation": {"backbone": teacher}}
+    loss_fn = functools.partial(priors_step.loss_fn, networks=networks, config=config)
+    return Stage(config, networks.init, loss_fn, teacher, start)
+
+
+def _diffusion_stage(config: ConfigDict) -> Stage:
+    model = tpgdiff.build(config)
+
+    def init(key: jax.Array) -> Any:
+        image = jnp.zeros((1, config.data.crop_size, config.data.crop_size, 3))
+        return model.init(key, image, image, jnp.ones((1,)))["params"]
+
+    sde = IRSDE(**config.diffusion)
+    loss_fn = functools.partial(diffusion_step.loss_fn, model=model, sde=sde, config=config)
+    start = published.load_trained(config.init_from, model) if config.init_from else {}
+    return Stage(config, init, loss_fn, read_frozen(config), start)
+
+
+def read_frozen(config: ConfigDict) -> dict[str, Any]:
+    """Read the weights of the frozen networks that stage two uses.
+
+    Returns:
+      the collection `frozen`, nested dict of numpy arrays; {} where there is no such network.
+
+    Raises:
+      ValueError: a file cannot be read or does not fit.
+    """
+    model = tpgdiff.build(config)
+    if not tpgdiff.frozen_networks(model):
+        return {}
+    if not config.priors.stage_one:
+        return published.load_frozen(config.priors.weights, model)
+    path = stage_one_weights(config.priors.stage_one)
+    check_stage_one(config, path)
+    return published.load_frozen(config.priors.weights, model, stage_one=path)
+
+
+def stage_one_weights(text: str) -> pathlib.Path:
+    """Return the weights file that `priors.stage_one` means: itself, or what its run published.
+
+    Raises:
+      ValueError: there is none.
+    """
+    path = pathlib.Path(text)
+    if path.is_dir():
+        path = path / WEIGHTS_NAME
+    if not path.is_file():
+        raise ValueError(
+            f"config.priors.stage_one={text!r}: {path} is missing; train stage one to its end "
+            "(--config.stage=priors), which writes it."
+        )
+    return path
+
+
+def check_stage_one(config: ConfigDict, path: pathlib.Path) -> None:
+    """Raise ValueError unless stage one learned what stage two is told; names the field."""
+    then = published.described_config(published.load(path, ())[0])
+    fields = [f"priors.clip.{name}" for name in config.priors.clip]
+    for field in (*fields, "priors.classification", "data.degradations"):
+        was, now = (_plain(source, field) for source in (then, config))
+        if was != now:
+            raise ValueError(
+                f"config.{field}={now!r} does not fit stage one, whose weights {path} were trained "
+                f"with {was!r}; use the same value, or train stage one again."
+            )
+
+
+def _plain(config: ConfigDict, field: str) -> Any:
+    value: Any = config
+    for name in field.split("."):
+        value = value[name]
+    return list(value) if isinstance(value, list | tuple) else value
