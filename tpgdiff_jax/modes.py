@@ -20,8 +20,13 @@ from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.distributed import sharding
 from tpgdiff_jax.evaluation import metrics
+from tpgdiff_jax.evaluation.benchmark import run_benchmark
 from tpgdiff_jax.evaluation.evaluate import evaluate
+from tpgdiff_jax.evaluation.job import System
+from tpgdiff_jax.evaluation.program import check_mesh
 from tpgdiff_jax.evaluation.report import format_table, write_report
+from tpgdiff_jax.evaluation.settings import read_settings
+from tpgdiff_jax.evaluation.tables import short_table
 from tpgdiff_jax.inference import job
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.training import train as training
@@ -63,6 +68,36 @@ def eval_(config: ConfigDict, workdir: pathlib.Path) -> None:
         state = training.load_state(config, workdir, mesh)
     frozen = training.place_frozen(weights, config, mesh)
     _evaluate(config, workdir, photos, state.ema, frozen, mesh)
+
+
+def benchmark(
+    config: ConfigDict, checkpoint: str | None, predictions: str | None, folder: pathlib.Path
+) -> None:
+    """Score published weights, or somebody's outputs, on every test set; write the report."""
+    with user_errors():
+        if checkpoint and predictions:
+            raise ValueError("--checkpoint and --predictions exclude each other; give one.")
+        settings = read_settings(config)
+        system, weights = None, ""
+        if checkpoint:
+            system = System(*published.load_system(checkpoint))
+            sde, own = IRSDE(**system.config.diffusion), system.config.eval
+            for variant in settings.variants(own.sampler, own.steps):
+                samplers.check_sampler(variant.sampler, sde, variant.steps)
+            weights = published.fingerprint(checkpoint)
+        mesh = sharding.make_mesh(config.mesh)
+        check_mesh(mesh)
+        summary = run_benchmark(
+            settings,
+            folder,
+            mesh,
+            system=system,
+            predictions=pathlib.Path(predictions) if predictions else None,
+            weights=weights,
+            title=pathlib.Path(checkpoint or predictions).stem,
+        )
+    if summary is not None:
+        print(f"\n{short_table(summary)}\n\nReport: {(folder / 'report.html').absolute()}")
 
 
 def restore(
@@ -175,12 +210,9 @@ def _evaluate(
     frozen: Any,
     mesh: Mesh,
 ) -> None:
-    # One process scores; the parameters may be spread over all of them.
-    variables = {"params": params, "frozen": frozen}
-    variables = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))(variables)
+    results = evaluate({"params": params, "frozen": frozen}, config, photos, mesh=mesh)
     if jax.process_index() != 0:
         return
-    results = evaluate(jax.device_get(variables), config, photos)
     picture = write_report(results, workdir / "evaluation")
     print(f"\n{config.eval.sampler}, {config.eval.steps} steps, photos not trained on:\n")
     print(format_table(results))

@@ -11,6 +11,7 @@ from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.diffusion.loss import DISTANCES, OBJECTIVES
 from tpgdiff_jax.diffusion.prediction import PREDICTIONS
 from tpgdiff_jax.diffusion.samplers import check_sampler
+from tpgdiff_jax.evaluation.settings import read_settings
 from tpgdiff_jax.models.tpgdiff import ENCODERS
 from tpgdiff_jax.priors.cues import CUES
 from tpgdiff_jax.priors.degradation import CLASSIFICATIONS
@@ -28,6 +29,7 @@ def validate(config: ConfigDict) -> None:
     """
     sde = IRSDE(**config.diffusion)
     check_sampler(config.eval.sampler, sde, config.eval.steps)
+    read_settings(config)
     one_of = (
         ("model.prediction", PREDICTIONS),
         ("model.dtype", ("float32", "bfloat16")),

@@ -70,7 +70,8 @@ class Job:
         self._system, self._predictions = system, predictions
         self._variables = system and program.replicate(system.variables, mesh)
         names = tuple(n for n in settings.metrics if n in (*SCORES, *perceptual.NAMES))
-        networks, missing = program.load_networks(names)
+        deep = tuple(name for name in names if name in perceptual.NAMES)
+        networks, missing = program.load_networks(deep)
         self._metrics = tuple(name for name in names if name not in missing)
         self._networks = program.replicate(networks, mesh)
         self._programs: dict[Any, Callable] = {}

@@ -4,7 +4,6 @@ With `exact` every device works on one image at a time, so that the compiled pro
 is the same whatever the number of images, devices and processes; then no digit can differ.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -169,18 +168,19 @@ def scorer(protocol: Protocol, names: Sequence[str]) -> Callable[..., dict[str, 
     return run
 
 
-@functools.cache
 def load_networks(names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Read the networks of the perceptual scores among `names`.
+    """Read the networks of perceptual scores.
+
+    Args:
+      names: out of `perceptual.NAMES`.
 
     Returns:
       score -> parameters, and score -> why it cannot be computed.
     """
     networks, missing = {}, {}
     for name in names:
-        if name in perceptual.NAMES:
-            try:
-                networks[name] = perceptual.load(name)
-            except ValueError as error:
-                missing[name] = str(error)
+        try:
+            networks[name] = perceptual.load(name)
+        except ValueError as error:
+            missing[name] = str(error)
     return networks, missing
