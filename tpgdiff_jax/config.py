@@ -177,6 +177,28 @@ def base_config() -> ConfigDict:
             "seed": 1,  # of degradations and sampling noise
         }
     )
+    config.benchmark = ConfigDict(
+        {
+            # Test sets: groups (five, single, cdd11, udc), presets, or mappings of the fields of
+            # evaluation/test_sets.SetSpec.
+            "sets": ("five",),
+            "root": "benchmarks",  # the folder they lie in
+            "protocol": "",  # tpgdiff | promptir | moceir; "": each set's own
+            # Of each image, then (fid, niqe, musiq) of each set, where their packages are there.
+            "metrics": ("psnr", "ssim", "psnr_y", "ssim_y", "lpips_alex", "fid", "niqe", "musiq"),
+            "samplers": (),  # every one with every number of steps; (): the weights' own
+            "steps": (),
+            "without": "",  # priors switched off: "semantic, semantic+structure", or "all" subsets
+            "batch_size": 4,  # images of each device read and run together
+            "exact": True,  # one image per device and program: batches cannot change any digit
+            "bucket": 16,  # images are padded to multiples of so many pixels
+            "tile": 768,  # window for images above `largest_whole` megapixels; 0: always whole
+            "largest_whole": 1.05,
+            "seed": 1,  # of degradations and sampling noise, with each image's name
+            "save_images": True,  # the report, fid, niqe and musiq need the restored images
+            "inception_weights": "",  # folder with inception_v3_weights_fid.pickle, for fid
+        }
+    )
     config.prepare = ConfigDict(
         {
             "recipes": (),  # such as "haze + rain:2", or the preset cdd11; (): each degradation
@@ -197,6 +219,7 @@ _FREE_KEYS = (
     "profile_steps",
     "log.",
     "eval.",
+    "benchmark.",
     "prepare.",
     "checkpoint.",
     "mesh.",

@@ -1,6 +1,7 @@
 """The one entry point: flags, start-up of several processes, dispatch by --mode.  No logic here.
 
 python -m tpgdiff_jax.main --config=configs/quickstart.py [--workdir=DIR] [--config.key=value]
+python -m tpgdiff_jax.main --mode=eval --config=configs/eval_5d.py --checkpoint=FILE
 python -m tpgdiff_jax.main --mode=restore --checkpoint=FILE --input=IMAGES --output=FOLDER
 python -m tpgdiff_jax.main --mode=prepare --config=... --input=PHOTOS --output=FOLDER [--preview]
 python -m tpgdiff_jax.main --mode=convert --input=FILE [--input=FILE ...] --output=FILE
@@ -25,7 +26,8 @@ flags.DEFINE_multi_string(
     "prepare: folder of photos.",
 )
 flags.DEFINE_string("output", None, "Where to write: a folder, or a .safetensors file.")
-flags.DEFINE_string("checkpoint", None, "restore: published weights, a .safetensors file.")
+flags.DEFINE_string("checkpoint", None, "restore, eval: published weights, .safetensors.")
+flags.DEFINE_string("predictions", None, "eval: folder of somebody's outputs to score instead.")
 flags.DEFINE_integer("steps", None, "restore: network calls per image, if not the weights' own.")
 flags.DEFINE_string("sampler", None, "restore: which sampler, if not the weights' own.")
 flags.DEFINE_integer("seed", 0, "restore: of the sampling noise.")
@@ -56,7 +58,11 @@ def main(_) -> None:
         case "train":
             modes.train(config, _workdir())
         case "eval":
-            modes.eval_(config, _workdir())
+            if FLAGS.checkpoint or FLAGS.predictions:
+                folder = pathlib.Path(FLAGS.output or _workdir())
+                modes.benchmark(config, FLAGS.checkpoint, FLAGS.predictions, folder)
+            else:
+                modes.eval_(config, _workdir())
         case "restore":
             names = ("steps", "sampler", "seed", "tile")
             options = {name: FLAGS[name].value for name in names}

@@ -7,14 +7,22 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from tpgdiff_jax import experiment
 from tpgdiff_jax.checkpoints import assemble, published
 from tpgdiff_jax.command_line import user_errors
 from tpgdiff_jax.data import prepare as prepared
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
+from tpgdiff_jax.distributed import sharding
+from tpgdiff_jax.evaluation.benchmark import run_benchmark
+from tpgdiff_jax.evaluation.job import System
+from tpgdiff_jax.evaluation.program import check_mesh
+from tpgdiff_jax.evaluation.settings import read_settings
+from tpgdiff_jax.evaluation.tables import short_table
 from tpgdiff_jax.inference import job
 from tpgdiff_jax.inference.restore import Restorer
+from tpgdiff_jax.training.state import averaged
 
 
 def train(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -33,6 +41,36 @@ def eval_(config: ConfigDict, workdir: pathlib.Path) -> None:
         photos = experiment.open_eval_photos(stage.config)
     params = averaged(state, stage.config)
     experiment.score(stage, workdir, photos, params, frozen, mesh)
+
+
+def benchmark(
+    config: ConfigDict, checkpoint: str | None, predictions: str | None, folder: pathlib.Path
+) -> None:
+    """Score published weights, or somebody's outputs, on every test set; write the report."""
+    with user_errors():
+        if checkpoint and predictions:
+            raise ValueError("--checkpoint and --predictions exclude each other; give one.")
+        settings = read_settings(config)
+        system, weights = None, ""
+        if checkpoint:
+            system = System(*published.load_system(checkpoint))
+            sde, own = IRSDE(**system.config.diffusion), system.config.eval
+            for variant in settings.variants(own.sampler, own.steps):
+                samplers.check_sampler(variant.sampler, sde, variant.steps)
+            weights = published.fingerprint(checkpoint)
+        mesh = sharding.make_mesh(config.mesh)
+        check_mesh(mesh)
+        summary = run_benchmark(
+            settings,
+            folder,
+            mesh,
+            system=system,
+            predictions=pathlib.Path(predictions) if predictions else None,
+            weights=weights,
+            title=pathlib.Path(checkpoint or predictions).stem,
+        )
+    if summary is not None:
+        print(f"\n{short_table(summary)}\n\nReport: {(folder / 'report.html').absolute()}")
 
 
 def restore(

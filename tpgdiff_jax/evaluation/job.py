@@ -1,0 +1,299 @@
+"""Run a benchmark: every image once in every variant, on all devices, whatever interrupts it."""
+
+import dataclasses
+import hashlib
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from absl import logging
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from tpgdiff_jax.data.degradations.mix import parse
+from tpgdiff_jax.data.images import write_image
+from tpgdiff_jax.evaluation import perceptual, program
+from tpgdiff_jax.evaluation.protocols import PROTOCOLS, SCORES
+from tpgdiff_jax.evaluation.rows import Row, RowLog, number, read_rows
+from tpgdiff_jax.evaluation.settings import Settings, Variant
+from tpgdiff_jax.evaluation.test_sets import Item
+from tpgdiff_jax.evaluation.work import Batch, Loaded, Predictions, Task, batches, read_ahead
+from tpgdiff_jax.models.tpgdiff import TPGDiff
+from tpgdiff_jax.priors.degradation import class_probabilities
+
+ROWS, IMAGES = "scores", "restored"
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """What restores: a model with its variables on the host, and its configuration."""
+
+    model: TPGDiff
+    variables: Any
+    config: ConfigDict
+
+
+def image_path(folder: pathlib.Path, variant: str, set_name: str, image: str) -> pathlib.Path:
+    """Return where a restored image is kept."""
+    path = folder / IMAGES / variant / set_name / image
+    return path if path.suffix == ".png" else path.with_name(f"{path.name}.png")
+
+
+class Job:
+    """One run over tasks; `run` may be called again and goes on where it stopped."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: pathlib.Path,
+        mesh: Mesh,
+        system: System | None = None,
+        predictions: Predictions | None = None,
+    ):
+        """Prepare.
+
+        Args:
+          settings: what to do.
+          folder: of the lines and images; the same for all processes.
+          mesh: the devices of all processes.
+          system: what restores, or
+          predictions: what somebody else has restored.
+        """
+        self._settings, self._folder, self._mesh = settings, folder, mesh
+        self._system, self._predictions = system, predictions
+        self._variables = system and program.replicate(system.variables, mesh)
+        names = tuple(n for n in settings.metrics if n in (*SCORES, *perceptual.NAMES))
+        deep = tuple(name for name in names if name in perceptual.NAMES)
+        networks, missing = program.load_networks(deep)
+        self._metrics = tuple(name for name in names if name not in missing)
+        self._networks = program.replicate(networks, mesh)
+        self._programs: dict[Any, Callable] = {}
+        self._local = len(mesh.local_devices)
+
+    def run(self, tasks: Sequence[Task]) -> int:
+        """Do what is not done yet; one line per image is on disk when its batch is.
+
+        Args:
+          tasks: every process must name the same, in any order that all share.
+
+        Returns:
+          how many images this process scored (or found to be bad) now.
+        """
+        done = _agreed(list(read_rows(self._folder / ROWS).values()), tasks)
+        waiting = [task for task, is_done in zip(tasks, done, strict=True) if not is_done]
+        planned = batches(
+            waiting,
+            self._settings.bucket,
+            self._local * self._settings.batch_size,
+            jax.process_index(),
+            jax.process_count(),
+        )
+        if len(waiting) < len(tasks):
+            logging.info("%d of %d images are done already.", len(tasks) - len(waiting), len(tasks))
+        count, log = 0, RowLog(self._folder / ROWS, jax.process_index())
+        report = _Progress(sum(row is not None for batch in planned for row in batch.rows))
+        writing: list[tuple[Row, Future | None]] = []
+        with ThreadPoolExecutor(1) as pool, report:
+            for batch, loaded in read_ahead(planned, self._settings.seed, self._predictions):
+                made = self._work(batch, loaded)
+                _settle(writing, log)
+                writing = [self._keep(pool, row, image) for row, image in made]
+                count += len(made)
+                report.advance(len(made))
+            _settle(writing, log)
+        log.close()
+        return count
+
+    def _work(self, batch: Batch, loaded: Loaded) -> list[tuple[Row, np.ndarray | None]]:
+        """Restore and score a batch; a line for each of its images, and the image."""
+        together = self._local * (1 if self._settings.exact else self._settings.batch_size)
+        parts = []
+        for start in range(0, len(batch.rows), together):
+            rows = slice(start, start + together)
+            parts.append(self._call(batch, loaded, rows))
+        answers = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        made = []
+        for row, task in enumerate(batch.rows):
+            if task is not None:
+                numbers = {key: value[row] for key, value in answers.items()}
+                made.append(self._line(task, numbers, loaded.errors.get(row)))
+        return made
+
+    def _call(self, batch: Batch, loaded: Loaded, rows: slice) -> dict[str, np.ndarray]:
+        on_devices = {
+            name: program.to_devices(getattr(loaded, name)[rows], self._mesh)
+            for name in ("lq", "gt", "sizes", "hashes")
+        }
+        lq, gt, sizes, hashes = on_devices.values()
+        extra, seconds = {}, 0.0
+        if self._system is None:
+            restored = program.to_devices(
+                loaded.restored[rows].astype(np.float32) / 255, self._mesh
+            )
+        else:
+            restore = self._restorer(batch, lq, hashes)
+            started = time.perf_counter()
+            extra = jax.block_until_ready(restore(self._variables, lq, hashes))
+            seconds = time.perf_counter() - started
+            restored = extra.pop("restored")
+        score = self._scorer(batch, restored, lq, gt, sizes)
+        answer = score(self._networks, restored, lq, gt, sizes)
+        answer = {name: program.to_host(value) for name, value in (answer | extra).items()}
+        images_each = len(answer["finite"]) // self._local
+        return answer | {"seconds": np.full(len(answer["finite"]), seconds / images_each)}
+
+    def _restorer(self, batch: Batch, *arrays: jax.Array) -> Callable:
+        def make():
+            height, width = batch.shape
+            is_large = height * width > self._settings.largest_whole * 1e6
+            tile = self._settings.tile if is_large else 0
+            tile = tile if max(batch.shape) > tile else 0
+            system = self._system
+            return program.restorer(
+                system.model, system.config, batch.variant, self._settings.seed, tile
+            )
+
+        key = ("restore", batch.shape, batch.variant)
+        return self._compiled(key, make, 1, self._variables, *arrays)
+
+    def _scorer(self, batch: Batch, *arrays: jax.Array) -> Callable:
+        def make():
+            return program.scorer(PROTOCOLS[batch.protocol], self._fitting(batch.shape))
+
+        key = ("score", batch.shape, batch.protocol)
+        return self._compiled(key, make, 1, self._networks, *arrays)
+
+    def _fitting(self, size: tuple[int, int]) -> list[str]:
+        """Return the metrics that images of a size are large enough for."""
+        return [
+            name
+            for name in self._metrics
+            if name in SCORES or min(size) >= perceptual.smallest(name)
+        ]
+
+    def _compiled(self, key: tuple, make: Callable, fixed: int, *args: Any) -> Callable:
+        if key not in self._programs:
+            # Buckets come one after the other: older programs are not needed again.
+            self._programs = {k: v for k, v in self._programs.items() if k[1] == key[1]}
+            self._programs[key] = program.compiled(make(), self._mesh, fixed, *args)
+        return self._programs[key]
+
+    def _line(self, task: Task, numbers: dict, error: str | None) -> tuple[Row, Any]:
+        item, variant = task.item, task.variant
+        line = {"variant": variant.name, "set": item.spec.name, "image": item.name}
+        if error is None and not numbers["finite"]:
+            error = "the output holds NaN or infinite values"
+        if error is not None:
+            logging.warning("%s, %s: %s", item.spec.name, item.name, error)
+            return line | {"error": error}, None
+        height, width = item.size
+        line |= {"height": height, "width": width, "protocol": item.spec.protocol}
+        if item.gt is not None:
+            line |= {
+                prefix + name: number(numbers[prefix + name])
+                for name in self._fitting(item.size)
+                for prefix in ("", "input_")
+            }
+        if self._system is not None:
+            line |= _cost(variant, numbers, self._settings.seed)
+            if "logits" in numbers:
+                line |= self._predicted(numbers["logits"])
+        line |= {"recipe": recipe_of(item, self._settings.seed), "truth": item.spec.degradation}
+        return line, numbers["image"][:height, :width]
+
+    def _predicted(self, logits: np.ndarray) -> Row:
+        config = self._system.config
+        probabilities = np.asarray(class_probabilities(logits, config.priors.classification))
+        best = int(probabilities.argmax())
+        names = config.data.degradations
+        return {"predicted": names[best], "probability": number(probabilities[best])}
+
+    def _keep(self, pool: ThreadPoolExecutor, row: Row, image: np.ndarray | None):
+        if image is None or not self._settings.save_images or self._predictions is not None:
+            return row, None
+        path = image_path(self._folder, row["variant"], row["set"], row["image"])
+        return row, pool.submit(write_image, path, image)
+
+
+def _cost(variant: Variant, numbers: dict, seed: int) -> Row:
+    seconds = round(float(numbers["seconds"]), 4)
+    return {"nfe": variant.steps, "seconds": seconds, "seed": seed}
+
+
+def recipe_of(item: Item, seed: int) -> dict[str, Any] | None:
+    """Return what was done to a clean image, so that anyone can do it again."""
+    spec = item.spec
+    if spec.layout != "clean":
+        return None
+    recipe = {"sigma": spec.sigma, "seed_rule": spec.seed_rule} if spec.sigma else {}
+    if spec.recipe:
+        recipe |= parse(spec.recipe, seed=item.recipe_seed(seed)).to_json()
+    return recipe
+
+
+def _settle(writing: list[tuple[Row, Future | None]], log: RowLog) -> None:
+    """Wait for the images of the last batch, then write their lines: a line vouches for both."""
+    for _, future in writing:
+        if future is not None:
+            future.result()
+    log.write(row for row, _ in writing)
+    writing.clear()
+
+
+def _agreed(rows: Sequence[Row], tasks: Sequence[Task]) -> np.ndarray:
+    """Return which tasks are done, as process 0 sees it; files may reach others later."""
+    finished = {(row["variant"], row["set"], row["image"]) for row in rows if "error" not in row}
+    done = np.array([task.key in finished for task in tasks], bool)
+    if jax.process_count() == 1:
+        return done
+    multihost_utils.assert_equal(
+        np.frombuffer(_digest(tasks), np.uint8),
+        "The processes see different test sets; all need the same folders.",
+    )
+    return np.asarray(multihost_utils.broadcast_one_to_all(done)).astype(bool)
+
+
+def _digest(tasks: Sequence[Task]) -> bytes:
+    return hashlib.sha256(repr([(*task.key, task.item.size) for task in tasks]).encode()).digest()
+
+
+class _Progress:
+    """A bar on a terminal, plain log lines elsewhere; process 0 alone speaks."""
+
+    def __init__(self, total: int):
+        self._quiet = jax.process_index() != 0
+        is_terminal = sys.stderr.isatty()
+        self._bar = tqdm.tqdm(
+            total=total, unit="image", desc="scoring", disable=self._quiet or not is_terminal
+        )
+        self._total, self._count, self._logs = total, 0, not self._quiet and not is_terminal
+        self._started = self._said = time.monotonic()
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.close()
+
+    def advance(self, count: int) -> None:
+        """Count images."""
+        self._bar.update(count)
+        self._count += count
+        now = time.monotonic()
+        if self._logs and (now - self._said > 30 or self._count == self._total):
+            self._said, rate = now, self._count / max(now - self._started, 1e-9)
+            left = tqdm.tqdm.format_interval((self._total - self._count) / max(rate, 1e-9))
+            logging.info(
+                "%d of %d images of this process, %.2f/s, %s left",
+                self._count,
+                self._total,
+                rate,
+                left,
+            )

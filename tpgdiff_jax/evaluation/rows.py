@@ -1,0 +1,67 @@
+"""One line per image: written as a job goes, read again when it goes on.
+
+Every process appends to a file of its own.  A line cut off by a kill is ignored, and its image
+made again; where an image has several lines, the last that is no error counts.
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Row = dict[str, Any]
+Key = tuple[str, str, str]
+_DIGITS = 6  # of a score in a file: more than float32 holds of a PSNR
+
+
+def key_of(row: Mapping[str, Any]) -> Key:
+    """Return what tells a line from others: (variant, set, image)."""
+    return row["variant"], row["set"], row["image"]
+
+
+def number(value: float) -> float | str:
+    """Round a score for a file; equal images have an infinite PSNR, which JSON writes as text."""
+    return round(float(value), _DIGITS) if math.isfinite(value) else str(float(value))
+
+
+class RowLog:
+    """The lines of one process."""
+
+    def __init__(self, folder: pathlib.Path, process: int):
+        """Open for appending.
+
+        Args:
+          folder: of the lines of all processes; made if missing.
+          process: number of this process.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"process_{process}.jsonl"
+        cut_off = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+        self._file = path.open("a")
+        if cut_off:
+            self._file.write("\n")
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Append lines and hand them to the operating system at once."""
+        for row in rows:
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_rows(folder: pathlib.Path) -> dict[Key, Row]:
+    """Read the lines of all processes, sorted by variant, set and image."""
+    rows: dict[Key, Row] = {}
+    for path in sorted(folder.glob("process_*.jsonl")):
+        for line in path.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if "error" not in row or key_of(row) not in rows:
+                rows[key_of(row)] = row
+    return dict(sorted(rows.items()))

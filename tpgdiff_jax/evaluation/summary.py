@@ -1,0 +1,181 @@
+"""From lines per image to means per set, averages per group, and the confusion matrix."""
+
+import collections
+import math
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tpgdiff_jax.evaluation import optional, perceptual, program
+from tpgdiff_jax.evaluation.job import IMAGES, image_path
+from tpgdiff_jax.evaluation.presets import GROUPS
+from tpgdiff_jax.evaluation.protocols import PROTOCOLS, SCORES
+from tpgdiff_jax.evaluation.rows import Row, number
+from tpgdiff_jax.evaluation.settings import Settings, Variant
+from tpgdiff_jax.evaluation.test_sets import OpenSet
+
+PER_IMAGE = (*SCORES, *perceptual.NAMES)
+
+
+def means(rows: Iterable[Row]) -> dict[str, float | str]:
+    """Average every score of one set's images; infinite where one of them is."""
+    values = collections.defaultdict(list)
+    for row in rows:
+        for name in PER_IMAGE:
+            for key in (name, f"input_{name}"):
+                if key in row:
+                    values[key].append(float(row[key]))
+        if "seconds" in row:
+            values["seconds"].append(row["seconds"])
+    return {key: number(math.fsum(many) / len(many)) for key, many in values.items()}
+
+
+def summarise(
+    rows: Sequence[Row],
+    sets: Sequence[OpenSet],
+    absent: Mapping[str, str],
+    variants: Sequence[Variant],
+    settings: Settings,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Gather what a report shows, as plain JSON data.
+
+    Args:
+      rows: of all processes.
+      sets, absent: the sets that were found, and why others were not.
+      variants: what was run.
+      settings: what was asked for.
+      facts: what else a reader must know of the job.
+    """
+    asked = {variant.name for variant in variants}
+    good = [row for row in rows if "error" not in row and row["variant"] in asked]
+    results: dict[str, dict[str, Any]] = {variant.name: {} for variant in variants}
+    for variant in variants:
+        for found in sets:
+            chosen = [
+                row
+                for row in good
+                if (row["variant"], row["set"]) == (variant.name, found.spec.name)
+            ]
+            if chosen:
+                results[variant.name][found.spec.name] = {"images": len(chosen)} | means(chosen)
+    deep = tuple(name for name in settings.metrics if name in perceptual.NAMES)
+    errors = [row for row in rows if "error" in row and row["variant"] in asked]
+    described = {about["name"]: about for about in map(_describe, sets)}
+    for name, about in described.items():
+        about["failed"] = {
+            f"{row['variant']}: {row['image']}": row["error"]
+            for row in errors
+            if row["set"] == name
+        }
+    return {
+        "format": 1,
+        "job": dict(facts),
+        "variants": [
+            {
+                "name": v.name,
+                "sampler": v.sampler,
+                "steps": v.steps,
+                "without": list(v.without),
+            }
+            for v in variants
+        ],
+        "sets": described,
+        "absent": dict(absent),
+        "results": results,
+        "averages": {name: averages(result) for name, result in results.items()},
+        "confusion": {v.name: confusion(good, v.name) for v in variants},
+        "not_computed": program.load_networks(deep)[1],
+    }
+
+
+def _describe(found: OpenSet) -> dict[str, Any]:
+    spec = found.spec
+    return {
+        "name": spec.name,
+        "title": spec.title or spec.name,
+        "degradation": spec.degradation,
+        "layout": spec.layout,
+        "protocol": spec.protocol,
+        "protocol_text": PROTOCOLS[spec.protocol].describe(),
+        "seed_rule": spec.seed_text(),
+        "expected": spec.count,
+        "found": len(found.items),
+        "remarks": list(found.remarks),
+        "skipped": dict(found.skipped),
+    }
+
+
+def averages(result: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Average a variant's sets, every set alike: `all`, and every group that is whole.
+
+    Returns:
+      group -> {"sets": names, score: mean}; a score that a set lacks is left out.
+    """
+    found = {}
+    for group, names in {"all": tuple(result), **GROUPS}.items():
+        if not names or not set(names) <= result.keys():
+            continue
+        shared = set.intersection(*(set(result[name]) for name in names)) - {"images"}
+        ordered = [key for key in result[names[0]] if key in shared]
+        found[group] = {"sets": list(names)} | {
+            key: number(float(np.mean([float(result[name][key]) for name in names])))
+            for key in ordered
+        }
+    return found
+
+
+def confusion(rows: Iterable[Row], variant: str) -> dict[str, dict[str, int]]:
+    """Count what the classifier took each set's degradation for: truth -> predicted -> images."""
+    counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    for row in rows:
+        if row["variant"] == variant and row.get("predicted") and row.get("truth"):
+            counts[row["truth"]][row["predicted"]] += 1
+    return {truth: dict(sorted(found.items())) for truth, found in sorted(counts.items())}
+
+
+def add_set_scores(
+    summary: dict[str, Any],
+    rows: Sequence[Row],
+    sets: Sequence[OpenSet],
+    settings: Settings,
+    folder: pathlib.Path,
+) -> None:
+    """Add FID, NIQE and MUSIQ where they can be had; else note why not, in `not_computed`.
+
+    Args:
+      summary: of `summarise`; changed.
+      rows: of all processes.
+      sets: the sets that were found.
+      settings: names the metrics.
+      folder: of the job, with the restored images.
+    """
+    wanted = [name for name in settings.metrics if name in optional.NAMES]
+    for name in wanted:
+        try:
+            if not (folder / IMAGES).is_dir():
+                raise optional.NotComputedError("it needs restored images, and none are kept")
+            score = optional.load(name, settings.inception_weights)
+            for variant, result in summary["results"].items():
+                for found in sets:
+                    if found.spec.name in result:
+                        files = _files(variant, found, rows, folder, optional.needs_truth(name))
+                        if files is not None:
+                            result[found.spec.name][name] = number(score(*files))
+        except optional.NotComputedError as error:
+            summary["not_computed"][name] = str(error)
+
+
+def _files(variant: str, found: OpenSet, rows: Sequence[Row], folder: pathlib.Path, truth: bool):
+    if truth and found.spec.layout == "unpaired":
+        return None
+    done = {
+        row["image"]
+        for row in rows
+        if "error" not in row and (row["variant"], row["set"]) == (variant, found.spec.name)
+    }
+    items = [item for item in found.items if item.name in done]
+    restored = [image_path(folder, variant, found.spec.name, item.name) for item in items]
+    return restored, [item.gt for item in items]

@@ -1,0 +1,205 @@
+"""Divide images among buckets, batches, processes and devices; read and write in the background.
+
+Every process makes the same list of batches and takes its own rows of each, so that all run the
+same number of programs; what a batch lacks is filled with nothing and masked.
+"""
+
+import dataclasses
+import pathlib
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from tpgdiff_jax.data.images import UnreadableImageError, read_rgb
+from tpgdiff_jax.data.sources import image_names
+from tpgdiff_jax.evaluation.protocols import centre_cropped
+from tpgdiff_jax.evaluation.settings import Variant
+from tpgdiff_jax.evaluation.test_sets import Item
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One image to restore (or to find restored) in one way, and to score."""
+
+    item: Item
+    variant: Variant
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What its line is filed under."""
+        return self.variant.name, self.item.spec.name, self.item.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Tasks of one bucket, variant and protocol.
+
+    Attributes:
+      shape: (height, width) of the bucket.
+      rows: this process's tasks; None where there is nothing left.
+    """
+
+    shape: tuple[int, int]
+    variant: Variant
+    protocol: str
+    paired: bool
+    rows: tuple[Task | None, ...]
+
+
+def bucket_of(size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """Return the (height, width) that images of a size are padded to."""
+    height, width = (-(-side // multiple) * multiple for side in size)
+    return height, width
+
+
+def batches(
+    tasks: Sequence[Task], multiple: int, per_process: int, process: int, processes: int
+) -> list[Batch]:
+    """Divide the tasks.
+
+    Args:
+      tasks: in the same order in every process.
+      multiple: of the buckets' sides, pixels.
+      per_process: rows of a batch that each process takes.
+      process, processes: this process's number, and how many there are.
+
+    Returns:
+      as many batches in every process.
+    """
+    groups: dict[tuple, list[Task]] = {}
+    for task in tasks:
+        item = task.item
+        shape = bucket_of(item.size, multiple)
+        kind = (shape, task.variant, item.spec.protocol, item.gt is not None)
+        groups.setdefault(kind, []).append(task)
+    found = []
+    size = per_process * processes
+    # Buckets by size: a program serves all sets that have such images, and is then dropped.
+    for kind, group in sorted(groups.items(), key=lambda entry: str(entry[0])):
+        for start in range(0, len(group), size):
+            rows = group[start : start + size]
+            rows += [None] * (size - len(rows))
+            found.append(Batch(*kind, tuple(rows[process * per_process :][:per_process])))
+    return found
+
+
+@dataclasses.dataclass
+class Loaded:
+    """A batch's arrays.
+
+    Attributes:
+      lq, gt: uint8 [b, H, W, 3], padded; zeros in rows that hold nothing.
+      restored: somebody's outputs, uint8 [b, H, W, 3], or None.
+      sizes: int32 [b, 2].
+      hashes: of the images' names, uint32 [b].
+      errors: why a row could not be read.
+    """
+
+    lq: np.ndarray
+    gt: np.ndarray
+    restored: np.ndarray | None
+    sizes: np.ndarray
+    hashes: np.ndarray
+    errors: dict[int, str]
+
+
+def load_batch(batch: Batch, seed: int, predictions: "Predictions | None") -> Loaded:
+    """Read a batch; a row that cannot be read is left empty, and its error kept."""
+    count = len(batch.rows)
+    images = np.zeros((3, count, *batch.shape, 3), np.uint8)
+    sizes = np.tile(np.array(batch.shape, np.int32), (count, 1))
+    loaded = Loaded(*images, sizes, np.zeros(count, np.uint32), {})
+    if predictions is None:
+        loaded.restored = None
+    for row, task in enumerate(batch.rows):
+        if task is None:
+            continue
+        try:
+            lq, gt = task.item.load(seed)
+            if predictions is not None:
+                loaded.restored[row] = _padded(predictions.load(task.item), batch.shape)
+        except (UnreadableImageError, ValueError) as error:
+            loaded.errors[row] = str(error)
+            continue
+        loaded.lq[row] = _padded(lq, batch.shape)
+        loaded.gt[row] = loaded.lq[row] if gt is None else _padded(gt, batch.shape)
+        loaded.sizes[row] = task.item.size
+        loaded.hashes[row] = zlib.crc32(task.item.name.encode())
+    return loaded
+
+
+def _padded(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Reflect-pad at the bottom and right, as the model itself pads."""
+    missing = [(0, want - side) for want, side in zip(shape, image.shape[:2], strict=True)]
+    return np.pad(image, (*missing, (0, 0)), mode="reflect")
+
+
+def read_ahead(
+    planned: Sequence[Batch], seed: int, predictions: "Predictions | None"
+) -> Iterator[tuple[Batch, Loaded]]:
+    """Yield every batch with its arrays, reading the next one while this one is worked on."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: Future | None = None
+        for index, batch in enumerate(planned):
+            current = waiting or pool.submit(load_batch, batch, seed, predictions)
+            loaded = current.result()
+            if index + 1 < len(planned):
+                waiting = pool.submit(load_batch, planned[index + 1], seed, predictions)
+            yield batch, loaded
+
+
+class Predictions:
+    """Somebody's outputs: FOLDER/SET/..., or FOLDER/... where only one set is scored.
+
+    A file belongs to the image of the same stem, in the same sub-folder.
+    """
+
+    def __init__(self, folder: pathlib.Path, sets: Sequence[str]):
+        """List the files.
+
+        Args:
+          folder: where they are.
+          sets: names of the sets to be scored.
+
+        Raises:
+          ValueError: no such folder, or none of the sets' in it.
+        """
+        if not folder.is_dir():
+            raise ValueError(f"--predictions={folder} is no folder.")
+        self._files: dict[str, dict[str, pathlib.Path]] = {}
+        for name in sets:
+            base = folder / name
+            if not base.is_dir() and len(sets) == 1:
+                base = folder
+            if base.is_dir():
+                self._files[name] = {file: base / file for file in image_names(base)}
+        if not any(self._files.values()):
+            raise ValueError(
+                f"--predictions={folder} holds no images; expected sub-folders {', '.join(sets)}."
+            )
+
+    def load(self, item: Item) -> np.ndarray:
+        """Read the output that belongs to an image, cut as the protocol cuts the image.
+
+        Raises:
+          ValueError: there is none, it is ambiguous, or its size is another.
+          UnreadableImageError: it is damaged.
+        """
+        files = self._files.get(item.spec.name, {})
+        stem = str(pathlib.PurePath(item.name).with_suffix(""))
+        same = [f for f in files if str(pathlib.PurePath(f).with_suffix("")) == stem]
+        if not same:
+            raise ValueError(f"no prediction for {item.name}")
+        if len(same) > 1:
+            raise ValueError(f"ambiguous predictions for {item.name}: {' and '.join(same)}")
+        image = read_rgb(files[same[0]])
+        found = image.shape[:2]
+        image = centre_cropped(item.protocol, image)
+        if image.shape[:2] != item.size:
+            raise ValueError(
+                f"{files[same[0]]} is {found[1]}x{found[0]}, the image {item.name} "
+                f"{item.size[1]}x{item.size[0]}"
+            )
+        return image
