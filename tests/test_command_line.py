@@ -40,7 +40,7 @@ def experiment(tmp_path):
 )
 def test_config_file_missing(arguments, words):
     with pytest.raises(UserError) as error:
-        command_line.config_path(["main", *arguments])
+        command_line.config_name(["main", *arguments])
     assert all(word in str(error.value) for word in words)
 
 

@@ -56,7 +56,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     """
     needs_config = not _goes_without_config(argv)
     if needs_config and not any(argument in _HELP for argument in argv):
-        _check_overrides(argv, _load(config_path(argv)))
+        _check_overrides(argv, _load(*config_name(argv)))
     try:
         rest = flags.FLAGS(list(argv))
     except flags.Error as error:
@@ -73,15 +73,20 @@ def _goes_without_config(argv: Sequence[str]) -> bool:
     return mode and not any(argument.lstrip("-").startswith("config") for argument in argv)
 
 
-def config_path(argv: Sequence[str]) -> pathlib.Path:
-    """Return the file that --config names, or raise `UserError`."""
+def config_name(argv: Sequence[str]) -> tuple[pathlib.Path, str | None]:
+    """Return the file that --config names, and what follows its colon (FILE.py:TASK).
+
+    Raises:
+      UserError: --config is missing, or names no file.
+    """
     for index, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
         if name in ("--config", "-config"):
             value = value if equals else "".join(argv[index + 1 : index + 2])
-            path = pathlib.Path(value)
+            name, colon, task = value.partition(".py:")
+            path = pathlib.Path(f"{name}.py" if colon else value)
             if path.is_file():
-                return path
+                return path, task if colon else None
             raise UserError(f"--config={value} is not a file.{_known_configs()}")
     raise UserError(f"--config is missing; name an experiment file.{_known_configs()}")
 
@@ -93,9 +98,10 @@ def _known_configs() -> str:
     )
 
 
-def _load(path: pathlib.Path) -> ConfigDict:
+def _load(path: pathlib.Path, task: str | None) -> ConfigDict:
     try:
-        config = runpy.run_path(str(path))["get_config"]()
+        get_config = runpy.run_path(str(path))["get_config"]
+        config = get_config() if task is None else get_config(task)
     except KeyError as error:
         if error.args != ("get_config",):
             raise UserError(f"{path}: {_one_line(error)}") from error
@@ -152,8 +158,9 @@ def checked_config(config: ConfigDict | None) -> ConfigDict:
 
 
 def default_workdir(argv: Sequence[str]) -> pathlib.Path:
-    """Return runs/<name of the experiment file>."""
-    return pathlib.Path("runs") / config_path(argv).stem
+    """Return runs/<name of the experiment file>, with its task if it has one."""
+    path, task = config_name(argv)
+    return pathlib.Path("runs") / (path.stem if task is None else f"{path.stem}_{task}")
 
 
 def quiet_libraries() -> None:

@@ -1,4 +1,4 @@
-"""Score stage one on photos it has not seen: does it tell degradations apart, and see through them?"""
+"""Score stage one on photos it has not seen: does it name what harmed them, and see through it?"""
 
 import dataclasses
 from collections.abc import Iterator

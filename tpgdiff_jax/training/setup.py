@@ -2,7 +2,7 @@
 
 import hashlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -99,8 +99,10 @@ def digest(weights: Any) -> str:
     return found.hexdigest()
 
 
-def open_checkpoints(config: ConfigDict, workdir: pathlib.Path, **metadata: Any) -> RunCheckpoints:
-    """Open the checkpoints of a run."""
+def open_checkpoints(
+    config: ConfigDict, workdir: pathlib.Path, metadata: Mapping[str, Any] | None = None
+) -> RunCheckpoints:
+    """Open the checkpoints of a run; `metadata` is stored with every step that is saved."""
     return RunCheckpoints(
         workdir / "checkpoints",
         keep=config.checkpoint.keep,

@@ -104,7 +104,7 @@ def train(
     started = record_start(workdir)
     make_state, shapes, shardings = setup.plan_state(stage, mesh)
     metadata = {"config": json.loads(config.to_json()), "start": started}
-    with setup.open_checkpoints(config, workdir, **metadata) as checkpoints:
+    with setup.open_checkpoints(config, workdir, metadata) as checkpoints:
         data = dataclasses.replace(
             data, fingerprint=data.fingerprint | {"frozen": setup.digest(stage.frozen)}
         )
