@@ -3,6 +3,7 @@
 python mesh_steps.py RESULT.npz COORDINATOR PROCESS_ID SIZES: one of two processes of 4 devices.
 """
 
+import functools
 import sys
 
 import jax
@@ -13,8 +14,9 @@ from tpgdiff_jax.config import base_config
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.distributed import rules, sharding
 from tpgdiff_jax.models import tpgdiff
-from tpgdiff_jax.training.diffusion_step import make_train_step
+from tpgdiff_jax.training.diffusion_step import loss_fn
 from tpgdiff_jax.training.state import create_state, make_optimizer
+from tpgdiff_jax.training.step import jit_train_step
 
 STEPS, BATCH = 5, 8
 # Tall images: eight devices share the rows, also of maps a sixteenth as high.
@@ -88,14 +90,15 @@ def take_steps(config, mesh):
         return jax.make_array_from_callback(value.shape, where, lambda index: value[index])
 
     whole = sharding.replicated(mesh)
-    step = make_train_step(
-        model,
-        IRSDE(**config.diffusion),
+    sde = IRSDE(**config.diffusion)
+    step = jit_train_step(
+        functools.partial(loss_fn, model=model, sde=sde, config=config),
         optimizer,
         config,
         mesh=mesh,
         state_shardings=shardings,
         frozen_shardings={},
+        batch_ndims={"gt": 4, "lq": 4, "label": 1},
     )
     key = jax.jit(jax.random.key, out_shardings=whole)(3)
     state, losses = jax.tree.map(place, first, shardings), []
