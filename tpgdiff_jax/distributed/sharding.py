@@ -1,4 +1,4 @@
-"""One named mesh, and rules that say how parameters and batches lie on it.
+"""One named mesh, and how parameters lie on it by rules.
 
 Axes: `data` and `fsdp` split the batch, `fsdp` may split parameters too, `tensor` splits wide
 parameters, `spatial` splits image rows (XLA exchanges the halos).
@@ -11,13 +11,34 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-AXES = ("data", "fsdp", "tensor", "spatial")
-TACTICS = ("replicate", "fsdp", "tensor")
+from tpgdiff_jax.distributed.batches import (
+    batch_sharding,
+    check_batch,
+    check_rows,
+    process_share,
+    to_global,
+)
+from tpgdiff_jax.distributed.rules import DEFAULT_RULES, Rule, check_rules, full_rule
 
-# Splitting small tensors costs more in messages than it saves in memory.
-_MIN_SHARDED_ELEMENTS = 2**18
+__all__ = [
+    "AXES",
+    "DEFAULT_RULES",
+    "batch_sharding",
+    "check_batch",
+    "check_rows",
+    "infer_shardings",
+    "make_mesh",
+    "path_name",
+    "process_share",
+    "replicated",
+    "state_shardings",
+    "to_global",
+]
+
+AXES = ("data", "fsdp", "tensor", "spatial")
 
 
 def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -39,12 +60,18 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
         raise ValueError(f"config.mesh: {asked}: sizes must be positive, at most one may be -1.")
     known = math.prod(size for size in shape if size != -1)
-    if -1 in shape and len(devices) % known == 0:
-        shape[shape.index(-1)] = len(devices) // known
-    if math.prod(shape) != len(devices):
+    count = len(devices)
+    if -1 in shape and count % known:
         raise ValueError(
-            f"config.mesh: {asked} does not make the {len(devices)} devices at hand; the sizes "
-            "must multiply to that number (-1 takes the rest)."
+            f"config.mesh: {asked}: {count} devices are at hand, and {count} / {known} is no whole "
+            "number, so nothing fits in the place of -1."
+        )
+    if -1 in shape:
+        shape[shape.index(-1)] = count // known
+    if math.prod(shape) != count:
+        raise ValueError(
+            f"config.mesh: {asked} makes {math.prod(shape)}, but {count} devices are at hand; the "
+            "sizes must multiply to that number (-1 takes the rest)."
         )
     types = (AxisType.Auto,) * len(AXES)
     return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=types)
@@ -55,83 +82,121 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
-    """Return the sharding of a batch: examples over (`data`, `fsdp`), image rows over `spatial`.
+def infer_shardings(
+    tree: Any,
+    mesh: Mesh,
+    rules: Sequence[Rule] = DEFAULT_RULES,
+    *,
+    warn_if_idle: bool = True,
+) -> Any:
+    """Choose a sharding for every leaf by the first rule whose regex is found in its path.
 
     Args:
+      tree: arrays or shapes; paths are the keys joined by "/", e.g. "unet/stem/kernel".
       mesh: the mesh.
-      ndim: of the array; 4 means images [B, H, W, C].
-    """
-    rows = ("spatial",) if ndim == 4 else ()
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp"), *rows))
-
-
-def check_batch(mesh: Mesh, batch_size: int, height: int) -> None:
-    """Raise ValueError unless batch and rows divide over the mesh; shows the arithmetic."""
-    examples = mesh.shape["data"] * mesh.shape["fsdp"]
-    for key, value, parts, axes in (
-        ("data.batch_size", batch_size, examples, "data x fsdp"),
-        ("data.crop_size", height, mesh.shape["spatial"], "spatial"),
-    ):
-        if value % parts:
-            raise ValueError(
-                f"config.{key}={value} is no multiple of the mesh's {axes} = {parts} devices."
-            )
-
-
-def infer_shardings(tree: Any, mesh: Mesh, rules: Sequence[tuple[str, str]]) -> Any:
-    """Choose a sharding for every leaf by the first rule whose regex matches its path.
-
-    Args:
-      tree: arrays or shapes; paths are the keys joined by "/", e.g. "params/unet/stem/kernel".
-      mesh: the mesh.
-      rules: (regex, tactic) pairs; `replicate`, or `fsdp` / `tensor`, which split the largest axis
-        that divides over that mesh axis, for tensors large enough to be worth it.
+      rules: see `distributed.rules`.
+      warn_if_idle: log a warning where no tensor at all is split over `tensor` or `fsdp`.
 
     Returns:
       the same tree of `NamedSharding`.
 
     Raises:
-      ValueError: an unknown tactic, or a leaf that no rule matches.
+      ValueError: a rule is wrong, or no rule matches a leaf.
     """
-    for pattern, tactic in rules:
-        if tactic not in TACTICS:
-            raise ValueError(
-                f"config.sharding: tactic {tactic!r} of {pattern!r} is unknown; expected one of "
-                f"{', '.join(TACTICS)}."
-            )
+    check_rules(rules)
+    used: set[str] = set()
 
     def choose(path, leaf):
-        name = "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
-        for pattern, tactic in rules:
+        name = path_name(path)
+        for pattern, tactic, least in map(full_rule, rules):
             if re.search(pattern, name):
-                return NamedSharding(mesh, _spec(leaf.shape, mesh, tactic))
+                spec = _spec(leaf.shape, mesh, tactic, least)
+                used.update(axis for axis in spec if axis)
+                return NamedSharding(mesh, spec)
         raise ValueError(f"config.sharding: no rule matches {name!r}; add ('.*', 'replicate').")
 
-    return jax.tree_util.tree_map_with_path(choose, tree)
+    shardings = jax.tree_util.tree_map_with_path(choose, tree)
+    if warn_if_idle and jax.tree.leaves(tree):
+        _warn_of_idle_axes(mesh, rules, used)
+    return shardings
 
 
-def _spec(shape: tuple[int, ...], mesh: Mesh, tactic: str) -> PartitionSpec:
-    if tactic == "replicate" or math.prod(shape) < _MIN_SHARDED_ELEMENTS:
-        return PartitionSpec()
-    parts = mesh.shape[tactic]
-    divisible = [axis for axis, size in enumerate(shape) if size % parts == 0]
-    if parts == 1 or not divisible:
-        return PartitionSpec()
-    largest = max(divisible, key=lambda axis: shape[axis])
-    return PartitionSpec(*(tactic if axis == largest else None for axis in range(len(shape))))
+def state_shardings(state: Any, mesh: Mesh, rules: Sequence[Rule] = DEFAULT_RULES) -> Any:
+    """Lay out a training state: parameters by rules, what follows them alike, the rest whole.
 
-
-def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Join the processes' parts of a batch into global arrays on the mesh.
+    Averages and the optimiser's moments are trees of the parameters' shapes, however deep within
+    chained or masked optimisers: their paths end in the parameter's path, and they lie where it
+    lies, so that an update needs no message.
 
     Args:
-      batch: this process's examples, name -> array [b, ...].
-      mesh: the mesh.
+      state: arrays or shapes, with a field `params`.
+      mesh, rules: as in `infer_shardings`; paths begin below `params`.
+
+    Returns:
+      the same tree of `NamedSharding`.
     """
-    return {
-        name: jax.make_array_from_process_local_data(
-            batch_sharding(mesh, np.ndim(value)), np.asarray(value)
-        )
-        for name, value in batch.items()
+    found = infer_shardings(state.params, mesh, rules)
+    leaves = jax.tree_util.tree_leaves_with_path(state.params)
+    table = {
+        tuple(map(_key, path)): (leaf.shape, sharding)
+        for (path, leaf), sharding in zip(leaves, jax.tree.leaves(found), strict=True)
     }
+
+    def choose(path, leaf):
+        keys = tuple(map(_key, path))
+        for start in range(len(keys)):
+            shape, sharding = table.get(keys[start:], (None, None))
+            if shape == leaf.shape:
+                return sharding
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(choose, state)
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """Return the keys of a leaf's path joined by "/"."""
+    return "/".join(map(_key, path))
+
+
+def _key(key: Any) -> str:
+    """Return a path's key as text: of a dict, a field, or a place in a tuple."""
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
+
+
+def _spec(shape: tuple[int, ...], mesh: Mesh, tactic: str, least: int) -> PartitionSpec:
+    """Return how a tensor is split; an axis of the mesh that nothing divides over is left out."""
+    axes: list[str | None] = [None] * len(shape)
+    if math.prod(shape) < least or not shape:
+        return PartitionSpec()
+    parts = mesh.shape["tensor"]
+    if "tensor" in tactic and parts > 1 and shape[-1] % parts == 0:
+        axes[-1] = "tensor"
+    parts = mesh.shape["fsdp"]
+    free = [i for i, size in enumerate(shape) if axes[i] is None and size % parts == 0]
+    if "fsdp" in tactic and parts > 1 and free:
+        axes[max(free, key=lambda i: shape[i])] = "fsdp"
+    return PartitionSpec(*axes) if any(axes) else PartitionSpec()
+
+
+def _warn_of_idle_axes(mesh: Mesh, rules: Sequence[Rule], used: set[str]) -> None:
+    needs = {"tensor": "output channels", "fsdp": "an axis"}
+    cost = {"tensor": "its devices repeat each other's work", "fsdp": "every device holds them all"}
+    for axis, need in needs.items():
+        parts = mesh.shape[axis]
+        if parts == 1 or axis in used:
+            continue
+        asking = [f"{rule[0]!r} ({full_rule(rule)[2]})" for rule in rules if axis in rule[1]]
+        logging.warning(
+            "config.mesh.%s=%d splits no parameter, so %s: rules that ask for it, with the "
+            "elements a tensor needs: %s; none of their tensors is as large and has %s divisible "
+            "by %d.",
+            axis,
+            parts,
+            cost[axis],
+            ", ".join(asking) or "none",
+            need,
+            parts,
+        )

@@ -71,15 +71,17 @@ def linear_attention(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> ja
     return jnp.einsum("bnd,bde->bne", q_soft.astype(q.dtype), context.astype(q.dtype))
 
 
-# Scores held at once, over batch, heads, queries and keys; more are computed in turns.  256 MiB.
-_MAX_SCORES = 2**26
+# Scores of one image held at once, over heads, queries and keys, 64 MiB; more come in turns.
+# Counted by image since under `jit` the batch is that of all devices together.
+_MAX_SCORES = 2**24
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """Return softmax(q k^T d^-1/2) v without ever holding all scores of a large image.
 
     Queries are taken in blocks, so memory grows with the number of keys, not with its square; every
-    query still meets every key, so the result is the same.
+    query still meets every key, so the result is the same.  A block takes every n-th query: where
+    image rows lie on several devices, each then has its part in every block.
 
     Args:
       q: [B, N, heads, d].
@@ -89,15 +91,15 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
       [B, N, heads, d].
     """
     batch, queries, heads, _ = q.shape
-    block = max(1, _MAX_SCORES // (batch * heads * k.shape[1]))
+    block = max(1, _MAX_SCORES // (heads * k.shape[1]))
     if queries <= block:
         return jax.nn.dot_product_attention(q, k, v)
     blocks = -(-queries // block)
     padding = ((0, 0), (0, blocks * block - queries), (0, 0), (0, 0))
-    in_blocks = jnp.pad(q, padding).reshape(batch, blocks, block, *q.shape[2:]).swapaxes(0, 1)
+    in_blocks = jnp.pad(q, padding).reshape(batch, block, blocks, *q.shape[2:])
     # Recomputed in the backward pass, which would otherwise keep the scores of all blocks.
     one = jax.checkpoint(lambda part: jax.nn.dot_product_attention(part, k, v))
-    out = jax.lax.map(one, in_blocks).swapaxes(0, 1)
+    out = jnp.moveaxis(jax.lax.map(one, jnp.moveaxis(in_blocks, 2, 0)), 0, 2)
     return out.reshape(batch, blocks * block, *q.shape[2:])[:, :queries]
 
 

@@ -13,7 +13,7 @@ from tpgdiff_jax.backbones.frozen import apply_frozen
 from tpgdiff_jax.backbones.segformer import SegFormer
 from tpgdiff_jax.backbones.vit import ClipImageTower, clip_view
 from tpgdiff_jax.models.unet import ConditionalUNet
-from tpgdiff_jax.priors import Priors
+from tpgdiff_jax.priors import Priors, compact, structural
 from tpgdiff_jax.priors.compact import CompactEncoder
 from tpgdiff_jax.priors.degradation import DegradationPrior
 from tpgdiff_jax.priors.semantic import SemanticPrior
@@ -170,6 +170,26 @@ def _from_fields(kind: type[nn.Module], sizes: ConfigDict, dtypes: dict[str, Any
         for name, value in sizes.items()
     }
     return kind(**fields, **dtypes)
+
+
+def row_shrinking(config: ConfigDict) -> list[tuple[str, int, str, int]]:
+    """Tell how far the trained networks shrink image rows; what `spatial` meshes must respect.
+
+    Args:
+      config: a whole configuration; reads `model`, `priors` and `data.crop_size`.
+
+    Returns:
+      (config key of the rows, their number, the network, by how much it shrinks them) of each.
+    """
+    model, priors = config.model, config.priors
+    crop = ("data.crop_size", config.data.crop_size)
+    rows = [(*crop, "the UNet", 2 ** len(model.multipliers))]  # it pads to multiples of this
+    if priors.encoder == "compact" and (model.use_degradation or model.use_semantic):
+        rows.append((*crop, "the compact encoder", compact.DOWNSAMPLING))
+    if model.use_structure and priors.cues:
+        factor = structural.MAP_DOWNSAMPLING
+        rows.append(("priors.map_size", priors.map_size, "the structural encoder", factor))
+    return rows
 
 
 def frozen_networks(model: TPGDiff) -> dict[str, Any]:

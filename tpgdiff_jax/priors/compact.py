@@ -9,6 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+# Four convolutions of stride 2.
+DOWNSAMPLING = 16
+
 
 class CompactEncoder(nn.Module):
     """Look at a degraded image once and say what harmed it and what it shows.

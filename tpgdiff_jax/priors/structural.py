@@ -21,6 +21,9 @@ from tpgdiff_jax.priors.cues import (
     resize_maps,
 )
 
+# The map encoder's four convolutions of stride 2.
+MAP_DOWNSAMPLING = 16
+
 
 def sincos_positions(height: int, width: int, features: int) -> jax.Array:
     """Return 2-D positions [height * width, features]: [sin x, cos x, sin y, cos y]."""
