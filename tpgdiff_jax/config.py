@@ -4,12 +4,15 @@ An experiment file under `configs/` calls `base_config()`, changes what differs,
 The result is locked: a key that does not exist here fails at once with the nearest valid name.
 """
 
+import copy
 import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from tpgdiff_jax.distributed.rules import DEFAULT_RULES
 
 # Sizes of the frozen networks; the keys are fields of the modules in `backbones/`.
 _CLIP = {  # open_clip ViT-B/32, laion2b_s34b_b79k
@@ -209,7 +212,7 @@ def base_config() -> ConfigDict:
         }
     )
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1, "spatial": 1})
-    config.sharding = ((".*", "replicate"),)  # (regex over parameter paths, tactic)
+    config.sharding = DEFAULT_RULES  # (regex over parameter paths, tactic); see rules.py
     return config.lock()
 
 
@@ -266,7 +269,7 @@ def stage_config(config: ConfigDict, stage: str) -> ConfigDict:
       stage: `priors`: `stage_one` takes the place of `data`, `optim` and `ema`, as far as it names
         them; `diffusion`: all as it is.
     """
-    config = ConfigDict(config)
+    config = copy.deepcopy(config)
     with config.unlocked():
         config.stage = stage
         if stage == "priors":

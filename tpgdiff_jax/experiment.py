@@ -1,5 +1,6 @@
 """One experiment from configuration to published weights: its stages in turn, each scored."""
 
+import copy
 import pathlib
 import platform
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ def stages_of(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[ConfigDic
     if config.stage != "both":
         return [(stage_config(config, config.stage), workdir)]
     first, second = workdir / "priors", workdir / "diffusion"
-    with_priors = ConfigDict(config)
+    with_priors = copy.deepcopy(config)
     with with_priors.unlocked():
         with_priors.priors.stage_one = str(first)
     return [

@@ -11,6 +11,7 @@ from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.diffusion.loss import DISTANCES, OBJECTIVES, TIME_WEIGHTINGS
 from tpgdiff_jax.diffusion.prediction import PREDICTIONS
 from tpgdiff_jax.diffusion.samplers import check_sampler
+from tpgdiff_jax.distributed.rules import check_rules
 from tpgdiff_jax.evaluation.settings import read_settings
 from tpgdiff_jax.models.tpgdiff import ENCODERS
 from tpgdiff_jax.models.unet import REMAT
@@ -73,6 +74,7 @@ def validate(config: ConfigDict) -> None:
     )
     for key in not_negative.split():
         _require(get(config, key) >= 0, config, key, "zero or more")
+    check_rules(config.sharding)
     _require(config.model.width % 2 == 0, config, "model.width", "an even number")
     for prefix in ("", "stage_one."):
         _check_learning(config, prefix)

@@ -1,4 +1,4 @@
-"""One training step: the released program's numbers; the same on any mesh; and it learns."""
+"""The loss of stage two: the released program's numbers; pure; and steps on it learn."""
 
 import functools
 import re
@@ -13,17 +13,11 @@ from tpgdiff_jax.checkpoints.convert import from_reference, to_reference, unet_f
 from tpgdiff_jax.checkpoints.shapes import abstract_params
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.diffusion.irsde import IRSDE
-from tpgdiff_jax.distributed import sharding
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.priors.structural import StructuralPrior
-from tpgdiff_jax.training.diffusion_step import loss_at, loss_fn, make_train_step
+from tpgdiff_jax.training.diffusion_step import draw, loss_at, loss_fn
 from tpgdiff_jax.training.state import apply_gradient, create_state, make_optimizer
-
-MESHES = {
-    "one device": ({"data": 1}, 1),
-    "data 8": ({"data": 8}, 8),
-    "data 2, fsdp 2, spatial 2": ({"data": 2, "fsdp": 2, "spatial": 2}, 8),
-}
+from tpgdiff_jax.training.step import train_step
 
 
 def batch_of(config, seed=0):
@@ -34,47 +28,27 @@ def batch_of(config, seed=0):
     return {"gt": gt, "lq": gt // 2, "label": label}
 
 
-def program(config, mesh_name, random_params, frozen=None):
-    """Return (state, place, step): the first state in host memory, and two functions.
-
-    `place(state)` copies a state from host memory to the mesh; `step(state, seed)` takes a step.
-    """
-    sizes, devices = MESHES[mesh_name]
-    full = {"data": 1, "fsdp": 1, "tensor": 1, "spatial": 1} | sizes
-    mesh = sharding.make_mesh(full, jax.devices()[:devices])
+def program(config, random_params, frozen=None):
+    """Return the first state, in host memory, and `step(state, seed)`, which takes a step."""
     model, optimizer = tpgdiff.build(config), make_optimizer(config.optim)
     image = jnp.zeros((1, config.data.crop_size, config.data.crop_size, 3))
     params = random_params(model, image, image, jnp.ones(1))
     make = jax.jit(lambda params: create_state(params, optimizer))
     first = jax.device_get(make(params))
-    shardings = sharding.infer_shardings(first, mesh, config.sharding)
-
-    def place(state):
-        # A step may overwrite its state, so it gets copies.
-        return jax.device_put(jax.tree.map(jnp.array, state), shardings)
-
-    whole = sharding.replicated(mesh)
-    compiled = make_train_step(
-        model,
-        IRSDE(**config.diffusion),
-        optimizer,
-        config,
-        mesh=mesh,
-        state_shardings=shardings,
-        frozen_shardings=jax.tree.map(lambda leaf: whole, frozen or {}),
-    )
-    key = jax.device_put(jax.random.key(3), whole)
+    sde = IRSDE(**config.diffusion)
+    loss = functools.partial(loss_fn, model=model, sde=sde, config=config)
+    options = {"loss_fn": loss, "optimizer": optimizer, "config": config}
+    compiled = jax.jit(functools.partial(train_step, **options))
 
     def step(state, seed, frozen=frozen or {}):
-        return compiled(state, frozen, sharding.to_global(batch_of(config, seed), mesh), key)
+        return compiled(state, frozen, batch_of(config, seed), jax.random.key(3))
 
-    return first, place, step
+    return first, step
 
 
 @pytest.fixture
 def config(tiny_config):
     tiny_config.optim.steps = 100
-    tiny_config.sharding = ((".*kernel", "fsdp"), (".*", "replicate"))
     return tiny_config
 
 
@@ -85,42 +59,19 @@ def compiled():
 
 @pytest.fixture
 def small(config, compiled, random_params):
-    """The system of `config`, unchanged, on one device: compiled once for all tests."""
+    """The system of `config`, unchanged: compiled once for all tests."""
     if not compiled:
-        compiled["one device"] = program(config, "one device", random_params)
-    return compiled["one device"]
-
-
-@pytest.mark.parametrize("mesh_name", list(MESHES)[1:])
-def test_sharded_steps_equal_unsharded_ones(config, small, random_params, mesh_name):
-    results = []
-    for first, place, step in (small, program(config, mesh_name, random_params)):
-        state, losses = place(first), []
-        for index in range(2):
-            state, metrics = step(state, index)
-            losses.append([float(metrics[name]) for name in sorted(metrics)])
-        results.append((state.params, losses))
-    (reference, expected), (params, losses) = results
-    np.testing.assert_allclose(losses, expected, rtol=1e-4)
-    leaves = jax.tree.leaves(params)
-    assert all(len(leaf.sharding.device_set) == 8 for leaf in leaves)
-    split = [leaf for leaf in leaves if not leaf.sharding.is_fully_replicated]
-    assert bool(split) == ("fsdp" in mesh_name)
-    # Adam divides by the gradient's own size, so rounding shows where the gradient is faint.
-    rate = config.optim.learning_rate
-    pairs = zip(leaves, jax.tree.leaves(reference), strict=True)
-    apart = np.concatenate([np.ravel(np.abs(np.subtract(*pair))) for pair in pairs])
-    assert apart.max() < 2 * rate
-    assert (apart > 0.01 * rate).mean() < 0.01
+        compiled["small"] = program(config, random_params)
+    return compiled["small"]
 
 
 def test_steps_on_one_batch_lower_its_loss_and_averages_follow_all_networks(config, small):
-    state, place, step = small
+    state, step = small
     losses = []
     for _ in range(15):
         # The step's number chooses times and noise: always the same, so the loss falls smoothly.
         before = state.replace(step=np.int32(5))
-        state, metrics = jax.device_get(step(place(before), 0))
+        state, metrics = jax.device_get(step(before, 0))
         losses.append(float(metrics["diffusion"]))
     assert losses[-1] < 0.5 * losses[0]
     assert int(state.step) == 6
@@ -141,16 +92,35 @@ def test_loss_is_pure_and_reports_every_class(config, random_params):
     image = batch["gt"][:1] / 255
     params = random_params(model, image, image, jnp.ones(1))
     evaluate = jax.jit(
-        lambda key: loss_fn(params, {}, batch, key, model=model, sde=sde, config=config)
+        lambda key: loss_fn(
+            params, {}, batch, jax.random.split(key, 8), model=model, sde=sde, config=config
+        )
     )
     (first, metrics), (second, _) = evaluate(jax.random.key(0)), evaluate(jax.random.key(0))
     assert first == second
     assert evaluate(jax.random.key(1))[0] != first
-    classes = [metrics["diffusion_noise"], metrics["diffusion_haze"]]
+    classes = [metrics["class/noise"], metrics["class/haze"]]
     assert float(metrics["diffusion"]) == pytest.approx(np.mean(classes), rel=1e-5)
     weight = config.loss.classification_weight
     total = metrics["diffusion"] + weight * metrics["classification"]
     assert float(first) == pytest.approx(float(total), rel=1e-6)
+
+
+def test_an_examples_draws_do_not_depend_on_its_neighbours(config):
+    config.model.update({"dropout_degradation": 0.5, "dropout_semantic": 0.0})
+    config.model.dropout_structure = 1.0
+    keys = jax.random.split(jax.random.key(0), 64)
+    sde = IRSDE(**config.diffusion)
+    t, noise, present = draw(keys, (4, 4, 3), sde=sde, config=config)
+    few = draw(keys[10:13], (4, 4, 3), sde=sde, config=config)
+    for all_drawn, some in zip((t, noise, present), few, strict=True):
+        np.testing.assert_array_equal(all_drawn[10:13], some)
+    assert len(np.unique(noise)) == noise.size
+    assert 0.25 < present[:, 0].mean() < 0.75
+    assert (present[:, 1] == 1).all()
+    assert (present[:, 2] == 0).all()
+    config.model.update({"dropout_degradation": 0.0, "dropout_structure": 0.0})
+    assert draw(keys, (4, 4, 3), sde=sde, config=config)[2] is None
 
 
 def test_losses_of_several_labels_and_of_absent_classes(config):
@@ -160,8 +130,8 @@ def test_losses_of_several_labels_and_of_absent_classes(config):
     config.model.prediction, config.loss.objective = "v", "residual"
     asked = []
 
-    def apply(variables, x_t, lq, t, known):
-        asked.append((variables, known))
+    def apply(variables, x_t, lq, t, known, present):
+        asked.append((variables, known, present))
         return jnp.zeros_like(x_t), jnp.array([[9.0, -9, -9], [9, 9, -9]])
 
     model = types.SimpleNamespace(apply=apply, encoder=None)
@@ -171,15 +141,18 @@ def test_losses_of_several_labels_and_of_absent_classes(config):
     options = {"model": model, "sde": IRSDE(**config.diffusion), "config": config}
     t, noise = jnp.array([90, 10]), jnp.zeros((2, 4, 4, 3))
     loss, metrics = loss_at({"p": 1}, {"f": 2}, batch, t, noise, **options)
-    assert asked == [({"params": {"p": 1}, "frozen": {"f": 2}}, {"depth": depth})]
+    assert asked == [({"params": {"p": 1}, "frozen": {"f": 2}}, {"depth": depth}, None)]
     alone = {}
     for i in range(2):
         one = {name: value[i : i + 1] for name, value in batch.items()}
         alone[i], _ = loss_at({}, {}, one | {"label": None}, t[i : i + 1], noise[:1], **options)
     assert alone[0] != alone[1]
-    assert float(metrics["diffusion_noise"]) == pytest.approx(float(sum(alone.values())) / 2)
-    assert float(metrics["diffusion_haze"]) == pytest.approx(float(alone[1]))
-    assert np.isnan(metrics["diffusion_rain"])
+    assert float(metrics["class/noise"]) == pytest.approx(float(sum(alone.values())) / 2)
+    assert float(metrics["class/haze"]) == pytest.approx(float(alone[1]))
+    assert np.isnan(metrics["class/rain"])
+    assert float(metrics["time/76-100"]) == pytest.approx(float(alone[0]))
+    assert float(metrics["time/1-25"]) == pytest.approx(float(alone[1]))
+    assert np.isnan(metrics["time/26-50"])
     assert metrics["accuracy"] == 1
     assert 0 < metrics["classification"] < 0.1
     assert loss == metrics["loss"] == metrics["diffusion"]  # a frozen classifier learns nothing
@@ -269,9 +242,9 @@ def test_frozen_networks_guide_a_step_and_stay_as_they_are(config, random_params
     assert frozen.keys() == {"semantic", "degradation", "structure"}
     assert frozen["structure"].keys() == {"depth", "segmentation"}
     as_given = jax.device_get(frozen)
-    first, place, step = program(config, "one device", random_params, frozen)
+    first, step = program(config, random_params, frozen)
     assert first.params.keys() == {"unet", "structure"}
-    state, metrics = step(place(first), 0)
+    state, metrics = step(first, 0)
     assert np.isfinite([float(value) for value in metrics.values()]).all()
     assert metrics["loss"] == metrics["diffusion"]
     assert metrics["classification"] > 0
@@ -281,4 +254,4 @@ def test_frozen_networks_guide_a_step_and_stay_as_they_are(config, random_params
     jax.tree.map(np.testing.assert_array_equal, frozen, as_given)
     for name in ("semantic", "degradation", "structure"):
         other = frozen | {name: random_weights(abstract_params(networks[name]), seed=1)}
-        assert step(place(first), 0, other)[1]["loss"] != metrics["loss"], name
+        assert step(first, 0, other)[1]["loss"] != metrics["loss"], name

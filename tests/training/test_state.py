@@ -6,17 +6,24 @@ import numpy as np
 import pytest
 
 from tpgdiff_jax.config import base_config
-from tpgdiff_jax.training.state import learning_rate_schedule, make_optimizer, update_ema
+from tpgdiff_jax.training.state import (
+    averaged,
+    create_state,
+    learning_rate_schedule,
+    make_optimizer,
+    update_ema,
+)
 
 
 def test_average_follows_the_released_program(golden):
     arrays = golden("ema")
     options = base_config().ema
     assert (options.decay, options.every_steps) == (0.995, 10)
+    timing = {name: options[name] for name in ("decay", "every_steps", "start_step")}
 
     def advance(average, step_and_value):
         step, value = step_and_value
-        average = update_ema({"w": average}, {"w": value}, step, options)["w"]
+        average = update_ema({"w": average}, {"w": value}, step, **timing)["w"]
         return average, average
 
     online = jnp.asarray(arrays["online"])
@@ -40,6 +47,43 @@ def test_released_learning_rate_starts_at_its_peak():
     rate = learning_rate_schedule(optim)
     assert rate(0) == pytest.approx(2e-4)
     assert rate(optim.steps // 2) == pytest.approx((2e-4 + 1e-6) / 2)
+
+
+def test_a_multistep_rate_falls_at_its_milestones():
+    optim = base_config().optim
+    optim.update({"schedule": "multistep", "milestones": (100, 200), "decay_factor": 0.1})
+    optim.update({"learning_rate": 1e-3, "warmup_steps": 10})
+    rate = learning_rate_schedule(optim)
+    found = [float(rate(step)) for step in (0, 5, 10, 99, 101, 199, 201, 5000)]
+    np.testing.assert_allclose(found, [0, 5e-4, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5], rtol=1e-5)
+    optim.schedule = "linear"
+    with pytest.raises(ValueError, match=r"schedule='linear'.*cosine, multistep"):
+        learning_rate_schedule(optim)
+
+
+def test_lion_steps_by_the_sign_and_decays_what_has_two_axes():
+    optim = base_config().optim
+    optim.update({"name": "lion", "learning_rate": 1e-3, "weight_decay": 0.1})
+    params = {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full(2, 2.0)}
+    gradient = jax.tree.map(lambda leaf: 1e-6 * jnp.ones_like(leaf), params)
+    tx = make_optimizer(optim)
+    updates, _ = tx.update(gradient, tx.init(params), params)
+    np.testing.assert_allclose(updates["bias"], -1e-3, rtol=1e-5)
+    np.testing.assert_allclose(updates["kernel"], -1e-3 * (1 + 0.1 * 2), rtol=1e-5)
+
+
+def test_the_average_in_use_is_chosen_by_its_decay():
+    config = base_config()
+    config.ema.more_decays = (0.9, 0.9999)
+    state = create_state({"w": jnp.zeros(1)}, make_optimizer(config.optim), averages=2)
+    slow = {"w": jnp.ones(1)}
+    state = state.replace(more_ema=(state.more_ema[0], slow))
+    assert averaged(state, config) is state.ema
+    config.eval.ema_decay = 0.9999
+    assert averaged(state, config) is slow
+    config.eval.ema_decay = 0.5
+    with pytest.raises(ValueError, match=r"ema_decay=0.5.*0.995, 0.9, 0.9999"):
+        averaged(state, config)
 
 
 def test_clipping_bounds_the_gradient():

@@ -1,5 +1,6 @@
 """Score stage one on photos it has not seen: does it name what harmed them, and see through it?"""
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
@@ -88,7 +89,7 @@ def evaluate_stage_one(
     Returns:
       the scores over all pairs of photo and degradation.
     """
-    whole = ConfigDict(config)
+    whole = copy.deepcopy(config)
     with whole.unlocked():
         whole.eval.crop_size = 0
     pairs = make_pairs(_Squares(photos, config.data.crop_size), whole)

@@ -64,19 +64,6 @@ def build_stage_one(config: ConfigDict) -> StageOne:
     )
 
 
-def start_from_clip(params: dict[str, Any], clip: dict[str, Any]) -> dict[str, Any]:
-    """Return stage one's parameters with both towers at CLIP's weights, the rest as it was.
-
-    Args:
-      params: of `StageOne.init`.
-      clip: parameters of a `ClipImageTower` of the same shape.
-    """
-    return {
-        "semantic": {**params["semantic"], "student": clip},
-        "degradation": {**params["degradation"], "backbone": clip},
-    }
-
-
 def loss_of_views(
     params: Any,
     teacher_params: Any,

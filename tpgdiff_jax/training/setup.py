@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints.manager import RunCheckpoints, abstract
 from tpgdiff_jax.distributed import sharding
+from tpgdiff_jax.models.tpgdiff import row_shrinking
 from tpgdiff_jax.training.stages import Stage
 from tpgdiff_jax.training.state import TrainState, create_state, make_optimizer
 
@@ -21,12 +22,24 @@ BEST_BY = {"priors": "score", "diffusion": "psnr"}
 
 
 def make_checked_mesh(config: ConfigDict) -> Mesh:
-    """Build the mesh of a configuration and check that batch and crops divide over it."""
+    """Build the mesh of a configuration and check that batch and crops divide over it.
+
+    Raises:
+      ValueError: they do not; shows the arithmetic.
+    """
     mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch(
-        mesh, config.data.batch_size // config.optim.accumulate, config.data.crop_size
-    )
+    part = config.data.batch_size // config.optim.accumulate
+    if splits_rows(config):
+        sharding.check_batch(mesh, part, config.data.crop_size)
+        sharding.check_rows(mesh, row_shrinking(config))
+    else:
+        sharding.check_batch(mesh, part, mesh.shape["spatial"])
     return mesh
+
+
+def splits_rows(config: ConfigDict) -> bool:
+    """Tell whether image rows lie over the mesh's `spatial` axis; stage one sees whole images."""
+    return config.stage == "diffusion"
 
 
 def plan_state(stage: Stage, mesh: Mesh) -> tuple[Callable[[], TrainState], Any, Any]:
@@ -48,12 +61,27 @@ def plan_state(stage: Stage, mesh: Mesh) -> tuple[Callable[[], TrainState], Any,
 
     key = jax.random.key(config.seed)
     shapes = jax.eval_shape(make, key)
-    shardings = sharding.infer_shardings(shapes, mesh, config.sharding)
+    shardings = sharding.state_shardings(shapes, mesh, config.sharding)
+    _refuse_tensor_outside_unet(shardings.params)
     # This program runs once: on a CPU, optimising it takes ten times as long as running it.
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     options = quick if mesh.devices.flat[0].platform == "cpu" else None
     jitted = jax.jit(make, out_shardings=shardings, compiler_options=options)
     return lambda: start_from(jitted(key), stage.start), shapes, shardings
+
+
+def _refuse_tensor_outside_unet(shardings: Any) -> None:
+    """Raise ValueError where the priors' channels are split.
+
+    Compiled by XLA (seen with jax 0.10.2), the compact and the structural encoder get wrong
+    gradients then, without any error; see `distributed.rules.DEFAULT_RULES`.
+    """
+    for path, leaf in flatten_dict(shardings).items():
+        if path[0] != "unet" and any("tensor" in (part or ()) for part in leaf.spec):
+            raise ValueError(
+                f"config.sharding splits {'/'.join(path)!r} over `tensor`, which is known to give "
+                "wrong gradients outside the UNet; let only rules that match unet/ use it."
+            )
 
 
 def start_from(state: TrainState, weights: Any) -> TrainState:
@@ -86,7 +114,8 @@ def place(value: np.ndarray, where: jax.sharding.Sharding) -> jax.Array:
 def place_frozen(stage: Stage, mesh: Mesh) -> Any:
     """Lay a stage's frozen weights out over the mesh, by the same rules as parameters."""
     weights = {"frozen": stage.frozen}
-    shardings = sharding.infer_shardings(weights, mesh, stage.config.sharding)
+    rules = stage.config.sharding
+    shardings = sharding.infer_shardings(weights, mesh, rules, warn_if_idle=False)
     return jax.tree.map(place, weights, shardings)["frozen"]
 
 

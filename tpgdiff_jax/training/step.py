@@ -37,6 +37,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
     mesh: Mesh | None = None,
+    split_rows: bool = True,
 ) -> tuple[TrainState, Metrics]:
     """Take one optimiser step and move the averages of all that learns.
 
@@ -48,7 +49,7 @@ def train_step(
       loss_fn: of the stage.
       optimizer: what `state.opt_state` belongs to.
       config: a whole configuration; reads `optim` and `ema`.
-      mesh: the devices that the parts of an accumulated batch are spread over.
+      mesh, split_rows: as in `accumulate`.
 
     Returns:
       (the state after the step; the loss's metrics, `gradient_norm`, `parameter_norm` and
@@ -59,7 +60,14 @@ def train_step(
     step_key = jax.random.fold_in(key, state.step)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(examples))
     gradient, metrics = accumulate(
-        loss_fn, state.params, frozen, batch, keys, parts=config.optim.accumulate, mesh=mesh
+        loss_fn,
+        state.params,
+        frozen,
+        batch,
+        keys,
+        parts=config.optim.accumulate,
+        mesh=mesh,
+        split_rows=split_rows,
     )
     norm = optax.tree.norm(gradient)
     is_good = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
@@ -84,6 +92,7 @@ def accumulate(
     *,
     parts: int,
     mesh: Mesh | None = None,
+    split_rows: bool = True,
 ) -> tuple[Any, Metrics]:
     """Return the gradient of a batch's loss, computed in parts of which one is alive at a time.
 
@@ -93,6 +102,7 @@ def accumulate(
       keys: a random key per example [B].
       parts: how many; must divide B.
       mesh: the devices each part is spread over.
+      split_rows: whether image rows lie over its `spatial` axis.
 
     Returns:
       (gradient, metrics); metrics that some parts lack (NaN) are averaged over the others.
@@ -106,7 +116,7 @@ def accumulate(
         x = jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
         if mesh is None:
             return x
-        spec = PartitionSpec(None, *batch_sharding(mesh, x.ndim - 1).spec)
+        spec = PartitionSpec(None, *batch_sharding(mesh, x.ndim - 1, split_rows=split_rows).spec)
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
     def add(total, part):
@@ -130,6 +140,7 @@ def jit_train_step(
     state_shardings: Any,
     frozen_shardings: Any,
     batch_ndims: Mapping[str, int],
+    split_rows: bool = True,
 ) -> Callable[[TrainState, Any, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """Return `train_step` as one program for a mesh; the state is donated.
 
@@ -138,13 +149,26 @@ def jit_train_step(
       mesh: the devices.
       state_shardings, frozen_shardings: how state and frozen weights lie on them.
       batch_ndims: number of axes of each array in a batch.
+      split_rows: whether image rows lie over the mesh's `spatial` axis.
     """
 
     def step(state, frozen, batch, key):
-        options = {"loss_fn": loss_fn, "optimizer": optimizer, "config": config, "mesh": mesh}
-        return train_step(state, frozen, batch, key, **options)
+        return train_step(
+            state,
+            frozen,
+            batch,
+            key,
+            loss_fn=loss_fn,
+            optimizer=optimizer,
+            config=config,
+            mesh=mesh,
+            split_rows=split_rows,
+        )
 
-    batch_shardings = {name: batch_sharding(mesh, ndim) for name, ndim in batch_ndims.items()}
+    batch_shardings = {
+        name: batch_sharding(mesh, ndim, split_rows=split_rows)
+        for name, ndim in batch_ndims.items()
+    }
     whole = replicated(mesh)
     return jax.jit(
         step,

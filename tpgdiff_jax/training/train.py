@@ -23,6 +23,7 @@ from tpgdiff_jax.data.degradations.mix import Mixture
 from tpgdiff_jax.data.pipeline import training_batches
 from tpgdiff_jax.data.training_data import TrainingData
 from tpgdiff_jax.distributed import sharding
+from tpgdiff_jax.distributed.describe import describe_shardings
 from tpgdiff_jax.training import setup
 from tpgdiff_jax.training.profiling import TraceWindow
 from tpgdiff_jax.training.provenance import record_start
@@ -33,9 +34,6 @@ from tpgdiff_jax.training.state import TrainState, averaged, learning_rate_sched
 from tpgdiff_jax.training.step import jit_train_step
 from tpgdiff_jax.training.trouble import RunStoppedError, StepRecord, Watch
 from tpgdiff_jax.training.workdir import write_config
-
-# What of a batch the step needs; the recipes stay on the host.
-_TO_DEVICES = ("gt", "lq", "label")
 
 # Averaged weights on the mesh -> (scores by name, a picture uint8 [H, W, 3] or None).
 Validate = Callable[[Any], tuple[dict[str, float], np.ndarray | None]]
@@ -111,7 +109,10 @@ def train(
         found = checkpoints.restore_latest(abstract(shapes, shardings))
         if found is None:
             start, state = 0, make_state()
-            logging.info("New run in %s.", workdir)
+            table = describe_shardings(
+                shapes, shardings, mesh, _batch_shapes(config), split_rows=setup.splits_rows(config)
+            )
+            logging.info("New run in %s.\n%s", workdir, table)
         else:
             start, state, place = found
             _check_place(place, start, data)
@@ -119,7 +120,7 @@ def train(
             logging.info(f"{text}.", workdir, start, config.optim.steps)
         is_writer = jax.process_index() == 0
         report = RunReport(workdir, start=start, total=config.optim.steps, is_writer=is_writer)
-        batches = iter(_batches(config, data, first_batch=start))
+        batches = iter(_batches(config, data, mesh, first_batch=start))
         with contextlib.closing(batches), contextlib.closing(report):
             run = _Run(stage, workdir, data, mesh, frozen, shardings, checkpoints, report, validate)
             outcome = _loop(run, state, start, batches)
@@ -127,8 +128,21 @@ def train(
     return outcome
 
 
-def _batches(config: ConfigDict, data: TrainingData, first_batch: int) -> grain.IterDataset:
+def _batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return what of a batch goes to the devices."""
+    data = config.data
+    count, size, classes = data.batch_size, data.crop_size, len(data.degradations)
+    image = jax.ShapeDtypeStruct((count, size, size, 3), np.uint8)
+    one, several = ((count,), np.int32), ((count, classes), np.float32)
+    label = jax.ShapeDtypeStruct(*(several if data.max_mixed > 1 else one))
+    return {"gt": image, "lq": image, "label": label}
+
+
+def _batches(
+    config: ConfigDict, data: TrainingData, mesh: Mesh, first_batch: int
+) -> grain.IterDataset:
     options = config.data
+    process_index, process_count = sharding.process_share(mesh)
     return training_batches(
         data.sources,
         seed=config.seed,
@@ -143,8 +157,8 @@ def _batches(config: ConfigDict, data: TrainingData, first_batch: int) -> grain.
         workers=options.workers,
         read_threads=options.read_threads,
         prefetch_mb=options.prefetch_mb,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=process_index,
+        process_count=process_count,
     )
 
 
@@ -174,7 +188,7 @@ def _check_place(place: dict[str, Any], step: int, data: TrainingData) -> None:
 
 def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterator) -> Outcome:
     config, total = run.config, run.config.optim.steps
-    step_fn, key = _step_program(run), _base_key(run)
+    step_fn, key, split_rows = _step_program(run), _base_key(run), setup.splits_rows(config)
     clock, watch = StepClock(), Watch(config, run.workdir)
     run.checkpoints.reached_preemption(start)
     with TraceWindow(run.workdir, *(config.profile_steps or (None, None))) as trace:
@@ -182,8 +196,8 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
             with trace.step(step) as traced:
                 with clock.waiting_for_data():
                     example = next(batches)
-                batch = {name: example[name] for name in _TO_DEVICES}
-                batch = sharding.to_global(batch, run.mesh)
+                batch = {name: example[name] for name in _batch_shapes(config)}
+                batch = sharding.to_global(batch, run.mesh, split_rows=split_rows)
                 if step == start + 1:
                     step_fn, clock = _compiled(step_fn, state, run, batch, key)
                 with clock.waiting_for_devices():
@@ -218,7 +232,7 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
 
 
 def _step_program(run: _Run) -> Any:
-    multi_hot = run.config.data.max_mixed > 1
+    shapes = _batch_shapes(run.config)
     return jit_train_step(
         run.stage.loss_fn,
         make_optimizer(run.config.optim),
@@ -226,7 +240,8 @@ def _step_program(run: _Run) -> Any:
         mesh=run.mesh,
         state_shardings=run.shardings,
         frozen_shardings=jax.tree.map(lambda leaf: leaf.sharding, run.frozen),
-        batch_ndims={"gt": 4, "lq": 4, "label": 2 if multi_hot else 1},
+        batch_ndims={name: len(leaf.shape) for name, leaf in shapes.items()},
+        split_rows=setup.splits_rows(run.config),
     )
 
 

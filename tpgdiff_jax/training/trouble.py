@@ -111,7 +111,7 @@ class Watch:
             if self._in_a_row <= self._config.optim.max_skipped:
                 logging.warning("%s. It is skipped; its batch is described in %s.", what, path)
                 return
-            what += f", the {self._in_a_row}th bad step in a row"
+            what += f", bad step number {self._in_a_row} in a row"
         raise NonFiniteError(
             f"{what}. Its batch is described in {path}; the last checkpoint is kept. Lower "
             "config.optim.learning_rate, set config.optim.clip_norm, or skip such steps "

@@ -1,0 +1,131 @@
+"""Which weights a stage needs, and that wrong ones are refused by name."""
+
+import jax
+import numpy as np
+import pytest
+
+from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.checkpoints.shapes import abstract_params
+from tpgdiff_jax.config import stage_config
+from tpgdiff_jax.experiment import stages_of
+from tpgdiff_jax.models import tpgdiff
+from tpgdiff_jax.training import setup
+from tpgdiff_jax.training.priors_step import build_stage_one
+from tpgdiff_jax.training.stages import build_stage, stage_one_weights
+
+CLIP = {"patch": 8, "width": 16, "layers": 1, "heads": 2, "image_size": 16, "features": 512}
+
+
+def random_weights(shapes, seed=0):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), shapes)
+
+
+@pytest.fixture
+def config(tiny_config):
+    tiny_config.model.update({"width": 32, "multipliers": (1, 1), "first_attention_level": 2})
+    tiny_config.priors.update({"encoder": "clip", "clip": CLIP})
+    return tiny_config
+
+
+@pytest.fixture
+def stage_one(config, tmp_path):
+    """The folder of a finished run of stage one, and the weights in it."""
+    networks = build_stage_one(config)
+    shapes = jax.eval_shape(networks.init, jax.random.key(0))
+    weights = random_weights(shapes)
+    folder = tmp_path / "one"
+    published.save(folder / "weights.safetensors", weights, published.describe(config))
+    return folder, weights
+
+
+def test_stage_two_takes_its_vectors_from_a_run_of_stage_one(config, stage_one):
+    folder, weights = stage_one
+    for name in (folder, folder / "weights.safetensors"):
+        config.priors.stage_one = str(name)
+        frozen = build_stage(config).frozen
+        assert frozen.keys() == {"semantic", "degradation"}
+        jax.tree.map(np.testing.assert_array_equal, frozen, weights)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"priors": {"clip": CLIP | {"width": 32}}}, ["config.priors.clip.width=32", "with 16"]),
+        ({"priors": {"classification": "multi"}}, ["priors.classification='multi'", "'single'"]),
+        ({"data": {"degradations": ("haze", "noise")}}, ["data.degradations", "'noise', 'haze'"]),
+    ],
+)
+def test_a_stage_one_that_does_not_fit_is_refused_by_field(config, stage_one, change, words):
+    config.priors.stage_one = str(stage_one[0])
+    config.update(change)
+    with pytest.raises(ValueError, match="does not fit stage one") as error:
+        build_stage(config)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_an_unfinished_stage_one_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"weights\.safetensors is missing; train stage one"):
+        stage_one_weights(str(tmp_path))
+
+
+def test_both_stages_get_folders_of_their_own_and_the_second_reads_the_first(config, tmp_path):
+    config.stage = "both"
+    (first, one), (second, two) = stages_of(config, tmp_path)
+    assert (first.stage, second.stage) == ("priors", "diffusion")
+    assert (one, two) == (tmp_path / "priors", tmp_path / "diffusion")
+    assert second.priors.stage_one == str(one)
+    assert first.optim.learning_rate == config.stage_one.optim.learning_rate
+    assert first.data.batch_size == 512
+    assert second.optim.learning_rate == config.optim.learning_rate
+    assert second.data.batch_size == 8
+    assert config.stage == "both"  # unchanged
+
+
+def test_stage_one_starts_both_towers_from_clip_and_teaches_with_it(config, tmp_path):
+    tower = tpgdiff.clip_tower(config)
+    clip = random_weights(abstract_params(tower))
+    published.save(tmp_path / "clip.safetensors", {"clip": clip}, published.describe(config))
+    config.priors.weights = str(tmp_path / "clip.safetensors")
+    config.sharding = ((".*", "replicate"),)
+    stage = build_stage(stage_config(config, "priors"))
+    jax.tree.map(np.testing.assert_array_equal, stage.frozen, clip)
+    mesh = setup.sharding.make_mesh(config.mesh, jax.devices()[:1])
+    make_state, shapes, _ = setup.plan_state(stage, mesh)
+    state = make_state()
+    assert jax.tree.map(np.shape, state) == jax.tree.map(np.shape, shapes)
+    for params in (state.params, state.ema):
+        for tower in (params["semantic"]["student"], params["degradation"]["backbone"]):
+            jax.tree.map(np.testing.assert_array_equal, tower, clip)
+    assert np.abs(state.params["degradation"]["classes"]["kernel"]).max() > 0
+
+
+def test_fine_tuning_starts_from_published_weights(config, stage_one, tmp_path):
+    config.priors.stage_one = str(stage_one[0])
+    model = tpgdiff.build(config)
+    trained = {"unet": model.unet, "structure": model.structure}
+    weights = {k: random_weights(abstract_params(v), seed=1) for k, v in trained.items()}
+    path = tmp_path / "system.safetensors"
+    published.save(path, weights, published.describe(config))
+    config.init_from = str(path)
+    jax.tree.map(np.testing.assert_array_equal, build_stage(config).start, weights)
+    config.model.width = 64
+    with pytest.raises(ValueError, match=r"system\.safetensors.*weights of 'unet' do not fit"):
+        build_stage(config)
+
+
+def test_a_digest_knows_names_and_values():
+    weights = {"a": {"w": np.arange(3.0)}, "b": np.ones(2)}
+    same = {"b": np.ones(2), "a": {"w": np.arange(3.0)}}
+    assert setup.digest(weights) == setup.digest(same)
+    assert setup.digest(weights) != setup.digest({"a": {"v": np.arange(3.0)}, "b": np.ones(2)})
+    assert setup.digest(weights) != setup.digest({"a": {"w": np.arange(3.0)}, "b": np.zeros(2)})
+
+
+def test_priors_may_not_be_split_over_tensor(tiny_config):
+    tiny_config.sharding = (("encoder/.*kernel", "tensor", 1), (".*", "replicate"))
+    mesh = setup.sharding.make_mesh(
+        {"data": 1, "fsdp": 1, "tensor": 2, "spatial": 1}, jax.devices()[:2]
+    )
+    with pytest.raises(ValueError, match=r"splits 'encoder/.*wrong gradients outside the UNet"):
+        setup.plan_state(build_stage(tiny_config), mesh)
