@@ -180,26 +180,35 @@ class Predictions:
                 f"--predictions={folder} holds no images; expected sub-folders {', '.join(sets)}."
             )
 
-    def load(self, item: Item) -> np.ndarray:
-        """Read the output that belongs to an image, cut as the protocol cuts the image.
+    def path(self, item: Item) -> pathlib.Path:
+        """Return the file that belongs to an image.
 
         Raises:
-          ValueError: there is none, it is ambiguous, or its size is another.
-          UnreadableImageError: it is damaged.
+          ValueError: there is none, or it is ambiguous.
         """
         files = self._files.get(item.spec.name, {})
         stem = str(pathlib.PurePath(item.name).with_suffix(""))
-        same = [f for f in files if str(pathlib.PurePath(f).with_suffix("")) == stem]
+        same = [file for file in files if str(pathlib.PurePath(file).with_suffix("")) == stem]
         if not same:
             raise ValueError(f"no prediction for {item.name}")
         if len(same) > 1:
             raise ValueError(f"ambiguous predictions for {item.name}: {' and '.join(same)}")
-        image = read_rgb(files[same[0]])
+        return files[same[0]]
+
+    def load(self, item: Item) -> np.ndarray:
+        """Read the output that belongs to an image, cut as the protocol cuts the image.
+
+        Raises:
+          ValueError: as `path`, or its size is another.
+          UnreadableImageError: it is damaged.
+        """
+        path = self.path(item)
+        image = read_rgb(path)
         found = image.shape[:2]
         image = centre_cropped(item.protocol, image)
         if image.shape[:2] != item.size:
             raise ValueError(
-                f"{files[same[0]]} is {found[1]}x{found[0]}, the image {item.name} "
+                f"{path} is {found[1]}x{found[0]}, the image {item.name} "
                 f"{item.size[1]}x{item.size[0]}"
             )
         return image
