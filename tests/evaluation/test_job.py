@@ -101,13 +101,15 @@ def test_all_processes_have_as_many_batches(processes):
 
     sizes = [(30, 30)] * 5 + [(60, 30)] * 2 + [(31, 17)]
     tasks = [task(size, index) for index, size in enumerate(sizes)]
-    planned = [batches(tasks, 16, 2, process, processes) for process in range(processes)]
+    planned = [batches(tasks, 16, 2, 3, process, processes) for process in range(processes)]
     assert len({len(plan) for plan in planned}) == 1
-    assert all(len(batch.rows) == 2 for plan in planned for batch in plan)
+    assert all(len(batch.rows) == 6 for plan in planned for batch in plan)
+    for plan in planned:
+        assert all(set(batch.rows[batch.filled :]) <= {None} for batch in plan)
     found = [row for plan in planned for batch in plan for row in batch.rows if row is not None]
     assert sorted(map(id, found)) == sorted(map(id, tasks))
     for plan in zip(*planned, strict=True):
-        assert len({batch.shape for batch in plan}) == 1
+        assert len({(batch.shape, batch.filled) for batch in plan}) == 1
 
 
 def test_buckets():

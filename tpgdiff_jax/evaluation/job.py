@@ -91,7 +91,8 @@ class Job:
         planned = batches(
             waiting,
             self._settings.bucket,
-            self._local * self._settings.batch_size,
+            self._local,
+            self._settings.batch_size,
             jax.process_index(),
             jax.process_count(),
         )
@@ -115,7 +116,7 @@ class Job:
         """Restore and score a batch; a line for each of its images, and the image."""
         together = self._local * (1 if self._settings.exact else self._settings.batch_size)
         parts = []
-        for start in range(0, len(batch.rows), together):
+        for start in range(0, batch.filled, together):
             rows = slice(start, start + together)
             parts.append(self._call(batch, loaded, rows))
         answers = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

@@ -111,18 +111,19 @@ def averages(result: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
     """Average a variant's sets, every set alike: `all`, and every group that is whole.
 
     Returns:
-      group -> {"sets": names, score: mean}; a score that a set lacks is left out.
+      group -> {"sets": names, score: mean}.  In `all` a score is averaged over the sets that have
+      it; in a group it needs every set.
     """
     found = {}
     for group, names in {"all": tuple(result), **GROUPS}.items():
         if not names or not set(names) <= result.keys():
             continue
-        shared = set.intersection(*(set(result[name]) for name in names)) - {"images"}
-        ordered = [key for key in result[names[0]] if key in shared]
-        found[group] = {"sets": list(names)} | {
-            key: number(float(np.mean([float(result[name][key]) for name in names])))
-            for key in ordered
-        }
+        keys = dict.fromkeys(key for name in names for key in result[name] if key != "images")
+        found[group] = {"sets": list(names)}
+        for key in keys:
+            values = [float(result[name][key]) for name in names if key in result[name]]
+            if group == "all" or len(values) == len(names):
+                found[group][key] = number(float(np.mean(values)))
     return found
 
 

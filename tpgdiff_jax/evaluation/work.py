@@ -39,6 +39,7 @@ class Batch:
     Attributes:
       shape: (height, width) of the bucket.
       rows: this process's tasks; None where there is nothing left.
+      filled: so many rows at most that any process has a task in.
     """
 
     shape: tuple[int, int]
@@ -46,6 +47,7 @@ class Batch:
     protocol: str
     paired: bool
     rows: tuple[Task | None, ...]
+    filled: int
 
 
 def bucket_of(size: tuple[int, int], multiple: int) -> tuple[int, int]:
@@ -55,18 +57,19 @@ def bucket_of(size: tuple[int, int], multiple: int) -> tuple[int, int]:
 
 
 def batches(
-    tasks: Sequence[Task], multiple: int, per_process: int, process: int, processes: int
+    tasks: Sequence[Task], multiple: int, devices: int, each: int, process: int, processes: int
 ) -> list[Batch]:
     """Divide the tasks.
 
     Args:
       tasks: in the same order in every process.
       multiple: of the buckets' sides, pixels.
-      per_process: rows of a batch that each process takes.
+      devices: of each process.
+      each: images of a batch per device.
       process, processes: this process's number, and how many there are.
 
     Returns:
-      as many batches in every process.
+      as many batches in every process; rows lie call by call, one image per device and call.
     """
     groups: dict[tuple, list[Task]] = {}
     for task in tasks:
@@ -75,13 +78,19 @@ def batches(
         kind = (shape, task.variant, item.spec.protocol, item.gt is not None)
         groups.setdefault(kind, []).append(task)
     found = []
-    size = per_process * processes
+    call = devices * processes
     # Buckets by size: a program serves all sets that have such images, and is then dropped.
     for kind, group in sorted(groups.items(), key=lambda entry: str(entry[0])):
-        for start in range(0, len(group), size):
-            rows = group[start : start + size]
-            rows += [None] * (size - len(rows))
-            found.append(Batch(*kind, tuple(rows[process * per_process :][:per_process])))
+        for start in range(0, len(group), call * each):
+            whole = group[start : start + call * each]
+            filled = -(-len(whole) // call) * devices
+            whole += [None] * (call * each - len(whole))
+            rows = [
+                row
+                for first in range(process * devices, len(whole), call)
+                for row in whole[first : first + devices]
+            ]
+            found.append(Batch(*kind, tuple(rows), filled))
     return found
 
 
