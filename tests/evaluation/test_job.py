@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -90,6 +91,20 @@ def test_predictions_are_scored_without_a_model(run_job, benchmarks, plain_rows,
     assert "3.png is 20x20, the image 3.png 48x56" in rows["pairs", "3.png"]["error"]
     assert rows["pairs", "4.png"]["error"] == "no prediction for 4.png"
     assert "no prediction" in rows["noisy", "0.png"]["error"]
+
+
+def test_a_truncated_truth_costs_one_image(run_job, benchmarks, plain_rows, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(benchmarks, root)
+    path = root / "pairs/GT/1.png"
+    path.write_bytes(path.read_bytes()[:-400])  # its header is whole, so only reading tells
+    predictions = Predictions(root / "pairs/LQ", ["pairs"])
+    sets = ({"name": "pairs", "folder": "pairs"},)
+    run_job(tmp_path / "job", system=None, predictions=predictions, root=str(root), sets=sets)
+    rows = {key[2]: row for key, row in plain_rows(tmp_path / "job").items()}
+    assert "1.png: truncated" in rows["1.png"]["error"]
+    assert len(rows) == 5
+    assert all("psnr" in row for name, row in rows.items() if name != "1.png")
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
