@@ -8,10 +8,10 @@ from PIL import Image
 
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.distributed.sharding import make_mesh
+from tpgdiff_jax.evaluation.finding import open_set
 from tpgdiff_jax.evaluation.job import ROWS, Job, System
 from tpgdiff_jax.evaluation.rows import read_rows
 from tpgdiff_jax.evaluation.settings import Variant, read_settings
-from tpgdiff_jax.evaluation.test_sets import open_set
 from tpgdiff_jax.evaluation.work import Task
 from tpgdiff_jax.models import tpgdiff
 

@@ -35,6 +35,16 @@ def test_devices_batches_and_order_change_no_digit(run_job, undisturbed, plain_r
     assert list(plain_rows(tmp_path)) == list(undisturbed)
 
 
+def test_whole_batches_at_once_find_the_same_but_for_the_last_digits(
+    run_job, undisturbed, plain_rows, tmp_path
+):
+    run_job(tmp_path, devices=2, batch_size=2, exact=False)
+    found = plain_rows(tmp_path)
+    assert found.keys() == undisturbed.keys()
+    for key, row in found.items():
+        assert row["psnr"] == pytest.approx(undisturbed[key]["psnr"], abs=1e-3)
+
+
 def test_a_job_killed_half_way_goes_on(run_job, undisturbed, plain_rows, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tpgdiff_jax.evaluation.finding import AbsentSetError, content_hash, open_set
 from tpgdiff_jax.evaluation.presets import GROUPS, PRESETS, resolve
-from tpgdiff_jax.evaluation.test_sets import AbsentSetError, SetSpec, content_hash, open_set
+from tpgdiff_jax.evaluation.test_sets import SetSpec
 
 
 def save(path, size=(40, 40), seed=0):

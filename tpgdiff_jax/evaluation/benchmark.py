@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 import tpgdiff_jax
 from tpgdiff_jax.data.images import read_rgb
 from tpgdiff_jax.evaluation import html
+from tpgdiff_jax.evaluation.finding import AbsentSetError, open_set
 from tpgdiff_jax.evaluation.job import ROWS, Job, System, image_path
 from tpgdiff_jax.evaluation.pictures import Picture, chosen_pictures
 from tpgdiff_jax.evaluation.protocols import centre_cropped
@@ -24,7 +25,7 @@ from tpgdiff_jax.evaluation.rows import Row, read_rows
 from tpgdiff_jax.evaluation.settings import Settings, Variant
 from tpgdiff_jax.evaluation.summary import add_set_scores, summarise
 from tpgdiff_jax.evaluation.tables import markdown
-from tpgdiff_jax.evaluation.test_sets import AbsentSetError, Item, OpenSet, open_set
+from tpgdiff_jax.evaluation.test_sets import Item, OpenSet
 from tpgdiff_jax.evaluation.work import Predictions, Task
 
 _IDENTITY = "job.json"
