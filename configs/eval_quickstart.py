@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.benchmark.root = "configs/quickstart_photos"
     config.benchmark.bucket = 64
     config.benchmark.metrics = ("psnr", "ssim", "psnr_y", "ssim_y", "lpips_alex")
-    photos = {"folder": "eval", "layout": "clean", "gt": "", "count": 2}
+    photos = {"folder": "eval", "layout": "clean", "gt": ""}
     config.benchmark.sets = (
         {"name": "noise", "title": "noise, sigma 25", "degradation": "noise", "sigma": 25.0}
         | photos,

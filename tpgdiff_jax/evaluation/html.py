@@ -37,11 +37,16 @@ def page(summary: Mapping[str, Any], rows: Sequence[Row], pictures: Sequence[Pic
         for group, title in TABLES.items()
         if (found := comparison(summary, group)) is not None
     }
+    protocols: dict[str, list[str]] = {}
+    for about in summary["sets"].values():
+        text = f"{about['protocol_text']}. Noise: {about['seed_rule']}"
+        protocols.setdefault(text, []).append(about["title"])
     return environment.get_template("report.html.j2").render(
         summary=summary,
         job=summary["job"],
         titles=titles,
         results=results,
+        protocols=protocols,
         comparisons=comparisons,
         histograms=_histograms(summary, rows),
         sweeps=sweeps(summary),
