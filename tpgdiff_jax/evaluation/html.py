@@ -9,7 +9,7 @@ from tpgdiff_jax.evaluation import charts
 from tpgdiff_jax.evaluation.pictures import Picture
 from tpgdiff_jax.evaluation.published_scores import TABLES
 from tpgdiff_jax.evaluation.rows import Row
-from tpgdiff_jax.evaluation.tables import comparison, remarks, result_table, show
+from tpgdiff_jax.evaluation.tables import Line, comparison, remarks, result_table, show
 
 
 def page(summary: Mapping[str, Any], rows: Sequence[Row], pictures: Sequence[Picture]) -> str:
@@ -33,7 +33,7 @@ def page(summary: Mapping[str, Any], rows: Sequence[Row], pictures: Sequence[Pic
     environment.globals["show"] = show
     titles, results = result_table(summary)
     comparisons = {
-        title: found
+        title: (found[0], *_with_notes(found[1]))
         for group, title in TABLES.items()
         if (found := comparison(summary, group)) is not None
     }
@@ -54,6 +54,14 @@ def page(summary: Mapping[str, Any], rows: Sequence[Row], pictures: Sequence[Pic
         confusions=_confusions(summary),
         remarks=remarks(summary),
     )
+
+
+def _with_notes(lines: Sequence[Line]) -> tuple[list[tuple[Line, int]], list[str]]:
+    """Number what must be said of the lines' numbers: ((line, its note's number), notes)."""
+    texts = ["; ".join(filter(None, (line.source, line.remark))) for line in lines]
+    notes = list(dict.fromkeys(texts))
+    numbered = [(line, notes.index(text) + 1) for line, text in zip(lines, texts, strict=True)]
+    return numbered, notes
 
 
 def _histograms(summary: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple[str, str]]:
