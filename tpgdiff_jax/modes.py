@@ -17,7 +17,7 @@ from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.distributed import sharding
 from tpgdiff_jax.evaluation.benchmark import run_benchmark
 from tpgdiff_jax.evaluation.job import System
-from tpgdiff_jax.evaluation.program import check_mesh
+from tpgdiff_jax.evaluation.program import check_mesh, fix_cpu_threads
 from tpgdiff_jax.evaluation.settings import read_settings
 from tpgdiff_jax.evaluation.tables import short_table
 from tpgdiff_jax.inference import job
@@ -51,6 +51,8 @@ def benchmark(
         if checkpoint and predictions:
             raise ValueError("--checkpoint and --predictions exclude each other; give one.")
         settings = read_settings(config)
+        if settings.exact:
+            fix_cpu_threads()
         system, weights = None, ""
         if checkpoint:
             system = System(*published.load_system(checkpoint))

@@ -17,13 +17,15 @@ from jax.sharding import Mesh
 import tpgdiff_jax
 from tpgdiff_jax.data.images import read_rgb
 from tpgdiff_jax.evaluation import html
+from tpgdiff_jax.evaluation.finding import AbsentSetError, open_set
 from tpgdiff_jax.evaluation.job import ROWS, Job, System, image_path
 from tpgdiff_jax.evaluation.pictures import Picture, chosen_pictures
+from tpgdiff_jax.evaluation.protocols import centre_cropped
 from tpgdiff_jax.evaluation.rows import Row, read_rows
 from tpgdiff_jax.evaluation.settings import Settings, Variant
 from tpgdiff_jax.evaluation.summary import add_set_scores, summarise
 from tpgdiff_jax.evaluation.tables import markdown
-from tpgdiff_jax.evaluation.test_sets import AbsentSetError, Item, OpenSet, open_set
+from tpgdiff_jax.evaluation.test_sets import Item, OpenSet
 from tpgdiff_jax.evaluation.work import Predictions, Task
 
 _IDENTITY = "job.json"
@@ -140,14 +142,16 @@ def run_benchmark(
     rows = [row for key, row in read_rows(folder / ROWS).items() if key in wanted]
     facts = of | settings.identity() | _circumstances(mesh, title, settings)
     summary = summarise(rows, sets, absent, variants, settings, facts)
-    add_set_scores(summary, rows, sets, settings, folder)
+
+    def path_of(variant: str, item: Item) -> pathlib.Path:
+        name = item.spec.name
+        return found.path(item) if found else image_path(folder, variant, name, item.name)
 
     def restored(variant: str, item: Item) -> np.ndarray | None:
-        path = image_path(folder, variant, item.spec.name, item.name)
-        if found is None and not path.is_file():
-            return None
-        return read_rgb(path) if found is None else found.load(item)
+        path = path_of(variant, item)
+        return centre_cropped(item.protocol, read_rgb(path)) if path.is_file() else None
 
+    add_set_scores(summary, rows, sets, settings, path_of)
     pictures = chosen_pictures(rows, sets, variants[0].name, restored, settings.seed)
     write_reports(folder, summary, rows, pictures)
     return summary

@@ -79,7 +79,8 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], title_x: str, tit
     xs, ys = (np.array(axis, float) for axis in zip(*points, strict=True))
     low_x, high_x = (min(xs) * 0.9, max(xs) * 1.1)
     margin = 0.1 * (max(ys) - min(ys)) or 1.0
-    low_y, high_y = min(ys) - margin, max(ys) + margin
+    # Room above the highest point for the legend.
+    low_y, high_y = min(ys) - margin, max(ys) + margin * (1 + 1.2 * len(series))
     at_x = _scale(low_x, high_x, _LEFT, _WIDTH - _RIGHT)
     at_y = _scale(low_y, high_y, _HEIGHT - _BOTTOM, _TOP)
     body = _ticks(low_x, high_x, at_x, True) + _ticks(low_y, high_y, at_y, False)

@@ -9,7 +9,7 @@ from tpgdiff_jax.evaluation import charts
 from tpgdiff_jax.evaluation.pictures import Picture
 from tpgdiff_jax.evaluation.published_scores import TABLES
 from tpgdiff_jax.evaluation.rows import Row
-from tpgdiff_jax.evaluation.tables import comparison, remarks, result_table, show
+from tpgdiff_jax.evaluation.tables import Line, comparison, remarks, result_table, show
 
 
 def page(summary: Mapping[str, Any], rows: Sequence[Row], pictures: Sequence[Picture]) -> str:
@@ -33,15 +33,20 @@ def page(summary: Mapping[str, Any], rows: Sequence[Row], pictures: Sequence[Pic
     environment.globals["show"] = show
     titles, results = result_table(summary)
     comparisons = {
-        title: found
+        title: (found[0], *_with_notes(found[1]))
         for group, title in TABLES.items()
         if (found := comparison(summary, group)) is not None
     }
+    protocols: dict[str, list[str]] = {}
+    for about in summary["sets"].values():
+        text = f"{about['protocol_text']}. Noise: {about['seed_rule']}"
+        protocols.setdefault(text, []).append(about["title"])
     return environment.get_template("report.html.j2").render(
         summary=summary,
         job=summary["job"],
         titles=titles,
         results=results,
+        protocols=protocols,
         comparisons=comparisons,
         histograms=_histograms(summary, rows),
         sweeps=sweeps(summary),
@@ -49,6 +54,14 @@ def page(summary: Mapping[str, Any], rows: Sequence[Row], pictures: Sequence[Pic
         confusions=_confusions(summary),
         remarks=remarks(summary),
     )
+
+
+def _with_notes(lines: Sequence[Line]) -> tuple[list[tuple[Line, int]], list[str]]:
+    """Number what must be said of the lines' numbers: ((line, its note's number), notes)."""
+    texts = ["; ".join(filter(None, (line.source, line.remark))) for line in lines]
+    notes = list(dict.fromkeys(texts))
+    numbered = [(line, notes.index(text) + 1) for line, text in zip(lines, texts, strict=True)]
+    return numbered, notes
 
 
 def _histograms(summary: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -92,9 +105,12 @@ def sweeps(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _confusions(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list]]:
-    """Return (variant, predicted names, (truth, counts, share that is right) rows)."""
+    """Return (variant, predicted names, (truth, counts, share that is right) rows).
+
+    The classifier sees the degraded image alone, so one variant shows it.
+    """
     found = []
-    for variant, matrix in summary["confusion"].items():
+    for variant, matrix in list(summary["confusion"].items())[:1]:
         predicted = sorted({name for counts in matrix.values() for name in counts})
         rows = []
         for truth, counts in matrix.items():

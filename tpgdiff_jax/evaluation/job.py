@@ -17,13 +17,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tpgdiff_jax.data.degradations.mix import parse
 from tpgdiff_jax.data.images import write_image
 from tpgdiff_jax.evaluation import perceptual, program
 from tpgdiff_jax.evaluation.protocols import PROTOCOLS, SCORES
 from tpgdiff_jax.evaluation.rows import Row, RowLog, number, read_rows
 from tpgdiff_jax.evaluation.settings import Settings, Variant
-from tpgdiff_jax.evaluation.test_sets import Item
 from tpgdiff_jax.evaluation.work import Batch, Loaded, Predictions, Task, batches, read_ahead
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.priors.degradation import class_probabilities
@@ -91,7 +89,8 @@ class Job:
         planned = batches(
             waiting,
             self._settings.bucket,
-            self._local * self._settings.batch_size,
+            self._local,
+            self._settings.batch_size,
             jax.process_index(),
             jax.process_count(),
         )
@@ -115,7 +114,7 @@ class Job:
         """Restore and score a batch; a line for each of its images, and the image."""
         together = self._local * (1 if self._settings.exact else self._settings.batch_size)
         parts = []
-        for start in range(0, len(batch.rows), together):
+        for start in range(0, batch.filled, together):
             rows = slice(start, start + together)
             parts.append(self._call(batch, loaded, rows))
         answers = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
@@ -205,7 +204,7 @@ class Job:
             line |= _cost(variant, numbers, self._settings.seed)
             if "logits" in numbers:
                 line |= self._predicted(numbers["logits"])
-        line |= {"recipe": recipe_of(item, self._settings.seed), "truth": item.spec.degradation}
+        line |= {"recipe": item.recipe(self._settings.seed), "truth": item.spec.degradation}
         return line, numbers["image"][:height, :width]
 
     def _predicted(self, logits: np.ndarray) -> Row:
@@ -225,17 +224,6 @@ class Job:
 def _cost(variant: Variant, numbers: dict, seed: int) -> Row:
     seconds = round(float(numbers["seconds"]), 4)
     return {"nfe": variant.steps, "seconds": seconds, "seed": seed}
-
-
-def recipe_of(item: Item, seed: int) -> dict[str, Any] | None:
-    """Return what was done to a clean image, so that anyone can do it again."""
-    spec = item.spec
-    if spec.layout != "clean":
-        return None
-    recipe = {"sigma": spec.sigma, "seed_rule": spec.seed_rule} if spec.sigma else {}
-    if spec.recipe:
-        recipe |= parse(spec.recipe, seed=item.recipe_seed(seed)).to_json()
-    return recipe
 
 
 def _settle(writing: list[tuple[Row, Future | None]], log: RowLog) -> None:

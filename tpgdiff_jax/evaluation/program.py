@@ -4,6 +4,7 @@ With `exact` every device works on one image at a time, so that the compiled pro
 is the same whatever the number of images, devices and processes; then no digit can differ.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +22,17 @@ from tpgdiff_jax.inference.restore import restore_batch
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.priors import Priors
 
+_CPU_THREADS = 8  # XLA takes one per device where there are more
 _BATCH = PartitionSpec(("data", "fsdp"))
+
+
+def fix_cpu_threads() -> None:
+    """Give XLA's CPU backend the same number of threads on every machine; call before any use.
+
+    Matrix products and convolutions divide their sums among the threads, so that a pixel in some
+    thousands was rounded otherwise with another number of cores or devices.
+    """
+    os.environ["NPROC"] = str(_CPU_THREADS)
 
 
 class WithoutPriors(TPGDiff):

@@ -57,7 +57,10 @@ class Protocol:
         side = len(metrics.WINDOWS[self.window])
         norm = ", sample covariance" if self.sample_covariance else ""
         window = f"SSIM {side}x{side} {self.window}{norm}"
-        return f"{self.name}: {cut}, {kind}, {border}, PSNR over RGB per image, {window}"
+        return (
+            f"{self.name}: {cut}, {kind}, {border}, PSNR over RGB per image, {window}; "
+            "LPIPS with the border"
+        )
 
 
 PROTOCOLS = {

@@ -3,18 +3,17 @@
 import collections
 import math
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tpgdiff_jax.evaluation import optional, perceptual, program
-from tpgdiff_jax.evaluation.job import IMAGES, image_path
 from tpgdiff_jax.evaluation.presets import GROUPS
 from tpgdiff_jax.evaluation.protocols import PROTOCOLS, SCORES
-from tpgdiff_jax.evaluation.rows import Row, number
+from tpgdiff_jax.evaluation.rows import Row, key_of, number
 from tpgdiff_jax.evaluation.settings import Settings, Variant
-from tpgdiff_jax.evaluation.test_sets import OpenSet
+from tpgdiff_jax.evaluation.test_sets import Item, OpenSet
 
 PER_IMAGE = (*SCORES, *perceptual.NAMES)
 
@@ -112,18 +111,19 @@ def averages(result: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
     """Average a variant's sets, every set alike: `all`, and every group that is whole.
 
     Returns:
-      group -> {"sets": names, score: mean}; a score that a set lacks is left out.
+      group -> {"sets": names, score: mean}.  In `all` a score is averaged over the sets that have
+      it; in a group it needs every set.
     """
     found = {}
     for group, names in {"all": tuple(result), **GROUPS}.items():
         if not names or not set(names) <= result.keys():
             continue
-        shared = set.intersection(*(set(result[name]) for name in names)) - {"images"}
-        ordered = [key for key in result[names[0]] if key in shared]
-        found[group] = {"sets": list(names)} | {
-            key: number(float(np.mean([float(result[name][key]) for name in names])))
-            for key in ordered
-        }
+        keys = dict.fromkeys(key for name in names for key in result[name] if key != "images")
+        found[group] = {"sets": list(names)}
+        for key in keys:
+            values = [float(result[name][key]) for name in names if key in result[name]]
+            if group == "all" or len(values) == len(names):
+                found[group][key] = number(float(np.mean(values)))
     return found
 
 
@@ -141,7 +141,7 @@ def add_set_scores(
     rows: Sequence[Row],
     sets: Sequence[OpenSet],
     settings: Settings,
-    folder: pathlib.Path,
+    path_of: Callable[[str, Item], pathlib.Path],
 ) -> None:
     """Add FID, NIQE and MUSIQ where they can be had; else note why not, in `not_computed`.
 
@@ -150,32 +150,23 @@ def add_set_scores(
       rows: of all processes.
       sets: the sets that were found.
       settings: names the metrics.
-      folder: of the job, with the restored images.
+      path_of: (variant, item) -> file of the restored image.
     """
-    wanted = [name for name in settings.metrics if name in optional.NAMES]
-    for name in wanted:
+    done = {key_of(row) for row in rows if "error" not in row}
+    for name in settings.metrics:
+        if name not in optional.NAMES:
+            continue
         try:
-            if not (folder / IMAGES).is_dir():
-                raise optional.NotComputedError("it needs restored images, and none are kept")
             score = optional.load(name, settings.inception_weights)
             for variant, result in summary["results"].items():
                 for found in sets:
-                    if found.spec.name in result:
-                        files = _files(variant, found, rows, folder, optional.needs_truth(name))
-                        if files is not None:
-                            result[found.spec.name][name] = number(score(*files))
+                    chosen = [i for i in found.items if (variant, found.spec.name, i.name) in done]
+                    if not chosen or (optional.needs_truth(name) and chosen[0].gt is None):
+                        continue
+                    files = [path_of(variant, item) for item in chosen]
+                    if not all(file.is_file() for file in files):
+                        raise optional.NotComputedError("the restored images are not kept")
+                    value = score(files, [item.gt for item in chosen])
+                    result[found.spec.name][name] = number(value)
         except optional.NotComputedError as error:
             summary["not_computed"][name] = str(error)
-
-
-def _files(variant: str, found: OpenSet, rows: Sequence[Row], folder: pathlib.Path, truth: bool):
-    if truth and found.spec.layout == "unpaired":
-        return None
-    done = {
-        row["image"]
-        for row in rows
-        if "error" not in row and (row["variant"], row["set"]) == (variant, found.spec.name)
-    }
-    items = [item for item in found.items if item.name in done]
-    restored = [image_path(folder, variant, found.spec.name, item.name) for item in items]
-    return restored, [item.gt for item in items]

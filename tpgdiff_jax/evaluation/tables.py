@@ -132,7 +132,9 @@ def comparison(summary: Mapping[str, Any], group: str) -> tuple[list[str], list[
     for name, found in ours.items():
         average = summary["averages"][name].get(group)
         found = found | ({"average": average} if average else {})
-        lines.append((_average(found), _ours(summary, name, found, columns, protocols)))
+        # Without the whole group there is no place among the others: ours come first then.
+        place = _average(found) if average else float("inf")
+        lines.append((place, _ours(summary, name, found, columns, protocols)))
     lines.sort(key=lambda pair: -pair[0])
     return [PRESETS[key].title if key in PRESETS else key for key in columns], [
         line for _, line in lines

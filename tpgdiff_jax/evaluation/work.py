@@ -39,6 +39,7 @@ class Batch:
     Attributes:
       shape: (height, width) of the bucket.
       rows: this process's tasks; None where there is nothing left.
+      filled: so many rows at most that any process has a task in.
     """
 
     shape: tuple[int, int]
@@ -46,6 +47,7 @@ class Batch:
     protocol: str
     paired: bool
     rows: tuple[Task | None, ...]
+    filled: int
 
 
 def bucket_of(size: tuple[int, int], multiple: int) -> tuple[int, int]:
@@ -55,18 +57,19 @@ def bucket_of(size: tuple[int, int], multiple: int) -> tuple[int, int]:
 
 
 def batches(
-    tasks: Sequence[Task], multiple: int, per_process: int, process: int, processes: int
+    tasks: Sequence[Task], multiple: int, devices: int, each: int, process: int, processes: int
 ) -> list[Batch]:
     """Divide the tasks.
 
     Args:
       tasks: in the same order in every process.
       multiple: of the buckets' sides, pixels.
-      per_process: rows of a batch that each process takes.
+      devices: of each process.
+      each: images of a batch per device.
       process, processes: this process's number, and how many there are.
 
     Returns:
-      as many batches in every process.
+      as many batches in every process; rows lie call by call, one image per device and call.
     """
     groups: dict[tuple, list[Task]] = {}
     for task in tasks:
@@ -75,13 +78,19 @@ def batches(
         kind = (shape, task.variant, item.spec.protocol, item.gt is not None)
         groups.setdefault(kind, []).append(task)
     found = []
-    size = per_process * processes
+    call = devices * processes
     # Buckets by size: a program serves all sets that have such images, and is then dropped.
     for kind, group in sorted(groups.items(), key=lambda entry: str(entry[0])):
-        for start in range(0, len(group), size):
-            rows = group[start : start + size]
-            rows += [None] * (size - len(rows))
-            found.append(Batch(*kind, tuple(rows[process * per_process :][:per_process])))
+        for start in range(0, len(group), call * each):
+            whole = group[start : start + call * each]
+            filled = -(-len(whole) // call) * devices
+            whole += [None] * (call * each - len(whole))
+            rows = [
+                row
+                for first in range(process * devices, len(whole), call)
+                for row in whole[first : first + devices]
+            ]
+            found.append(Batch(*kind, tuple(rows), filled))
     return found
 
 
@@ -180,26 +189,35 @@ class Predictions:
                 f"--predictions={folder} holds no images; expected sub-folders {', '.join(sets)}."
             )
 
-    def load(self, item: Item) -> np.ndarray:
-        """Read the output that belongs to an image, cut as the protocol cuts the image.
+    def path(self, item: Item) -> pathlib.Path:
+        """Return the file that belongs to an image.
 
         Raises:
-          ValueError: there is none, it is ambiguous, or its size is another.
-          UnreadableImageError: it is damaged.
+          ValueError: there is none, or it is ambiguous.
         """
         files = self._files.get(item.spec.name, {})
         stem = str(pathlib.PurePath(item.name).with_suffix(""))
-        same = [f for f in files if str(pathlib.PurePath(f).with_suffix("")) == stem]
+        same = [file for file in files if str(pathlib.PurePath(file).with_suffix("")) == stem]
         if not same:
             raise ValueError(f"no prediction for {item.name}")
         if len(same) > 1:
             raise ValueError(f"ambiguous predictions for {item.name}: {' and '.join(same)}")
-        image = read_rgb(files[same[0]])
+        return files[same[0]]
+
+    def load(self, item: Item) -> np.ndarray:
+        """Read the output that belongs to an image, cut as the protocol cuts the image.
+
+        Raises:
+          ValueError: as `path`, or its size is another.
+          UnreadableImageError: it is damaged.
+        """
+        path = self.path(item)
+        image = read_rgb(path)
         found = image.shape[:2]
         image = centre_cropped(item.protocol, image)
         if image.shape[:2] != item.size:
             raise ValueError(
-                f"{files[same[0]]} is {found[1]}x{found[0]}, the image {item.name} "
+                f"{path} is {found[1]}x{found[0]}, the image {item.name} "
                 f"{item.size[1]}x{item.size[0]}"
             )
         return image

@@ -1,0 +1,41 @@
+"""The evaluation at the end of training: the same on one device and over a mesh."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from tpgdiff_jax.data.sources import PhotoFolder
+from tpgdiff_jax.distributed import sharding
+from tpgdiff_jax.evaluation import report
+from tpgdiff_jax.evaluation.evaluate import evaluate
+
+
+@pytest.fixture
+def config(tiny_system, tiny_config):
+    tiny_config.unlock()
+    for group in ("model", "priors", "diffusion"):
+        tiny_config[group].update(tiny_system.config[group])
+    tiny_config.data.degradations = ("noise", "rain")
+    tiny_config.eval.update({"crop_size": 24, "batch_size": 3})
+    return tiny_config
+
+
+def test_a_mesh_gives_the_scores_of_one_device(tiny_system, config, photo_folder, tmp_path):
+    photos = PhotoFolder(photo_folder)
+    alone = evaluate(tiny_system.variables, config, photos)
+    sizes = {"data": 2, "fsdp": 2, "tensor": 2, "spatial": 1}
+    mesh = sharding.make_mesh(sizes)
+    # Wide weights split, as in training; the rest on every device.
+    laid = sharding.infer_shardings(tiny_system.variables, mesh, ((".*", "fsdp"),))
+    variables = jax.device_put(tiny_system.variables, laid)
+    spread = evaluate(variables, config, photos, mesh=mesh)
+    assert [r.pair.photo for r in spread] == [r.pair.photo for r in alone]
+    for one, other in zip(alone, spread, strict=True):
+        assert other.psnr == pytest.approx(one.psnr, abs=0.01)
+        assert other.psnr_input == pytest.approx(one.psnr_input, abs=1e-4)
+        np.testing.assert_allclose(other.restored.astype(int), one.restored, atol=1)
+    means = report.mean_scores(spread)
+    assert set(means) == {"noise", "rain", "mean"}
+    picture = report.write_report(spread, tmp_path / "out")
+    assert Image.open(picture).size[::-1] == report.comparison_picture(spread).shape[:2]

@@ -1,0 +1,147 @@
+"""A benchmark's lines: equal to the last digit however the job runs, complete, and honest."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from tpgdiff_jax.evaluation import job
+from tpgdiff_jax.evaluation.job import IMAGES, ROWS
+from tpgdiff_jax.evaluation.rows import read_rows
+from tpgdiff_jax.evaluation.work import Predictions, batches, bucket_of
+
+
+def test_a_line_holds_all_that_is_known(undisturbed, whole_rows):
+    assert len(undisturbed) == 10
+    row = read_rows(whole_rows / ROWS)["posterior-2", "noisy", "0.png"]
+    assert row["recipe"] == {"sigma": 25.0, "seed_rule": "name"}
+    assert (row["height"], row["width"], row["protocol"]) == (48, 56, "tpgdiff")
+    assert (row["nfe"], row["seed"], row["truth"]) == (2, 1, "noise")
+    assert row["predicted"] in ("noise", "rain")
+    assert row["seconds"] > 0
+    assert row["input_psnr"] == pytest.approx(20.3, abs=0.5)  # sigma 25 in 8 bit
+    assert {"psnr", "ssim", "input_ssim", "probability"} <= row.keys()
+    restored = Image.open(whole_rows / IMAGES / "posterior-2/noisy/0.png")
+    assert restored.size == (56, 48)
+
+
+def test_devices_batches_and_order_change_no_digit(run_job, undisturbed, plain_rows, tmp_path):
+    run_job(tmp_path, devices=8, reverse=True, batch_size=4)
+    assert plain_rows(tmp_path) == undisturbed
+    assert list(plain_rows(tmp_path)) == list(undisturbed)
+
+
+def test_whole_batches_at_once_find_the_same_but_for_the_last_digits(
+    run_job, undisturbed, plain_rows, tmp_path
+):
+    run_job(tmp_path, devices=2, batch_size=2, exact=False)
+    found = plain_rows(tmp_path)
+    assert found.keys() == undisturbed.keys()
+    for key, row in found.items():
+        assert row["psnr"] == pytest.approx(undisturbed[key]["psnr"], abs=1e-3)
+
+
+def test_a_job_killed_half_way_goes_on(run_job, undisturbed, plain_rows, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    settle, calls = job._settle, []
+
+    def settle_or_die(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise Killed
+        settle(*args)
+
+    monkeypatch.setattr(job, "_settle", settle_or_die)
+    with pytest.raises(Killed):
+        run_job(tmp_path, batch_size=4)
+    monkeypatch.undo()
+    assert len(plain_rows(tmp_path)) == 4
+    with (tmp_path / ROWS / "process_0.jsonl").open("a") as file:
+        file.write('{"variant": "poste')  # cut off by the kill
+    assert run_job(tmp_path, batch_size=4) == 6
+    assert plain_rows(tmp_path) == undisturbed
+    assert run_job(tmp_path, batch_size=4) == 0
+
+
+def test_nan_is_listed_and_no_score(run_job, tiny_system, plain_rows, tmp_path):
+    # A bias that is NaN poisons every output.
+    params = jax.tree.map(np.asarray, tiny_system.variables["params"])
+    params["unet"]["final_conv"]["bias"] = np.full(3, np.nan, np.float32)
+    poisoned = dataclasses.replace(tiny_system, variables={"params": params, "frozen": {}})
+    assert run_job(tmp_path, system=poisoned, batch_size=4) == 10
+    for row in plain_rows(tmp_path).values():
+        assert row["error"] == "the output holds NaN or infinite values"
+        assert "psnr" not in row
+    assert not (tmp_path / IMAGES).exists()
+
+
+def test_predictions_are_scored_without_a_model(run_job, benchmarks, plain_rows, tmp_path):
+    outputs = tmp_path / "outputs"
+    for name in ("0", "1", "2", "3"):
+        image = Image.open(benchmarks / f"pairs/LQ/{name}.png")
+        size = (20, 20) if name == "3" else image.size
+        path = outputs / f"pairs/{name}.{'bmp' if name == '0' else 'png'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.resize(size).save(path)
+    (outputs / "pairs/2.png").write_bytes(b"no image")
+    predictions = Predictions(outputs, ["pairs", "noisy"])
+    run_job(tmp_path / "job", system=None, predictions=predictions)
+    rows = {key[1:]: row for key, row in plain_rows(tmp_path / "job").items()}
+    for name in ("0.png", "1.png"):
+        row = rows["pairs", name]
+        assert row["psnr"] == row["input_psnr"]  # they are the degraded images themselves
+        assert "nfe" not in row
+    assert "not an image" in rows["pairs", "2.png"]["error"]
+    assert "3.png is 20x20, the image 3.png 48x56" in rows["pairs", "3.png"]["error"]
+    assert rows["pairs", "4.png"]["error"] == "no prediction for 4.png"
+    assert "no prediction" in rows["noisy", "0.png"]["error"]
+
+
+def test_a_truncated_truth_costs_one_image(run_job, benchmarks, plain_rows, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(benchmarks, root)
+    path = root / "pairs/GT/1.png"
+    path.write_bytes(path.read_bytes()[:-400])  # its header is whole, so only reading tells
+    predictions = Predictions(root / "pairs/LQ", ["pairs"])
+    sets = ({"name": "pairs", "folder": "pairs"},)
+    run_job(tmp_path / "job", system=None, predictions=predictions, root=str(root), sets=sets)
+    rows = {key[2]: row for key, row in plain_rows(tmp_path / "job").items()}
+    assert "1.png: truncated" in rows["1.png"]["error"]
+    assert len(rows) == 5
+    assert all("psnr" in row for name, row in rows.items() if name != "1.png")
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_all_processes_have_as_many_batches(processes):
+    def task(size, index):
+        spec = type("Spec", (), {"protocol": "tpgdiff", "name": "s"})
+        item = type("Item", (), {"size": size, "spec": spec, "gt": 1, "name": str(index)})
+        return type("Task", (), {"item": item, "variant": "v"})()
+
+    sizes = [(30, 30)] * 5 + [(60, 30)] * 2 + [(31, 17)]
+    tasks = [task(size, index) for index, size in enumerate(sizes)]
+    planned = [batches(tasks, 16, 2, 3, process, processes) for process in range(processes)]
+    assert len({len(plan) for plan in planned}) == 1
+    assert all(len(batch.rows) == 6 for plan in planned for batch in plan)
+    for plan in planned:
+        assert all(set(batch.rows[batch.filled :]) <= {None} for batch in plan)
+    found = [row for plan in planned for batch in plan for row in batch.rows if row is not None]
+    assert sorted(map(id, found)) == sorted(map(id, tasks))
+    for plan in zip(*planned, strict=True):
+        assert len({(batch.shape, batch.filled) for batch in plan}) == 1
+
+
+def test_buckets():
+    assert bucket_of((321, 481), 16) == (336, 496)
+    assert bucket_of((320, 480), 16) == (320, 480)
+
+
+def test_rows_are_plain_json(undisturbed, whole_rows):
+    for line in (whole_rows / ROWS / "process_0.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
