@@ -70,8 +70,9 @@ def _files(text: str, output: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]
                 f"--input={text} and --output are one folder; results would be taken for inputs "
                 "the next time. Choose another --output."
             )
-        results = output.resolve()
-        names = [n for n in image_names(path) if not (path / n).resolve().is_relative_to(results)]
+        names, results = image_names(path), output.resolve()
+        if results.is_relative_to(path.resolve()):
+            names = [n for n in names if not (path / n).resolve().is_relative_to(results)]
         if not names:
             raise ValueError(f"--input={text}: the folder holds no image files.")
         yield from ((path, name) for name in names)
