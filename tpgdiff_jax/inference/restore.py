@@ -15,7 +15,7 @@ from tpgdiff_jax.checkpoints.published import load_system
 from tpgdiff_jax.checkpoints.run import fingerprint_of, load_run
 from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
-from tpgdiff_jax.distributed.sharding import batch_sharding, replicated
+from tpgdiff_jax.distributed.sharding import AXES, batch_sharding, make_mesh, replicated
 from tpgdiff_jax.inference import sizes
 from tpgdiff_jax.inference.batch import classify, restore_batch, run_batch
 from tpgdiff_jax.inference.compile_cache import keep_compiled_programs
@@ -62,7 +62,7 @@ class Restorer:
     def load(
         path: str | os.PathLike | None = None,
         *,
-        mesh: Mesh | None = None,
+        mesh: Mesh | Mapping[str, int] | None = None,
         compile_cache: bool = True,
     ) -> "Restorer":
         """Load a trained system.
@@ -70,9 +70,9 @@ class Restorer:
         Args:
           path: published weights (a `.safetensors` file, as --mode=export and --mode=convert write
             it), or the folder of a training run, whose newest checkpoint is taken.
-          mesh: devices to restore on, of `distributed.sharding.make_mesh`: batches lie over `data`
-            and `fsdp`, the rows of each image over `spatial`, windows of a tiled image over all.
-            By default one device.
+          mesh: devices to restore on, or their number along the axes, such as {"spatial": 8}:
+            batches lie over `data` and `fsdp`, the rows of each image over `spatial`, windows of a
+            tiled image over all.  By default one device.
           compile_cache: keep compiled programs in a folder of the user for the next process, see
             `compile_cache.keep_compiled_programs`.
 
@@ -84,6 +84,8 @@ class Restorer:
                 "No trained weights come with tpgdiff_jax yet; name a .safetensors file (of "
                 "--mode=export or --mode=convert) or the folder of a training run."
             )
+        if isinstance(mesh, Mapping):
+            mesh = make_mesh(dict.fromkeys(AXES, 1) | dict(mesh))
         system = load_run(path) if pathlib.Path(path).is_dir() else load_system(path)
         if compile_cache:
             keep_compiled_programs()
