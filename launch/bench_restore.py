@@ -28,7 +28,7 @@ from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.models import tpgdiff
 
 SIZES = ((256, 256), (512, 512), (1080, 1920), (4096, 4096))
-NFE = (100, 50, 20, 10, 5, 1)
+NFE = (1, 5, 10, 20, 50, 100)
 FOLDER = (  # of ten photos, as cameras and the web have them
     *((321, 481), (481, 321), (256, 256), (240, 320), (300, 451)),
     *((427, 640), (480, 640), (200, 300), (512, 512), (97, 131)),

@@ -206,7 +206,7 @@ def test_a_run_is_loaded_as_its_export_is(restorer, tmp_path):
     with pytest.raises(ValueError, match=r"no config\.json"):
         Restorer.load(tmp_path)
     shutil.rmtree(run / "checkpoints" / "7")
-    with pytest.raises(ValueError, match="no complete checkpoint yet"):
+    with pytest.raises(ValueError, match="holds no complete checkpoint"):
         Restorer.load(run)
     (run / "config.json").write_text('{"modell": 1}')
     with pytest.raises(ValueError, match="does not fit this version"):
