@@ -4,6 +4,8 @@
     python launch/bench.py --config=configs/bench/priors.py --what=priors
     python launch/bench.py --what=data --photos=FOLDER          (see bench_data.py)
     python launch/bench.py --what=gradients       (weight gradients: ours against XLA's own)
+    python launch/bench.py --config=configs/bench/restore.py --what=restore
+    python launch/bench.py --what=samplers --checkpoint=WEIGHTS --pairs=FOLDER  (or tiles)
 
 Ratios within one run mean more than seconds: machines are noisy.
 """
@@ -16,6 +18,7 @@ import time
 from typing import Any
 
 import bench_data
+import bench_restore
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,8 +40,16 @@ from tpgdiff_jax.validation import validate
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", "configs/bench/unet.py", "What to measure.")
 flags.DEFINE_enum(
-    "what", "unet", ["unet", "priors", "gradients", "data", "memory"], "Which measurement."
+    "what",
+    "unet",
+    ["unet", "priors", "gradients", "data", "memory", "restore", "samplers", "tiles"],
+    "Which measurement.",
 )
+flags.DEFINE_string("checkpoint", None, "samplers, tiles: a .safetensors file or a run's folder.")
+flags.DEFINE_string("pairs", None, "samplers, tiles: folder of sets, each with LQ and GT.")
+flags.DEFINE_integer("each", 2, "samplers, tiles: pairs of each set.")
+flags.DEFINE_integer("crop", 128, "samplers: side of the centre crop, pixels.")
+flags.DEFINE_integer("steps", 10, "restore: network calls per image.")
 flags.DEFINE_string("photos", "configs/quickstart_photos/train", "data, memory: clean photos.")
 flags.DEFINE_integer("batches", 20_000, "memory: how many batches to follow.")
 flags.DEFINE_integer("repeats", 5, "Counted runs of each measurement, after one that warms up.")
@@ -243,6 +254,13 @@ def main(_) -> None:
         rows = bench_data.bench_pipeline(FLAGS.photos)
     elif FLAGS.what == "memory":
         rows = bench_data.bench_memory(FLAGS.photos, FLAGS.batches)
+    elif FLAGS.what == "restore":
+        print(tabulate.tabulate(bench_restore.bench_folder(config), headers="keys"), flush=True)
+        rows = bench_restore.bench_sizes(config, FLAGS.steps)
+    elif FLAGS.what == "samplers":
+        rows = bench_restore.bench_samplers(FLAGS.checkpoint, FLAGS.pairs, FLAGS.each, FLAGS.crop)
+    elif FLAGS.what == "tiles":
+        rows = bench_restore.bench_tiles(FLAGS.checkpoint, FLAGS.pairs, FLAGS.each)
     else:
         rows = bench_gradients(FLAGS.repeats)
         print(f"GFLOP/s, medians of {FLAGS.repeats} runs")

@@ -163,6 +163,38 @@ def default_workdir(argv: Sequence[str]) -> pathlib.Path:
     return pathlib.Path("runs") / (path.stem if task is None else f"{path.stem}_{task}")
 
 
+def define_restore_flags() -> tuple[str, ...]:
+    """Define the flags of --mode=restore; return the names of those that say how to restore."""
+    flags.DEFINE_string("checkpoint", None, "restore: a .safetensors file or a run's folder.")
+    flags.DEFINE_string("format", ".png", "restore: suffix of the results.")
+    flags.DEFINE_bool("side_by_side", False, "restore: also write degraded | restored.")
+    flags.DEFINE_integer("batch_size", 4, "restore: images a device restores together, at most.")
+    flags.DEFINE_integer("spatial", 1, "restore: devices that share the rows of each image.")
+    flags.DEFINE_bool("compile_cache", True, "restore: keep compiled programs for the next run.")
+    flags.DEFINE_integer("steps", None, "restore: network calls, if not the weights' own number.")
+    flags.DEFINE_string("sampler", None, "restore: which sampler, if not the weights' own.")
+    flags.DEFINE_integer("seed", 0, "restore: of the sampling noise.")
+    flags.DEFINE_integer("tile", None, "restore: window for large images, pixels; 0: always whole.")
+    flags.DEFINE_integer("windows", 1, "restore: windows a device sees at once.")
+    flags.DEFINE_integer("samples", 1, "restore: draws per image; 2 or more show the uncertainty.")
+    flags.DEFINE_multi_string("guidance", [], "restore: BRANCH=STRENGTH, e.g. semantic=2.")
+    return ("steps", "sampler", "seed", "tile", "windows", "samples", "guidance")
+
+
+def parse_strengths(texts: Sequence[str]) -> dict[str, float]:
+    """Read --guidance=BRANCH=STRENGTH, given once or several times."""
+    strengths = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            strengths[name] = float(value)
+        except ValueError as error:
+            raise ValueError(
+                f"--guidance={text}: expected BRANCH=STRENGTH, e.g. semantic=2."
+            ) from error
+    return strengths
+
+
 def quiet_libraries() -> None:
     """Keep the libraries' chatter out of the log; their warnings stay."""
 

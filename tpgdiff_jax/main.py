@@ -26,13 +26,8 @@ flags.DEFINE_multi_string(
     "prepare: folder of photos.",
 )
 flags.DEFINE_string("output", None, "Where to write: a folder, or a .safetensors file.")
-flags.DEFINE_string("checkpoint", None, "restore, eval: published weights, .safetensors.")
 flags.DEFINE_string("predictions", None, "eval: folder of somebody's outputs to score instead.")
-flags.DEFINE_integer("steps", None, "restore: network calls per image, if not the weights' own.")
-flags.DEFINE_string("sampler", None, "restore: which sampler, if not the weights' own.")
-flags.DEFINE_integer("seed", 0, "restore: of the sampling noise.")
-flags.DEFINE_integer("tile", None, "restore: window for large images, pixels; 0: always whole.")
-flags.DEFINE_string("format", ".png", "restore: suffix of the results.")
+RESTORE_OPTIONS = command_line.define_restore_flags()
 flags.DEFINE_bool("preview", False, "prepare: write a contact sheet (--output=PICTURE) instead.")
 flags.DEFINE_enum("to", "ours", ["ours", "released"], "convert: whose format to write.")
 flags.DEFINE_string("workdir", None, "Folder of the run; runs/<name of the config> by default.")
@@ -64,9 +59,8 @@ def main(_) -> None:
             else:
                 modes.eval_(config, _workdir())
         case "restore":
-            names = ("steps", "sampler", "seed", "tile")
-            options = {name: FLAGS[name].value for name in names}
-            modes.restore(FLAGS.checkpoint, FLAGS.input, FLAGS.output, FLAGS.format, options)
+            options = {name: FLAGS[name].value for name in RESTORE_OPTIONS}
+            modes.restore(FLAGS, options)
         case "export":
             modes.export(config, _workdir(), FLAGS.output)
         case "prepare":

@@ -5,11 +5,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+from absl.flags import FlagValues
 from ml_collections import ConfigDict
 
 from tpgdiff_jax import experiment
 from tpgdiff_jax.checkpoints import assemble, published
-from tpgdiff_jax.command_line import user_errors
+from tpgdiff_jax.command_line import parse_strengths, user_errors
 from tpgdiff_jax.data import prepare as prepared
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.diffusion import samplers
@@ -20,7 +22,7 @@ from tpgdiff_jax.evaluation.job import System
 from tpgdiff_jax.evaluation.program import check_mesh, fix_cpu_threads
 from tpgdiff_jax.evaluation.settings import read_settings
 from tpgdiff_jax.evaluation.tables import short_table
-from tpgdiff_jax.inference import job
+from tpgdiff_jax.inference import job, plan
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.training.state import averaged
 
@@ -75,32 +77,55 @@ def benchmark(
         print(f"\n{short_table(summary)}\n\nReport: {(folder / 'report.html').absolute()}")
 
 
-def restore(
-    checkpoint: str | None,
-    inputs: Sequence[str],
-    output: str | None,
-    suffix: str,
-    options: dict[str, Any],
-) -> None:
-    """Restore files with published weights; leaves with exit code 1 if any could not be read."""
+def restore(flags: FlagValues, options: dict[str, Any]) -> None:
+    """Restore files with trained weights; leaves with exit code 1 if not all were restored.
+
+    Args:
+      flags: of `command_line.define_restore_flags`, and `input`, `output`.
+      options: those flags that say how to restore.
+    """
     with user_errors():
-        if not (checkpoint and inputs and output):
-            raise ValueError("--mode=restore needs --checkpoint, --input and --output.")
-        tasks = job.plan(inputs, pathlib.Path(output), suffix)
-        restorer = Restorer.load(checkpoint)
-        sde = IRSDE(**restorer.config.diffusion)
-        options["steps"] = options["steps"] or restorer.config.eval.steps
-        options["sampler"] = options["sampler"] or restorer.config.eval.sampler
-        samplers.check_sampler(options["sampler"], sde, options["steps"])
-        weights = published.fingerprint(checkpoint)
-    summary = job.run(restorer, tasks, pathlib.Path(output), options=options, weights=weights)
-    print(
-        f"{summary.done} restored, {summary.present} were there already, {len(summary.failed)} "
-        f"failed: {pathlib.Path(output).absolute()}"
+        if not (flags.input and flags.output):
+            raise ValueError("--mode=restore needs --input and --output, and --checkpoint.")
+        if flags.batch_size < 1:
+            raise ValueError(f"--batch_size={flags.batch_size} must be at least 1.")
+        output = pathlib.Path(flags.output)
+        strengths = parse_strengths(options.pop("guidance"))
+        every_task = plan.plan(flags.input, output, flags.format)
+        plan.check_output(output)
+        index, count = jax.process_index(), jax.process_count()
+        if count > 1:
+            # Nothing is shared from here on, so the first to finish must not end the others.
+            jax.distributed.shutdown()
+        devices = jax.local_devices()
+        mesh = None
+        if len(devices) > 1:
+            shape = {"data": -1, "fsdp": 1, "tensor": 1, "spatial": flags.spatial}
+            mesh = sharding.make_mesh(shape, devices)
+        elif flags.spatial != 1:
+            raise ValueError(f"--spatial={flags.spatial}, but there is one device.")
+        restorer = Restorer.load(flags.checkpoint, mesh=mesh, compile_cache=flags.compile_cache)
+        seed = options.pop("seed")
+        restorer.checked_options(guidance=strengths, **options)
+        options |= {
+            "seed": seed,
+            "steps": options["steps"] or restorer.config.eval.steps,
+            "sampler": options["sampler"] or restorer.config.eval.sampler,
+            "guidance": strengths,
+        }
+    tasks = plan.share(every_task, index, count)
+    summary = job.run(
+        restorer,
+        tasks,
+        output,
+        options=options,
+        batch_size=flags.batch_size,
+        side_by_side=flags.side_by_side,
+        log_name=f"restored_{index}.jsonl" if count > 1 else job.LOG_NAME,
     )
-    for file, reason in summary.failed.items():
-        print(f"  failed: {file}: {reason}")
-    if summary.failed:
+    whose = f"process {index} of {count}, {len(tasks)} of {len(every_task)} files: "
+    print((whose if count > 1 else "") + job.describe(summary, output), flush=True)
+    if summary.failed or summary.stopped:
         sys.exit(1)
 
 

@@ -1,14 +1,20 @@
 """Jobs over folders: complete, resumable, and every bad file listed."""
 
+import errno
 import json
+import pathlib
+import struct
+import zlib
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from tpgdiff_jax.inference import job
+from tpgdiff_jax.inference import files, job, plan
+from tpgdiff_jax.inference.forms import Restored
 
-OPTIONS = {"steps": 2, "sampler": "posterior", "seed": 3, "tile": None}
+OPTIONS = {"steps": 2, "sampler": "posterior", "seed": 3, "tile": None, "guidance": {}}
 
 
 @pytest.fixture
@@ -18,9 +24,29 @@ def folder(photo_folder):
     return photo_folder
 
 
-def run(restorer, folder, output, suffix=".png"):
-    tasks = job.plan([str(folder)], output, suffix)
-    return job.run(restorer, tasks, output, options=OPTIONS, weights="abc", batch_size=2)
+def run(restorer, folder, output, suffix=".png", options=OPTIONS, **more):
+    tasks = plan.plan([str(folder)], output, suffix)
+    plan.check_output(output)
+    return job.run(restorer, tasks, output, options=options, batch_size=2, **more)
+
+
+class Mirror:
+    """Stands in for a `Restorer` where the network does not matter: negates every picture."""
+
+    fingerprint = "abc"
+    on_call = staticmethod(lambda: None)
+
+    def groups(self, shapes, batch_size, tile):
+        return [[index] for index in range(len(shapes))]
+
+    def restore_all(self, forms, **options):
+        self.on_call()
+        deviation = np.full(forms[0].rgb.shape[:2], 0.05) if "samples" in options else None
+        return [Restored(form.rebuild(1 - form.rgb), deviation, {"haze": 0.9}) for form in forms]
+
+
+def leftovers(output):
+    return [path for path in output.rglob("*") if "partial" in path.name]
 
 
 def test_names_and_folders_are_kept_and_every_image_is_logged(restorer, folder, tmp_path):
@@ -35,39 +61,178 @@ def test_names_and_folders_are_kept_and_every_image_is_logged(restorer, folder, 
         np.testing.assert_allclose(found.astype(int), expected, atol=1)
     rows = [json.loads(line) for line in (output / job.LOG_NAME).read_text().splitlines()]
     assert len(rows) == 3
-    assert rows[0].items() >= {**OPTIONS, "weights": "abc", "height": 48, "width": 56}.items()
+    wanted = {**OPTIONS, "weights": restorer.fingerprint, "height": 48, "width": 56}
+    assert {key: rows[0][key] for key in wanted} == wanted
+    assert rows[0]["seconds"] > 0
     assert rows[0]["degradation"][0] in ("noise", "haze")
 
 
-def test_what_is_done_is_not_done_again(restorer, folder, tmp_path):
+def test_what_is_done_is_not_done_again(folder, tmp_path):
     output = tmp_path / "out"
-    run(restorer, folder, output)
+    run(Mirror(), folder, output)
     (output / "1.png").unlink()
     before = (output / "0.png").stat().st_mtime_ns
-    summary = run(restorer, folder, output)
-    assert (summary.done, summary.present) == (1, 2)
+    summary = run(Mirror(), folder, output)
+    assert (summary.done, summary.present, summary.other_settings) == (1, 2, 0)
     assert (output / "0.png").stat().st_mtime_ns == before
+    summary = run(Mirror(), folder, output, options={**OPTIONS, "steps": 9})
+    assert (summary.done, summary.present, summary.other_settings) == (0, 3, 3)
+    assert "3 of those there were made with other settings" in job.describe(summary, output)
 
 
-def test_bad_files_are_listed_and_stop_nothing(restorer, folder, tmp_path):
-    (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:300])
+def test_bad_files_are_listed_and_stop_nothing(folder, tmp_path):
+    whole = (folder / "0.png").read_bytes()
+    (folder / "0.png").write_bytes(whole[:300])
     (folder / "text.jpg").write_text("no image")
+    (folder / "empty.png").touch()
+    (folder / "bomb.png").write_bytes(
+        whole[:16] + struct.pack(">II", 30_000, 30_000) + whole[24:29] + bomb_checksum(whole)
+    )
+    Image.fromarray(np.full((3, 3), 7.0, np.float32)).save(folder / "float.tif")
     output = tmp_path / "out"
-    summary = run(restorer, folder, output)
+    summary = run(Mirror(), folder, output)
     assert summary.done == 2
-    assert {name.split("/")[-1] for name in summary.failed} == {"0.png", "text.jpg"}
+    reasons = {name.split("/")[-1]: reason for name, reason in summary.failed.items()}
+    assert reasons.keys() == {"0.png", "text.jpg", "empty.png", "bomb.png", "float.tif"}
+    assert reasons["empty.png"] == "empty file (0 bytes)"
+    assert "900000000 pixels" in reasons["bomb.png"]
+    assert "outside [0, 1]" in reasons["float.tif"]
     assert not (output / "0.png").exists()
-    assert not [path for path in output.rglob("*") if "partial" in path.name]
+    assert not leftovers(output)
 
 
-def test_formats_that_hold_less_get_less(restorer, tmp_path):
+def bomb_checksum(whole):
+    header = whole[12:16] + struct.pack(">II", 30_000, 30_000) + whole[24:29]
+    return struct.pack(">I", zlib.crc32(header)) + whole[33:]
+
+
+def test_sizes_and_names_of_every_kind(restorer, tmp_path):
+    source = tmp_path / "in out ä 图"
+    source.mkdir()
+    rng = np.random.default_rng(0)
+    sizes = {"one pixel.png": (1, 1), "ünï.png": (3, 5), "图 [1].png": (9, 2)}
+    for name, size in sizes.items():
+        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(source / name)
+    output = tmp_path / "out $HOME 'x'"
+    assert run(restorer, source, output).done == 3
+    for name, size in sizes.items():
+        assert Image.open(output / name).size == size[::-1]
+
+
+def test_further_pictures_stand_beside_the_result(folder, tmp_path):
+    output = tmp_path / "out"
+    options = {**OPTIONS, "samples": 2}
+    assert run(Mirror(), folder, output, ".jpg", options, side_by_side=True).done == 3
+    gt = np.asarray(Image.open(folder / "sub" / "2.png"))
+    pair = np.asarray(Image.open(output / "sub" / "2.side_by_side.png"))
+    np.testing.assert_allclose(pair, np.concatenate([gt, 255 - gt], axis=1), atol=1)
+    deviation = np.asarray(Image.open(output / "sub" / "2.deviation.png"))
+    assert deviation.shape == gt.shape[:2]
+    assert (deviation == 128).all()  # 0.05 of 0.1
+    row = json.loads((output / job.LOG_NAME).read_text().splitlines()[0])
+    assert row["mean_deviation"] == pytest.approx(0.05)
+    # They are no inputs of the next job, even where the results lie among the inputs.
+    inside = folder / "results"
+    for _ in range(2):
+        summary = run(Mirror(), folder, inside, side_by_side=True)
+    assert (summary.done, summary.present) == (0, 3)
+
+
+@pytest.mark.parametrize("full", ["picture", "log"])
+def test_a_full_disk_stops_the_job_and_leaves_nothing_half_written(
+    folder, tmp_path, monkeypatch, full
+):
+    output = tmp_path / "out"
+    real = files.os.replace
+
+    def replace(source, target):
+        if target.name == "1.png":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(source, target)
+
+    if full == "picture":
+        monkeypatch.setattr(files.os, "replace", replace)
+    else:
+        monkeypatch.setattr(job.json, "dumps", no_space)
+    summary = run(Mirror(), folder, output)
+    assert (summary.done, summary.left) == (1, 2)
+    assert "No space left on device" in summary.stopped
+    assert "2 files are left, run it again" in job.describe(summary, output)
+    assert not leftovers(output)
+    monkeypatch.undo()
+    assert run(Mirror(), folder, output).done == 2
+
+
+def no_space(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_picture_too_large_for_the_memory_fails_alone(folder, tmp_path):
+    restorer, calls = Mirror(), []
+
+    def on_call():
+        calls.append(1)
+        if len(calls) == 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    restorer.on_call = on_call
+    summary = run(restorer, folder, tmp_path / "out")
+    assert (summary.done, list(summary.failed.values())) == (
+        2,
+        ["needs more memory than the device has; try a smaller --tile"],
+    )
+
+
+def test_two_jobs_on_one_folder(folder, tmp_path):
+    """A second job that starts while the first works does what the first has not come to."""
+    output, second = tmp_path / "out", []
+    first = Mirror()
+
+    def start_second():
+        first.on_call = lambda: None
+        second.append(run(Mirror(), folder, output))
+
+    first.on_call = start_second
+    summary = run(first, folder, output)
+    assert second[0].done == 3
+    assert (summary.done, summary.present) == (1, 2)  # the one it had read already
+    assert len(list(output.rglob("*.png"))) == 3
+    assert not leftovers(output)
+
+
+def test_shares_are_even_and_leave_nothing_out(folder, tmp_path):
+    tasks = plan.plan([str(folder)], tmp_path / "out")
+    shares = [plan.share(tasks, index, 2) for index in range(2)]
+    assert sorted(map(len, shares)) == [1, 2]
+    assert sorted(t.target for part in shares for t in part) == [t.target for t in tasks]
+
+
+def test_inputs_and_results_in_one_folder_are_refused(folder, tmp_path):
+    with pytest.raises(ValueError, match="are one folder"):
+        plan.plan([str(folder)], folder / "sub" / "..")
+    with pytest.raises(ValueError, match=r"0\.png would be its own result"):
+        plan.plan([str(folder / "0.png")], folder)
+    assert len(plan.plan([str(folder / "0.png")], folder, ".jpg")) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file" / "out", pathlib.Path("/proc/nothing")):
+        with pytest.raises(ValueError, match="cannot be written"):
+            plan.check_output(output)
+
+
+def test_formats_that_hold_less_get_less(tmp_path):
     rgba = np.random.default_rng(0).integers(0, 256, (20, 24, 4), np.uint8)
     source = tmp_path / "in"
     source.mkdir()
     Image.fromarray(rgba).save(source / "alpha.png")
     Image.fromarray(rgba[..., 0].astype(np.uint16) * 257).save(source / "deep.png")
-    for suffix in (".jpg", ".png"):
-        assert run(restorer, source, tmp_path / suffix, suffix).done == 2
+    Image.fromarray(rgba[:3, :, :3].repeat(3000, 1)).save(source / "wide.png")
+    for suffix, done in ((".jpg", 2), (".png", 3), (".webp", 2)):
+        summary = run(Mirror(), source, tmp_path / suffix, suffix)
+        assert summary.done == done
+        assert len(summary.failed) == 3 - done  # wider than the format allows
     assert Image.open(tmp_path / ".jpg" / "alpha.jpg").mode == "RGB"
     assert Image.open(tmp_path / ".jpg" / "deep.jpg").mode == "L"
     assert Image.open(tmp_path / ".png" / "alpha.png").mode == "RGBA"
@@ -75,9 +240,13 @@ def test_formats_that_hold_less_get_less(restorer, tmp_path):
 
 
 def test_inputs_may_be_files_folders_and_patterns(folder, tmp_path):
-    assert len(job.plan([str(folder / "0.png")], tmp_path)) == 1
-    assert len(job.plan([str(folder / "*.png"), str(folder / "sub")], tmp_path)) == 3
-    assert len(job.plan([str(folder), str(folder / "0.png")], tmp_path)) == 3
+    assert len(plan.plan([str(folder / "0.png")], tmp_path)) == 1
+    assert len(plan.plan([str(folder / "*.png"), str(folder / "sub")], tmp_path)) == 3
+    assert len(plan.plan([str(folder), str(folder / "0.png")], tmp_path)) == 3
+    found = plan.plan([str(folder / "**" / "*.png")], tmp_path)
+    assert [task.target.relative_to(tmp_path).as_posix() for task in found] == [
+        *("0.png", "1.png", "sub/2.png"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -91,12 +260,12 @@ def test_inputs_may_be_files_folders_and_patterns(folder, tmp_path):
 def test_inputs_that_mean_nothing_are_refused(folder, tmp_path, name, words):
     (folder / "empty").mkdir()
     with pytest.raises(ValueError, match=words):
-        job.plan([str(folder / name)], tmp_path)
+        plan.plan([str(folder / name)], tmp_path)
 
 
 def test_two_files_with_one_result_are_refused(folder, tmp_path):
     (folder / "0.jpg").write_bytes((folder / "0.png").read_bytes())
     with pytest.raises(ValueError, match=r"0\.jpg and .*0\.png would both become"):
-        job.plan([str(folder)], tmp_path)
+        plan.plan([str(folder)], tmp_path)
     with pytest.raises(ValueError, match=r"--format='.gif'"):
-        job.plan([str(folder)], tmp_path, ".gif")
+        plan.plan([str(folder)], tmp_path, ".gif")

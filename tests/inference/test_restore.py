@@ -1,12 +1,23 @@
 """Restoring whatever people have."""
 
+import shutil
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 import tpgdiff_jax
+from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.checkpoints.manager import RunCheckpoints
+from tpgdiff_jax.config import to_json
 from tpgdiff_jax.data.images import UnreadableImageError
-from tpgdiff_jax.inference import restore
+from tpgdiff_jax.inference import restore, sizes
+from tpgdiff_jax.inference.forms import Restored, form_of_any
+from tpgdiff_jax.inference.restore import Restorer
+from tpgdiff_jax.inference.tiling import starts
+from tpgdiff_jax.training.state import TrainState
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(60, 200, (5, 6, 3), np.uint8).repeat(8, 0).repeat(8, 1)  # 40 x 48
@@ -57,13 +68,13 @@ def test_every_kind_of_file_is_restored(restorer, tmp_path, mode):
 
 
 def test_similar_sizes_share_a_program(restorer):
-    restore.restore_batch.clear_cache()
+    restore.run_batch.clear_cache()
     sizes = [(40, 48), (33, 64), (64, 64), (20, 10), (1, 64)]
     for height, width in sizes:
         restorer(RNG.integers(0, 256, (height, width, 3), np.uint8))
-    assert restore.restore_batch._cache_size() == 1
+    assert restore.run_batch._cache_size() == 1
     restorer(RNG.integers(0, 256, (65, 10, 3), np.uint8))
-    assert restore.restore_batch._cache_size() == 2
+    assert restore.run_batch._cache_size() == 2
 
 
 def test_degradations_come_with_probabilities(restorer):
@@ -100,9 +111,103 @@ def test_tiles_restore_much_as_the_whole_does(restorer):
     )
 
 
-def test_large_images_are_tiled_unless_asked_otherwise():
-    assert restore._tile_for((1024, 1024, 3), None) == 0
-    assert restore._tile_for((1088, 1024, 3), None) == 768
-    assert restore._tile_for((4096, 4096, 3), 0) == 0
-    assert restore._tile_for((512, 512, 3), 512) == 0
-    assert restore._tile_for((512, 576, 3), 512) == 512
+def test_windows_leave_no_seams(restorer):
+    """The step across the borders of windows is not larger than the steps elsewhere."""
+    y, x = np.mgrid[0:96, 0:232] / 232
+    image = np.stack([0.3 + 0.3 * x, 0.5 - 0.2 * y, 0.4 + 0.1 * np.sin(9 * x)], -1)
+    tiles, whole = (restorer(image.astype(np.float32), tile=tile) for tile in (64, 0))
+    change = np.abs(np.diff(tiles - whole, axis=1)).mean(axis=(0, 2))  # of what windows alter
+    padded_width = sizes.bucket(232)
+    borders = [s for s in starts(padded_width, 64, 8)[1:] if s < 231]
+    borders += [s + 64 for s in starts(padded_width, 64, 8)[:-1] if s + 64 < 232]
+    at_borders = np.mean([change[border - 1] for border in borders])
+    elsewhere = np.delete(change, [border - 1 for border in borders])
+    assert at_borders <= np.quantile(elsewhere, 0.9)
+
+
+def test_several_samples_give_a_mean_and_a_deviation(restorer):
+    found = restorer(PHOTO, samples=3, seed=5)
+    assert isinstance(found, Restored)
+    assert found.image.shape == PHOTO.shape
+    assert found.image.dtype == np.uint8
+    assert found.degradations.keys() == {"noise", "haze"}
+    # The same three restorations, one by one.
+    names = ["", "/sample 1", "/sample 2"]
+    one_by_one = [restorer([PHOTO / 255.0], seed=5, names=[name])[0] for name in names]
+    np.testing.assert_allclose(found.image, 255 * np.mean(one_by_one, 0), atol=1)
+    expected = np.sqrt(np.var(one_by_one, axis=0, ddof=1).mean(-1))
+    assert expected.mean() > 1e-3
+    np.testing.assert_allclose(found.deviation, expected, atol=1e-4)
+    picture = found.deviation_picture()
+    np.testing.assert_allclose(picture, np.clip(2550 * found.deviation, 0, 255), atol=1)
+    with pytest.raises(ValueError, match="samples=2 or more"):
+        restorer.restore_all([PHOTO])[0].deviation_picture()
+
+
+def test_samples_of_a_tiled_image(restorer):
+    image = np.tile(PHOTO, (2, 3, 1)) / 255
+    found = restorer(image, samples=2, tile=64)
+    assert found.deviation.shape == image.shape[:2]
+    assert found.deviation.mean() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"samples": 0}, "samples=0"),
+        ({"windows": 0}, "windows=0"),
+        ({"tile": 5}, "tile=5 must be"),
+        ({"tile": -64}, "tile=-64 must be"),
+        ({"steps": 0}, "steps=0"),
+        ({"guidance": {"semantics": 1}}, "'semantics' is no branch"),
+        ({"guidance": {"structure": -1}}, "structure=-1 must be"),
+        ({"guidance": {"semantic": 0}}, "have no semantic branch"),
+        ({"guidance": {"structure": 2}}, "dropout_structure above 0"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(restorer, options, words):
+    with pytest.raises(ValueError, match=words):
+        restorer(PHOTO, **options)
+
+
+def test_a_branch_left_out_changes_the_result(restorer):
+    as_trained = restorer(PHOTO / 255.0)
+    np.testing.assert_array_equal(restorer(PHOTO / 255.0, guidance={"structure": 1}), as_trained)
+    without = restorer(PHOTO / 255.0, guidance={"structure": 0, "degradation": 0})
+    assert np.abs(without - as_trained).max() > 1e-3
+
+
+def test_a_profile_of_colours_is_kept():
+    picture = Image.fromarray(PHOTO)
+    picture.info["icc_profile"] = b"profile"
+    form = form_of_any(picture)
+    assert form.rebuild(form.rgb).info["icc_profile"] == b"profile"
+    assert form_of_any(picture.convert("CMYK")).icc_profile is None
+
+
+def test_a_run_is_loaded_as_its_export_is(restorer, tmp_path):
+    """A run's folder and the file exported from it hold the same system."""
+    config, params = restorer.config, jax.device_get(restorer._variables["params"])
+    published.save(tmp_path / "w.safetensors", params, published.describe(config))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text(to_json(config))
+    with RunCheckpoints(run / "checkpoints", keep=1) as checkpoints:
+        state = TrainState(
+            jnp.int32(7), jax.tree.map(jnp.zeros_like, params), params, {"m": params}
+        )
+        checkpoints.save(7, state, {"batches": 7})
+    found = [Restorer.load(path, compile_cache=False) for path in (run, tmp_path / "w.safetensors")]
+    assert found[0].fingerprint == found[1].fingerprint == restorer.fingerprint
+    np.testing.assert_array_equal(found[0](PHOTO), restorer(PHOTO))
+
+    with pytest.raises(ValueError, match="No trained weights come with"):
+        Restorer.load()
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        Restorer.load(tmp_path)
+    shutil.rmtree(run / "checkpoints" / "7")
+    with pytest.raises(ValueError, match="holds no complete checkpoint"):
+        Restorer.load(run)
+    (run / "config.json").write_text('{"modell": 1}')
+    with pytest.raises(ValueError, match="does not fit this version"):
+        Restorer.load(run)

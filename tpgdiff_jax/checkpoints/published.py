@@ -202,7 +202,7 @@ def load_group(path: str | pathlib.Path, group: str, network: Any) -> dict[str, 
       ValueError: the file cannot be read, lacks the group, or holds another shape.
     """
     _, weights = load(path, (group,))
-    _check(path, group, weights.get(group), abstract_params(network))
+    check_group(path, group, weights.get(group), abstract_params(network))
     return weights[group]
 
 
@@ -250,8 +250,10 @@ def _replaced(tree: Mapping[str, Any], value_of: Callable[[str], Any]) -> dict[s
     }
 
 
-def _check(path, group: str, found: Mapping[str, Any] | None, shapes: Mapping[str, Any]) -> None:
-    """Raise unless a group holds exactly the parameters of its network."""
+def check_group(
+    path, group: str, found: Mapping[str, Any] | None, shapes: Mapping[str, Any]
+) -> None:
+    """Raise ValueError unless a group holds exactly the parameters of its network."""
     if found is None:
         raise ValueError(f"{path} holds no weights of {group!r}, which this system needs.")
     have = {"/".join(key): np.shape(value) for key, value in flatten_dict(found).items()}

@@ -1,12 +1,18 @@
 """Take any picture apart into RGB and what is kept, and put the restored one together again."""
 
 import dataclasses
+import os
+import pathlib
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from tpgdiff_jax.inference.files import read_picture
+
 _SHAPES = "[H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
+_COLOUR_MODES = ("L", "LA", "RGB", "RGBA", "P")  # of others the ICC profile no longer fits
+_DEVIATION_WHITE = 0.1
 _SCALES = {"uint8": 255, "uint16": 65535}
 
 
@@ -21,6 +27,8 @@ class Form:
       alpha: its fourth channel, untouched, or None.
       name: decides the noise, with the seed.
       as_picture: it came as a PIL image.
+      mode: of the PIL image, where it has one that its array does not tell; else "".
+      icc_profile: what the numbers mean as colours, where the picture says so.
     """
 
     rgb: np.ndarray
@@ -29,6 +37,8 @@ class Form:
     alpha: np.ndarray | None = None
     name: str = ""
     as_picture: bool = False
+    mode: str = ""
+    icc_profile: bytes | None = None
 
     def rebuild(self, restored: np.ndarray) -> Any:
         """Give a restored image, float32 [H, W, 3] in [0, 1], the form in which it came."""
@@ -39,7 +49,77 @@ class Form:
         restored = restored.astype(self.dtype)
         if self.alpha is not None:
             restored = np.concatenate([restored, self.alpha], axis=-1)
-        return Image.fromarray(restored) if self.as_picture else restored
+        if not self.as_picture:
+            return restored
+        picture = Image.fromarray(restored)
+        picture = picture.convert(self.mode) if self.mode else picture
+        if self.icc_profile:
+            picture.info["icc_profile"] = self.icc_profile
+        return picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A restored image, and what is known about it.
+
+    Attributes:
+      image: of the same size and kind as the one that was given (an array for a path); with
+        several samples their mean.
+      deviation: per-pixel standard deviation of the samples, root mean square over the colours,
+        float32 [H, W] as a part of the range from black to white; None for one sample.
+      degradations: what harmed the image, as `Restorer.degradations` returns it.
+    """
+
+    image: Any
+    deviation: np.ndarray | None
+    degradations: dict[str, float]
+
+    def deviation_picture(self) -> np.ndarray:
+        """Return the deviation as a grey picture, uint8 [H, W]: white is 0.1 or more."""
+        if self.deviation is None:
+            raise ValueError("The deviation needs several samples; restore with samples=2 or more.")
+        return np.round(np.clip(self.deviation / _DEVIATION_WHITE, 0, 1) * 255).astype(np.uint8)
+
+
+def form_of_any(image: Any) -> Form:
+    """Take any picture apart.
+
+    Args:
+      image: a path, a PIL image, an array as `form_of` takes it, or a `Form`.
+
+    Raises:
+      ValueError: as `form_of`.
+      UnreadableImageError: a path that is no image.
+    """
+    if isinstance(image, Form):
+        return image
+    if isinstance(image, str | os.PathLike):
+        form = _form_of_picture(read_picture(image))
+        form.name = pathlib.Path(image).name
+        return form
+    if isinstance(image, Image.Image):
+        form = _form_of_picture(image)
+        form.as_picture = True
+        form.mode = "LA" if image.mode == "LA" else ""
+        return form
+    return form_of(np.asarray(image))
+
+
+def _form_of_picture(picture: Image.Image | np.ndarray) -> Form:
+    form = form_of(np.asarray(_plain(picture)))
+    if isinstance(picture, Image.Image) and picture.mode in _COLOUR_MODES:
+        form.icc_profile = picture.info.get("icc_profile")
+    return form
+
+
+def _plain(image: Image.Image | np.ndarray) -> Image.Image | np.ndarray:
+    """Turn palettes, CMYK and the like into grey, RGB or RGBA; 16 bit and floats stay."""
+    if isinstance(image, np.ndarray) or image.mode in ("L", "RGB", "RGBA", "I;16", "F"):
+        return image
+    if image.mode.startswith("I"):
+        return Image.fromarray(np.clip(np.asarray(image), 0, 65535).astype(np.uint16))
+    has_alpha = "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBa")
+    return image.convert("RGBA" if has_alpha else "RGB")
 
 
 def form_of(array: np.ndarray) -> Form:

@@ -1,33 +1,29 @@
 """Restore many files: resumable, nothing half written, every bad file listed."""
 
 import dataclasses
-import glob
+import datetime
+import errno
 import json
-import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TextIO
 
+import jax
 import numpy as np
 import tqdm
 from absl import logging
-from PIL import Image
 
-from tpgdiff_jax.data.images import EXTENSIONS, UnreadableImageError, open_image, write_image
-from tpgdiff_jax.data.sources import image_names
+from tpgdiff_jax.data.images import UnreadableImageError, read_size, to_uint8
+from tpgdiff_jax.inference.files import for_format, write_picture
+from tpgdiff_jax.inference.forms import Form, Restored, form_of_any
+from tpgdiff_jax.inference.plan import Task
 from tpgdiff_jax.inference.restore import Restorer
 
 LOG_NAME = "restored.jsonl"
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """One file to restore and where its result goes."""
-
-    source: pathlib.Path
-    target: pathlib.Path
+# Not this file is at fault but the folder or the disk: every other file would fail, too.
+_FOLDER_AT_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 @dataclasses.dataclass
@@ -37,56 +33,23 @@ class Summary:
     Attributes:
       done: files restored now.
       present: files whose result was there already.
+      other_settings: how many of those the log says were made with other settings or weights.
       failed: file -> why it could not be restored.
+      stopped: why the job stopped early; "" if it did not.
+      left: files it did not come to then.
     """
 
     done: int = 0
     present: int = 0
+    other_settings: int = 0
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
+    stopped: str = ""
+    left: int = 0
 
-
-def plan(inputs: Sequence[str], output: pathlib.Path, suffix: str = ".png") -> list[Task]:
-    """List what is to be restored; names and sub-folders are kept.
-
-    Args:
-      inputs: files, folders (searched with their sub-folders) or patterns such as `photos/*.jpg`.
-      output: the folder results go to.
-      suffix: of the results; decides their format.
-
-    Raises:
-      ValueError: an input that matches nothing, an unknown format, or two files with one result.
-    """
-    if suffix.lower() not in EXTENSIONS:
-        raise ValueError(f"--format={suffix!r}: expected one of {', '.join(EXTENSIONS)}.")
-    tasks: dict[pathlib.Path, Task] = {}
-    for text in inputs:
-        for root, name in _files(text):
-            task = Task(root / name, output / pathlib.Path(name).with_suffix(suffix))
-            other = tasks.setdefault(task.target, task)
-            if other.source != task.source:
-                raise ValueError(
-                    f"{other.source} and {task.source} would both become {task.target}; "
-                    "restore them into different folders."
-                )
-    return list(tasks.values())
-
-
-def _files(text: str) -> Iterator[tuple[pathlib.Path, str]]:
-    """Yield (folder, name within it) of the files an input means."""
-    path = pathlib.Path(text)
-    if path.is_file():
-        yield path.parent, path.name
-        return
-    if path.is_dir():
-        found = image_names(path)
-        if not found:
-            raise ValueError(f"--input={text}: the folder holds no image files.")
-        yield from ((path, name) for name in found)
-        return
-    matches = sorted(name for name in glob.glob(text, recursive=True) if os.path.isfile(name))
-    if not matches:
-        raise ValueError(f"--input={text} is no file, no folder, and matches nothing.")
-    yield from ((pathlib.Path(name).parent, pathlib.Path(name).name) for name in matches)
+    def fail(self, task: Task, reason: str) -> None:
+        """List a file that could not be restored."""
+        self.failed[str(task.source)] = reason
+        logging.warning("Skipping %s: %s", task.source, reason)
 
 
 def run(
@@ -94,76 +57,173 @@ def run(
     tasks: Sequence[Task],
     output: pathlib.Path,
     *,
-    options: dict[str, Any],
-    weights: str,
+    options: Mapping[str, Any],
     batch_size: int = 4,
+    side_by_side: bool = False,
+    log_name: str = LOG_NAME,
 ) -> Summary:
     """Restore files; those whose result is there already are left alone.
 
+    Beside a result `photo.png` stand, where asked for, `photo.deviation.png` (white is a standard
+    deviation of 0.1 or more) and `photo.side_by_side.png` (degraded | restored).
+
     Args:
       restorer: the system.
-      tasks: of `plan`.
-      output: where `restored.jsonl` goes: a line per image with its size, seconds, predicted
-        degradation and the options.
-      options: `steps`, `sampler`, `seed` of `Restorer.__call__`.
-      weights: what the log calls the weights, e.g. their fingerprint.
-      batch_size: files that are read and restored together.
+      tasks: of `plan.plan`.
+      output: where the log goes: a line per image with its size, seconds, predicted degradation,
+        options and the weights' fingerprint.
+      options: `seed`, `steps`, `sampler` and others of `Restorer.restore_all`.
+      batch_size: as for `Restorer.restore_all`.
+      side_by_side: write these pictures.
+      log_name: name of the log; processes that share a folder need different ones.
     """
-    summary = Summary()
     waiting = [task for task in tasks if not task.target.exists()]
-    summary.present = len(tasks) - len(waiting)
-    output.mkdir(parents=True, exist_ok=True)
+    settings = {**options, "weights": restorer.fingerprint}
+    present = {str(task.target) for task in tasks} - {str(task.target) for task in waiting}
+    summary = Summary(
+        present=len(present), other_settings=_made_otherwise(output / log_name, present, settings)
+    )
+    batches = list(_batches(restorer, waiting, batch_size, options.get("tile"), summary))
+    came_to = len(summary.failed)
+    is_terminal = sys.stderr.isatty()
     with (
-        (output / LOG_NAME).open("a") as log,
-        tqdm.tqdm(total=len(waiting), unit="image", disable=not sys.stderr.isatty()) as bar,
+        (output / log_name).open("a") as log,
+        tqdm.tqdm(
+            total=len(waiting), initial=came_to, unit="image", disable=not is_terminal
+        ) as bar,
     ):
-        for start in range(0, len(waiting), batch_size):
-            batch = waiting[start : start + batch_size]
-            for row in _restore(restorer, batch, options, summary):
-                log.write(json.dumps({**row, **options, "weights": weights}) + "\n")
-            log.flush()
+        for batch in batches:
+            try:
+                _restore(restorer, batch, options, settings, side_by_side, log, summary)
+            except OSError as error:
+                if error.errno not in _FOLDER_AT_FAULT:
+                    raise
+                summary.stopped = f"{output} cannot be written: {error.strerror}"
+                summary.left = len(waiting) - summary.done - len(summary.failed)
+                break
+            came_to += len(batch)
             bar.update(len(batch))
-            if not sys.stderr.isatty():
-                logging.info("%d of %d images", min(start + batch_size, len(waiting)), len(waiting))
+            if not is_terminal:
+                logging.info("%d of %d images", came_to, len(waiting))
     return summary
 
 
-def _restore(restorer, batch, options, summary: Summary) -> Iterator[dict[str, Any]]:
-    usable, pictures = [], []
-    for task in batch:
+def describe(summary: Summary, output: pathlib.Path) -> str:
+    """Say what a job did, with every file that failed."""
+    lines = [
+        f"{summary.done} restored, {summary.present} were there already, {len(summary.failed)} "
+        f"failed: {output.absolute()}"
+    ]
+    if summary.other_settings:
+        lines.append(
+            f"  {summary.other_settings} of those there were made with other settings or weights; "
+            "remove them, or choose another --output, to restore them anew"
+        )
+    lines += [f"  failed: {file}: {reason}" for file, reason in summary.failed.items()]
+    if summary.stopped:
+        lines.append(f"  stopped: {summary.stopped}; {summary.left} files are left, run it again")
+    return "\n".join(lines)
+
+
+def _made_otherwise(log: pathlib.Path, present: set[str], settings: Mapping[str, Any]) -> int:
+    """Count results that are there already but that the log says were made with other settings."""
+    if not present or not log.is_file():
+        return 0
+    wanted = json.loads(json.dumps(settings))
+    otherwise = {}
+    for line in log.read_text().splitlines():
         try:
-            picture = open_image(task.source)
-        except UnreadableImageError as error:
-            summary.failed[str(task.source)] = error.reason
-            logging.warning("Skipping %s: %s", task.source, error.reason)
+            row = json.loads(line)
+        except ValueError:  # cut off when a disk was full
             continue
-        usable.append(task)
-        pictures.append(picture)
+        if row.get("output") in present:
+            otherwise[row["output"]] = any(row.get(key) != wanted[key] for key in wanted)
+    return sum(otherwise.values())
+
+
+def _batches(
+    restorer: Restorer, tasks: Sequence[Task], batch_size: int, tile: int | None, summary: Summary
+) -> Iterator[list[Task]]:
+    """Yield files of one padded size; only headers are read."""
+    usable, shapes = [], []
+    for task in tasks:
+        try:
+            shapes.append(read_size(task.source))
+        except UnreadableImageError as error:
+            summary.fail(task, error.reason)
+        else:
+            usable.append(task)
+    for chosen in restorer.groups(shapes, batch_size, tile):
+        yield [usable[index] for index in chosen]
+
+
+def _restore(restorer, batch, options, settings, side_by_side, log: TextIO, summary) -> None:
+    """Restore, write and log one batch; a file at fault is listed."""
+    usable = list(_read(batch, summary))
     if not usable:
         return
     started = time.perf_counter()
-    results = restorer(pictures, names=[task.source.name for task in usable], **options)
+    try:
+        results = restorer.restore_all(
+            [form for _, form in usable], batch_size=len(batch), **options
+        )
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        for task, _ in usable:
+            summary.fail(task, "needs more memory than the device has; try a smaller --tile")
+        return
     seconds = (time.perf_counter() - started) / len(usable)
-    for task, picture, restored in zip(usable, pictures, results, strict=True):
-        result = np.asarray(restored)
-        write_image(task.target, _for_format(result, task.target.suffix.lower()))
+    for (task, form), restored in zip(usable, results, strict=True):
+        try:
+            _write(task, form, restored, side_by_side)
+        except ValueError as error:
+            summary.fail(task, str(error))
+            continue
+        except OSError as error:
+            if error.errno in _FOLDER_AT_FAULT:
+                raise
+            summary.fail(task, f"its result cannot be written: {error}")
+            continue
         summary.done += 1
-        yield {
+        row = {
             "input": str(task.source),
             "output": str(task.target),
-            "height": result.shape[0],
-            "width": result.shape[1],
+            "height": form.rgb.shape[0],
+            "width": form.rgb.shape[1],
             "seconds": round(seconds, 3),
-            "degradation": next(iter(restorer.degradations(picture).items()), None),
+            "degradation": next(iter(restored.degradations.items()), None),
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
+        if restored.deviation is not None:
+            row["mean_deviation"] = round(float(restored.deviation.mean()), 5)
+        log.write(json.dumps({**row, **settings}) + "\n")
+        log.flush()
 
 
-def _for_format(image: np.ndarray, suffix: str) -> np.ndarray:
-    """Leave out what a format cannot hold: JPEG and BMP have neither alpha nor 16 bit."""
-    if suffix in (".png", ".tif", ".tiff"):
-        return image
-    if image.dtype == np.uint16:
-        image = np.round(image / 257).astype(np.uint8)
-    if image.ndim == 3 and image.shape[2] == 4 and suffix != ".webp":
-        image = np.asarray(Image.fromarray(image).convert("RGB"))
-    return image
+def _read(batch: Sequence[Task], summary: Summary) -> Iterator[tuple[Task, Form]]:
+    for task in batch:
+        if task.target.exists():  # another job on this folder was faster
+            summary.present += 1
+            continue
+        try:
+            form = form_of_any(task.source)
+        except UnreadableImageError as error:
+            summary.fail(task, error.reason)
+        except ValueError as error:
+            summary.fail(task, str(error))
+        else:
+            yield task, form
+
+
+def _write(task: Task, form: Form, restored: Restored, side_by_side: bool) -> None:
+    """Write a result, last of all, so that where it is the rest is, too."""
+    image = np.asarray(restored.image)
+    result = for_format(image, task.target.suffix.lower())
+    if restored.deviation is not None:
+        write_picture(task.beside("deviation"), restored.deviation_picture())
+    if side_by_side:
+        pair = [form.rgb, form_of_any(image).rgb]
+        picture = to_uint8(np.concatenate(pair, axis=1))
+        write_picture(task.beside("side_by_side"), picture, form.icc_profile)
+    write_picture(task.target, result, form.icc_profile)

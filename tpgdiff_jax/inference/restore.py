@@ -1,83 +1,30 @@
-"""Restore images with a trained system: batches of one size, or whatever people have."""
+"""Restore whatever people have, with a trained system."""
 
-import functools
 import os
 import pathlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from PIL import Image
 
 from tpgdiff_jax.checkpoints.published import load_system
-from tpgdiff_jax.data.images import open_image
+from tpgdiff_jax.checkpoints.run import fingerprint_of, load_run
 from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
-from tpgdiff_jax.inference.forms import Form, form_of
-from tpgdiff_jax.inference.tiling import tiled
+from tpgdiff_jax.distributed.sharding import AXES, batch_sharding, make_mesh, replicated
+from tpgdiff_jax.inference import sizes
+from tpgdiff_jax.inference.batch import classify, restore_batch, run_batch
+from tpgdiff_jax.inference.compile_cache import keep_compiled_programs
+from tpgdiff_jax.inference.forms import Form, Restored, form_of_any
+from tpgdiff_jax.inference.guidance import check_strengths
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.priors.degradation import class_probabilities
 
-# Images are padded to multiples of this, so that a folder of mixed sizes needs few programs.
-_BUCKET = 64
-# Larger images are seen in windows; whole ones need about 4.5 GiB per megapixel at full width.
-_LARGEST_WHOLE = 2**20  # pixels
-_TILE = 768
-
-
-@functools.partial(
-    jax.jit, static_argnames=("model", "sde", "sampler", "steps", "prediction", "clamp", "tile")
-)
-def restore_batch(
-    variables: Any,
-    lq: jax.Array,
-    keys: jax.Array,
-    *,
-    model: TPGDiff,
-    sde: IRSDE,
-    sampler: str,
-    steps: int,
-    prediction: str,
-    clamp: bool = False,
-    tile: int = 0,
-) -> jax.Array:
-    """Restore images: priors once, then one compiled loop over the sampler's steps.
-
-    Args:
-      variables: the system's {"params", "frozen"}; `params` the running average of a trained run.
-      lq: degraded images, uint8 [B, H, W, 3], or float in [0, 1].
-      keys: one random key per image [B]; an image's result depends on its own key only.
-      model, sde: the system and the SDE it was trained with.
-      sampler, steps, prediction, clamp: see `samplers.sample`.
-      tile: side of the windows the network sees, pixels; 0 for the whole image.
-
-    Returns:
-      [B, H, W, 3]: uint8 for uint8, else float32 in [0, 1].
-    """
-    is_bytes = lq.dtype == jnp.uint8
-    mu = lq.astype(jnp.float32) / (255 if is_bytes else 1)
-    priors = model.apply(variables, mu, method="extract_priors")
-
-    def denoise(x_t, mu, t):
-        windows = x_t.shape[0] // lq.shape[0]
-        theirs = jax.tree.map(lambda p: jnp.tile(p, (windows, *[1] * (p.ndim - 1))), priors)
-        return model.apply(variables, x_t, mu, t, theirs, method="denoise")
-
-    denoise = tiled(denoise, tile, tile // 8) if tile else denoise
-    restored = samplers.sample(
-        sampler, denoise, sde, mu, keys, steps=steps, prediction=prediction, clamp=clamp
-    )
-    restored = jnp.clip(restored, 0, 1)
-    return jnp.round(restored * 255).astype(jnp.uint8) if is_bytes else restored
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def _classify(variables: Any, lq: jax.Array, *, model: TPGDiff) -> jax.Array:
-    return model.apply(variables, lq, method="priors_and_logits")[1]
+__all__ = ["Restorer", "restore_batch"]
 
 
 class Restorer:
@@ -88,84 +35,158 @@ class Restorer:
 
     Attributes:
       config: what the weights were trained with.
+      fingerprint: SHA-256 of the weights.
     """
 
-    def __init__(self, model: TPGDiff, variables: Any, config: ConfigDict):
+    def __init__(
+        self, model: TPGDiff, variables: Any, config: ConfigDict, mesh: Mesh | None = None
+    ):
         """Wrap a system; see `load`.
 
         Args:
           model, variables: the system and its {"params", "frozen"}.
           config: its configuration; reads `diffusion`, `model`, `eval`, `priors`, `data`.
+          mesh: see `load`.
         """
         self.config = config
-        self._model, self._sde = model, IRSDE(**config.diffusion)
-        self._variables = jax.device_put(variables)
+        self.fingerprint = fingerprint_of(variables)
+        self._model, self._sde, self._mesh = model, IRSDE(**config.diffusion), mesh
+        self._variables = jax.device_put(variables, None if mesh is None else replicated(mesh))
+        # Devices that share a batch of images; devices that share the rows of one, which must
+        # divide by them at every level of the network.
+        self._sharing = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+        self._spatial = 1 if mesh is None else mesh.shape["spatial"]
+        self._rows = self._spatial * 2 ** len(config.model.multipliers)
 
     @staticmethod
-    def load(path: str | os.PathLike) -> "Restorer":
-        """Load published weights, as --mode=export and --mode=convert write them.
+    def load(
+        path: str | os.PathLike | None = None,
+        *,
+        mesh: Mesh | Mapping[str, int] | None = None,
+        compile_cache: bool = True,
+    ) -> "Restorer":
+        """Load a trained system.
 
         Args:
-          path: the `.safetensors` file.
+          path: published weights (a `.safetensors` file, as --mode=export and --mode=convert write
+            it), or the folder of a training run, whose newest checkpoint is taken.
+          mesh: devices to restore on, or their number along the axes, such as {"spatial": 8}:
+            batches lie over `data` and `fsdp`, the rows of each image over `spatial`, windows of a
+            tiled image over all.  By default one device.
+          compile_cache: keep compiled programs in a folder of the user for the next process, see
+            `compile_cache.keep_compiled_programs`.
 
         Raises:
-          ValueError: no such file, a damaged one, or one that holds no whole system.
+          ValueError: no path, no such file, a damaged one, or one that holds no whole system.
         """
-        return Restorer(*load_system(path))
+        if path is None:
+            raise ValueError(
+                "No trained weights come with tpgdiff_jax yet; name a .safetensors file (of "
+                "--mode=export or --mode=convert) or the folder of a training run."
+            )
+        if isinstance(mesh, Mapping):
+            mesh = make_mesh(dict.fromkeys(AXES, 1) | dict(mesh))
+        system = load_run(path) if pathlib.Path(path).is_dir() else load_system(path)
+        if compile_cache:
+            keep_compiled_programs()
+        return Restorer(*system, mesh)
 
-    def __call__(
+    def __call__(self, images: Any, **options: Any) -> Any:
+        """Restore one image or several.
+
+        Args:
+          images: an image, or a list of them: a path, a PIL image, or an array uint8, uint16 or
+            float in [0, 1], [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (alpha is kept).
+          options: as for `restore_all`, such as `steps`, `sampler`, `seed`.
+
+        Returns:
+          for each image one of the same size and kind (an array for a path, 8-bit unless the image
+          is deeper), or with `samples` a `Restored`; a list for a list.
+
+        Raises:
+          ValueError: an array of another shape or type, or an option that does not fit.
+          UnreadableImageError: a path that is no image.
+        """
+        one = not isinstance(images, list | tuple)
+        found = self.restore_all([images] if one else images, **options)
+        results = found if options.get("samples", 1) > 1 else [each.image for each in found]
+        return results[0] if one else results
+
+    def restore_all(
         self,
-        images: Any,
+        images: Sequence[Any],
         *,
         steps: int | None = None,
         sampler: str | None = None,
         seed: int = 0,
         clamp: bool | None = None,
         tile: int | None = None,
+        windows: int = 1,
+        guidance: Mapping[str, float] | None = None,
+        samples: int = 1,
         batch_size: int = 4,
         names: Sequence[str] | None = None,
-    ) -> Any:
-        """Restore one image or several.
+    ) -> list[Restored]:
+        """Restore images and tell what harmed them; also how sure the result is, where asked.
 
         Args:
-          images: an image, or a list of them: a path, a PIL image, or an array uint8, uint16 or
-            float in [0, 1], [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (alpha is kept).
-          steps: network calls per image; the weights' own number by default.
+          images: as for `__call__`, a list.
+          steps: network calls per image (and window); the weights' own number by default.
           sampler: one of `samplers.SAMPLERS`; the weights' own by default.
           seed: of the sampling noise.
           clamp: clip every estimate of the clean image to [0, 1]; the weights' own choice by
             default.
           tile: side of the windows in which the network sees large images, blended at every step;
             0 for always the whole image.  By default images above a megapixel are tiled.
-          batch_size: images of similar size that are restored together.
-          names: of the images in a list; with the seed they decide the noise.  A path has its
-            file's name, other images have none.
-
-        Returns:
-          for each image one of the same size and kind (an array for a path, 8-bit unless the image
-          is deeper); a list for a list.
+          windows: how many of them each device sees at once; memory grows with it.
+          guidance: strengths of prior branches, such as {"semantic": 2.0}; see
+            `guidance.check_strengths`.
+          samples: restorations drawn of each image, in one batch; 2 or more also give the
+            deviation.
+          batch_size: images of similar size that each device restores together, at most; large
+            ones come in smaller batches.
+          names: of the images; with the seed they decide the noise.  A path has its file's name,
+            other images have none.
 
         Raises:
-          ValueError: an array of another shape or type, or a sampler that does not exist.
-          UnreadableImageError: a path that is no image.
+          ValueError, UnreadableImageError: as `__call__`.
         """
-        one = not isinstance(images, list | tuple)
-        forms = [self._form(image) for image in ([images] if one else images)]
+        options = self.checked_options(steps, sampler, clamp, tile, windows, guidance, samples)
+        forms = [form_of_any(image) for image in images]
         for form, name in zip(forms, names or (), strict=bool(names)):
             form.name = name
+        shapes = [form.rgb.shape[:2] for form in forms]
+        results: list[Any] = [None] * len(forms)
+        for chosen in self.groups(shapes, batch_size, tile):
+            batch = self._run([forms[index] for index in chosen], seed, options)
+            for index, restored in zip(chosen, batch, strict=True):
+                results[index] = restored
+        return results
+
+    def checked_options(
+        self, steps=None, sampler=None, clamp=None, tile=None, windows=1, guidance=None, samples=1
+    ) -> dict[str, Any]:
+        """Fill in what the weights decide and check the rest; see `restore_all`.
+
+        Raises:
+          ValueError: an option that does not exist or does not fit the weights.
+        """
+        for name, value, least in (("samples", samples, 1), ("windows", windows, 1)):
+            if value < least:
+                raise ValueError(f"{name}={value} must be at least {least}.")
+        if tile is not None and (tile < 0 or 0 < tile < 64):
+            raise ValueError(f"tile={tile} must be 0 (always whole) or at least 64 pixels.")
         options = {
             "sampler": sampler or self.config.eval.sampler,
-            "steps": steps or self.config.eval.steps,
+            "steps": self.config.eval.steps if steps is None else steps,
             "clamp": self.config.eval.clamp if clamp is None else clamp,
+            "tile": tile,
+            "windows": windows,
+            "guidance": check_strengths(guidance, self.config),
+            "samples": samples,
         }
         samplers.check_sampler(options["sampler"], self._sde, options["steps"])
-        results: list[Any] = [None] * len(forms)
-        for chosen in _similar(forms, batch_size):
-            batch = [forms[index] for index in chosen]
-            options["tile"] = _tile_for(padded(batch[0].rgb).shape, tile)
-            for index, restored in zip(chosen, self._run(batch, seed, options), strict=True):
-                results[index] = forms[index].rebuild(restored)
-        return results[0] if one else results
+        return options
 
     def degradations(self, image: Any) -> dict[str, float]:
         """Say what harmed an image.
@@ -179,71 +200,73 @@ class Restorer:
         """
         if self._model.encoder is None and self._model.degradation is None:
             return {}
-        rgb = padded(self._form(image).rgb)[None]
-        logits = _classify(self._variables, rgb, model=self._model)
-        probabilities = class_probabilities(logits[0], self.config.priors.classification)
+        rgb = sizes.padded(form_of_any(image).rgb)[None]
+        return self._named(classify(self._variables, rgb, model=self._model)[0])
+
+    def groups(
+        self, shapes: Sequence[tuple[int, int]], batch_size: int, tile: int | None
+    ) -> Iterator[list[int]]:
+        """Yield indices of images [(height, width)] that are restored together."""
+        return sizes.groups(shapes, batch_size, tile, self._rows, self._sharing, self._spatial)
+
+    def _named(self, logits: jax.Array) -> dict[str, float]:
+        probabilities = class_probabilities(logits, self.config.priors.classification)
         named = zip(self.config.data.degradations, map(float, probabilities), strict=True)
         return dict(sorted(named, key=lambda pair: -pair[1]))
 
-    def _form(self, image: Any) -> Form:
-        if isinstance(image, str | os.PathLike):
-            form = form_of(np.asarray(_plain(open_image(image))))
-            form.name = pathlib.Path(image).name
-            return form
-        if isinstance(image, Image.Image):
-            form = form_of(np.asarray(_plain(image)))
-            form.as_picture = True
-            return form
-        return form_of(np.asarray(image))
-
-    def _run(self, forms: Sequence[Form], seed: int, options: dict[str, Any]) -> list[np.ndarray]:
-        """Restore images of one padded size; return them cut back, float32 [H, W, 3]."""
-        base = jax.random.key(seed)
-        seeds = np.array([zlib.crc32(form.name.encode()) for form in forms], np.uint32)
-        restored = restore_batch(
+    def _run(self, forms: Sequence[Form], seed: int, options: dict[str, Any]) -> list[Restored]:
+        """Restore images of one padded size; cut the results back."""
+        images = [sizes.padded(form.rgb, self._rows) for form in forms]
+        tile = sizes.tile_for(images[0].shape[:2], options["tile"], self._spatial)
+        options = options | {"tile": tile}
+        # A tiled image is alone, and its windows fill the devices.  Other batches are filled up
+        # with copies, so that few programs serve all numbers of images.
+        rows = 1 if tile else sizes.filled_up(len(forms), self._sharing)
+        if self._mesh is not None:
+            options["windows"] *= self._mesh.size
+        filling = rows - len(forms)
+        keys = _keys([*forms, *forms[:1] * filling], seed, options["samples"])
+        answer = run_batch(
             self._variables,
-            np.stack([padded(form.rgb) for form in forms]),
-            jax.vmap(jax.random.fold_in, (None, 0))(base, seeds),
+            self._placed(np.stack(images + images[:1] * filling), by_rows=not tile),
+            keys if self._mesh is None else jax.device_put(keys, replicated(self._mesh)),
             model=self._model,
             sde=self._sde,
             prediction=self.config.model.prediction,
+            mesh=self._mesh,
             **options,
         )
-        sizes = [form.rgb.shape[:2] for form in forms]
-        return [np.asarray(x[:h, :w]) for x, (h, w) in zip(restored, sizes, strict=True)]
+        answer = jax.device_get(answer)
+        results = []
+        for index, form in enumerate(forms):
+            height, width = form.rgb.shape[:2]
+            deviation, logits = answer.deviation, answer.logits
+            results.append(
+                Restored(
+                    form.rebuild(answer.restored[index, :height, :width]),
+                    None if deviation is None else deviation[index, :height, :width],
+                    {} if logits is None else self._named(logits[index]),
+                )
+            )
+        return results
+
+    def _placed(self, images: np.ndarray, by_rows: bool) -> Any:
+        if self._mesh is None:
+            return images
+        where = batch_sharding(self._mesh, 4) if by_rows else replicated(self._mesh)
+        return jax.device_put(images, where)
 
 
-def _tile_for(shape: tuple[int, ...], wanted: int | None) -> int:
-    """Return the side of the windows for a padded image; 0 for the whole image."""
-    if wanted is None:
-        return _TILE if shape[0] * shape[1] > _LARGEST_WHOLE else 0
-    return wanted if wanted and max(shape[:2]) > wanted else 0
+def _keys(forms: Sequence[Form], seed: int, samples: int) -> jax.Array:
+    """Return a random key for each sample of each image; the same for any number of them.
 
-
-def _plain(image: Image.Image) -> Image.Image:
-    """Turn palettes, CMYK and the like into grey, RGB or either with alpha; 16 bit stays."""
-    if image.mode in ("L", "LA", "RGB", "RGBA", "I;16"):
-        return image.convert("RGBA") if image.mode == "LA" else image
-    if image.mode.startswith("I"):
-        return Image.fromarray(np.clip(np.asarray(image), 0, 65535).astype(np.uint16))
-    has_alpha = "transparency" in image.info or image.mode in ("PA", "La", "RGBa")
-    return image.convert("RGBA" if has_alpha else "RGB")
-
-
-def padded(image: np.ndarray) -> np.ndarray:
-    """Reflect-pad an image [H, W, C] at the bottom and right to multiples of 64 pixels."""
-    missing = [-side % _BUCKET for side in image.shape[:2]]
-    return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect")
-
-
-def _similar(forms: Sequence[Form], batch_size: int) -> list[list[int]]:
-    """Group images that have one padded size."""
-    by_size: dict[tuple[int, ...], list[int]] = {}
-    for index, form in enumerate(forms):
-        size = tuple(-(-side // _BUCKET) for side in form.rgb.shape[:2])
-        by_size.setdefault(size, []).append(index)
-    return [
-        group[start : start + batch_size]
-        for group in by_size.values()
-        for start in range(0, len(group), batch_size)
+    It depends on the name and the seed, so that one image restored with samples and without starts
+    from the same noise.
+    """
+    names = [
+        f"{form.name}/sample {number}" if number else form.name
+        for form in forms
+        for number in range(samples)
     ]
+    seeds = np.array([zlib.crc32(name.encode()) for name in names], np.uint32)
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), seeds)

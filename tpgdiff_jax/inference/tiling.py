@@ -41,7 +41,13 @@ def blending_weights(tile: tuple[int, int], overlap: int) -> np.ndarray:
     return np.outer(*(ramp(length) for length in tile)).astype(np.float32)
 
 
-def tiled(denoise: Denoise, tile: int, overlap: int, windows_at_once: int = 1) -> Denoise:
+def tiled(
+    denoise: Denoise,
+    tile: int,
+    overlap: int,
+    windows_at_once: int = 1,
+    place: Callable[[jax.Array], jax.Array] = lambda windows: windows,
+) -> Denoise:
     """Wrap a network so that it sees windows of at most `tile` pixels squared.
 
     Args:
@@ -50,6 +56,7 @@ def tiled(denoise: Denoise, tile: int, overlap: int, windows_at_once: int = 1) -
       tile: side of a window, pixels; images that fit are passed on whole.
       overlap: least overlap of neighbours, pixels.
       windows_at_once: of each image; memory grows with it, not with the image.
+      place: lays a batch of windows [n B, h, w, 3] over the devices.
 
     Returns:
       a function of the same kind for images [B, H, W, 3] of any size.
@@ -69,12 +76,17 @@ def tiled(denoise: Denoise, tile: int, overlap: int, windows_at_once: int = 1) -
             return denoise(x_t, mu, t)
         size = (min(tile, height), min(tile, width))
         weights = jnp.asarray(blending_weights(size, overlap))[..., None]
-        return _blend(denoise, x_t, mu, t, np.array(corners), size, weights, windows_at_once)
+        # The last group is filled up with windows that do not count.
+        groups = -(-len(corners) // windows_at_once)
+        filling = groups * windows_at_once - len(corners)
+        corner_groups = np.array(corners + corners[:1] * filling).reshape(groups, -1, 2)
+        counts = np.array([1.0] * len(corners) + [0.0] * filling, np.float32).reshape(groups, -1)
+        return _blend(denoise, x_t, mu, t, corner_groups, counts, size, weights, place)
 
     return run
 
 
-def _blend(denoise, x_t, mu, t, corners, size, weights, at_once):
+def _blend(denoise, x_t, mu, t, corner_groups, counts, size, weights, place):
     batch = x_t.shape[0]
 
     def window(image, corner):
@@ -86,23 +98,21 @@ def _blend(denoise, x_t, mu, t, corners, size, weights, at_once):
         here = jax.lax.dynamic_slice(total, start, (batch, *size, total.shape[-1]))
         return jax.lax.dynamic_update_slice(total, here + value, start)
 
-    def take(totals, group):
+    def take(totals, step):
+        group, count = step
         many = jax.vmap(window, (None, 0))
-        inputs = (many(image, group).reshape(-1, *size, 3) for image in (x_t, mu))
         # Windows of all images in one batch, window by window.
+        inputs = (place(many(image, group).reshape(-1, *size, 3)) for image in (x_t, mu))
         answers = denoise(*inputs, jnp.tile(t, group.shape[0]))
         answers = answers.reshape(group.shape[0], batch, *size, 3)
         total, weight = totals
         for number in range(group.shape[0]):
-            total = add(total, group[number], answers[number] * weights)
-            weight = add(weight, group[number], jnp.broadcast_to(weights, (batch, *size, 1)))
+            share = weights * count[number]
+            total = add(total, group[number], answers[number] * share)
+            weight = add(weight, group[number], jnp.broadcast_to(share, (batch, *size, 1)))
         return (total, weight), None
 
-    groups = len(corners) // at_once * at_once
-    totals = (jnp.zeros(x_t.shape, jnp.float32), jnp.zeros((*x_t.shape[:3], 1), jnp.float32))
-    if groups:
-        in_groups = jnp.asarray(corners[:groups]).reshape(-1, at_once, 2)
-        totals, _ = jax.lax.scan(take, totals, in_groups)
-    if groups < len(corners):
-        totals, _ = take(totals, jnp.asarray(corners[groups:]))
-    return totals[0] / totals[1]
+    zeros = (jnp.zeros(x_t.shape, jnp.float32), jnp.zeros((*x_t.shape[:3], 1), jnp.float32))
+    steps = (jnp.asarray(corner_groups), jnp.asarray(counts))
+    (total, weight), _ = jax.lax.scan(take, zeros, steps)
+    return total / weight

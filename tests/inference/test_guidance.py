@@ -1,0 +1,63 @@
+"""Branches weaker, stronger, or left out."""
+
+import jax.numpy as jnp
+import pytest
+
+from tpgdiff_jax.config import base_config
+from tpgdiff_jax.inference.guidance import AS_TRAINED, BRANCHES, check_strengths, guided
+from tpgdiff_jax.priors import Priors
+
+WORTH = {"degradation": 1.0, "semantic": 10.0, "structure": 100.0}
+
+
+def additive(priors):
+    """A network to which each branch adds its worth."""
+    present = [WORTH[name] for name in BRANCHES if getattr(priors, name) is not None]
+    return jnp.asarray(sum(present) + 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("strengths", "expected"),
+    [
+        (AS_TRAINED, 1111),
+        ((1, 0, 1), 1101),
+        ((1, 2.5, 1), 1126),
+        ((0.5, 1, 3), 1310.5),
+        ((0, 0, 0), 1000),
+    ],
+)
+def test_every_branch_counts_with_its_strength(strengths, expected):
+    priors = Priors(*(jnp.ones((1, 2)) for _ in BRANCHES))
+    assert guided(additive, priors, strengths) == pytest.approx(expected)
+
+
+def test_a_branch_that_is_absent_stays_so():
+    priors = Priors(degradation=jnp.ones((1, 2)))
+    assert guided(additive, priors, (1, 3.0, 0.5)) == pytest.approx(1001)
+
+
+def test_a_strength_between_zero_and_one_lies_between(assert_near):
+    """Also of a network that is not linear, strength 0 is approached continuously."""
+    priors = Priors(semantic=jnp.ones((1, 3)))
+
+    def network(priors):
+        return jnp.zeros(3) if priors.semantic is None else jnp.sin(priors.semantic[0] * 2)
+
+    without, half, whole = (guided(network, priors, (1, s, 1)) for s in (0, 0.5, 1))
+    assert_near(half, (without + whole) / 2, 1e-6)
+    assert_near(guided(network, priors, (1, 0.01, 1)), without + 0.01 * whole, 1e-3)
+
+
+def test_strengths_are_checked_against_what_was_trained():
+    config = base_config()
+    with config.unlocked():
+        config.model.dropout_semantic = 0.1
+    assert check_strengths({"semantic": 2}, config) == (1.0, 2.0, 1.0)
+    assert check_strengths(None, config) == AS_TRAINED
+    with config.unlocked():
+        config.model.dropout_structure = 0.0
+    assert check_strengths({"structure": 0}, config) == (1.0, 1.0, 0.0)
+    with pytest.raises(ValueError, match="dropout_structure above 0"):
+        check_strengths({"structure": 2}, config)
+    with pytest.raises(ValueError, match="must be 0 or more"):
+        check_strengths({"structure": float("nan")}, config)

@@ -1,0 +1,126 @@
+"""The compiled program: a batch of degraded images of one size in, restored images out."""
+
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from tpgdiff_jax.diffusion import samplers
+from tpgdiff_jax.diffusion.irsde import IRSDE
+from tpgdiff_jax.distributed.sharding import AXES, batch_sharding
+from tpgdiff_jax.inference.guidance import AS_TRAINED, guided
+from tpgdiff_jax.inference.tiling import tiled
+from tpgdiff_jax.models.tpgdiff import TPGDiff
+
+
+@flax.struct.dataclass
+class Answer:
+    """What the program returns.
+
+    Attributes:
+      restored: [B, H, W, 3], uint8 for uint8 images, else float32 in [0, 1]; with several samples
+        their mean.
+      deviation: standard deviation over the samples of each image, root mean square over the
+        colours, float32 [B, H, W] in units of the image's range; None for one sample.
+      logits: the degradation classifier's [B, classes]; None where there is none.
+    """
+
+    restored: jax.Array
+    deviation: jax.Array | None
+    logits: jax.Array | None
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=(
+        *("model", "sde", "sampler", "steps", "prediction", "clamp"),
+        *("tile", "windows", "guidance", "samples", "mesh"),
+    ),
+)
+def run_batch(
+    variables: Any,
+    lq: jax.Array,
+    keys: jax.Array,
+    *,
+    model: TPGDiff,
+    sde: IRSDE,
+    sampler: str,
+    steps: int,
+    prediction: str,
+    clamp: bool = False,
+    tile: int = 0,
+    windows: int = 1,
+    guidance: tuple[float, ...] = AS_TRAINED,
+    samples: int = 1,
+    mesh: Mesh | None = None,
+) -> Answer:
+    """Restore images: priors once, then one compiled loop over the sampler's steps.
+
+    Args:
+      variables: the system's {"params", "frozen"}; `params` the running average of a trained run.
+      lq: degraded images, uint8 [B, H, W, 3], or float in [0, 1].
+      keys: one random key per sample [B * samples], those of one image together; a sample depends
+        on its own key only.
+      model, sde: the system and the SDE it was trained with.
+      sampler, steps, prediction, clamp: see `samplers.sample`.
+      tile: side of the windows the network sees, pixels; 0 for the whole image.
+      windows: how many windows of each image the network sees at once.
+      guidance: strength of each prior branch, see `guidance.guided`.
+      samples: restorations drawn of each image.
+      mesh: whole images lie over (`data`, `fsdp`), their rows over `spatial`; windows lie over all
+        devices, so their number (times B) must be a multiple of them.
+    """
+    is_bytes = lq.dtype == jnp.uint8
+    mu = lq.astype(jnp.float32) / (255 if is_bytes else 1)
+    priors, logits = model.apply(variables, mu, method="priors_and_logits")
+    priors = jax.tree.map(lambda p: jnp.repeat(p, samples, axis=0), priors)
+    mu = jnp.repeat(mu, samples, axis=0)
+
+    def denoise(x_t, mu, t):
+        copies = x_t.shape[0] // len(keys)  # windows of each image
+        theirs = jax.tree.map(lambda p: jnp.tile(p, (copies, *[1] * (p.ndim - 1))), priors)
+
+        def answer(priors):
+            return model.apply(variables, x_t, mu, t, priors, method="denoise")
+
+        return guided(answer, theirs, guidance)
+
+    if tile:
+        network = tiled(denoise, tile, tile // 8, windows, _placer(mesh, by_rows=False))
+    else:
+        place = _placer(mesh, by_rows=True)
+        mu = place(mu)
+
+        def network(x_t, mu, t):
+            return denoise(place(x_t), mu, t)
+
+    options = {"steps": steps, "prediction": prediction, "clamp": clamp}
+    drawn = jnp.clip(samplers.sample(sampler, network, sde, mu, keys, **options), 0, 1)
+    deviation = None
+    if samples > 1:
+        drawn = drawn.reshape(-1, samples, *drawn.shape[1:])
+        deviation = jnp.sqrt(drawn.var(axis=1, ddof=1).mean(axis=-1))
+        drawn = drawn.mean(axis=1)
+    restored = jnp.round(drawn * 255).astype(jnp.uint8) if is_bytes else drawn
+    return Answer(restored, deviation, logits)
+
+
+def restore_batch(variables: Any, lq: jax.Array, keys: jax.Array, **options: Any) -> jax.Array:
+    """Restore images; arguments as for `run_batch`, the result is `Answer.restored`."""
+    return run_batch(variables, lq, keys, **options).restored
+
+
+def _placer(mesh: Mesh | None, by_rows: bool):
+    if mesh is None:
+        return lambda images: images
+    where = batch_sharding(mesh, 4) if by_rows else NamedSharding(mesh, PartitionSpec(AXES))
+    return lambda images: jax.lax.with_sharding_constraint(images, where)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def classify(variables: Any, lq: jax.Array, *, model: TPGDiff) -> jax.Array:
+    """Return the degradation classifier's logits [B, classes] of images [B, H, W, 3]."""
+    return model.apply(variables, lq, method="priors_and_logits")[1]

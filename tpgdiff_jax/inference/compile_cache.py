@@ -1,0 +1,41 @@
+"""Keep compiled programs on the disk, so that the next run need not compile them again."""
+
+import os
+import pathlib
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+_MAX_BYTES = 2 << 30  # the programs used longest ago are removed
+
+
+def default_folder() -> pathlib.Path:
+    """Return the folder of this user: $XDG_CACHE_HOME/tpgdiff_jax, by default in ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base) / "tpgdiff_jax" / "compiled"
+
+
+def keep_compiled_programs() -> pathlib.Path | None:
+    """Let JAX store what it compiles from now on; for the whole process, all programs.
+
+    A folder that JAX was told to use before (JAX_COMPILATION_CACHE_DIR) stays in use, and
+    JAX_ENABLE_COMPILATION_CACHE=false stays off.
+
+    Returns:
+      the folder; None where it cannot be written, and nothing is kept then.
+    """
+    if not jax.config.jax_enable_compilation_cache:
+        return None
+    if jax.config.jax_compilation_cache_dir:
+        return pathlib.Path(jax.config.jax_compilation_cache_dir)
+    folder = default_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None  # a home that is read-only costs time, not results
+    if not os.access(folder, os.W_OK):
+        return None
+    jax.config.update("jax_compilation_cache_max_size", _MAX_BYTES)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    compilation_cache.reset_cache()  # JAX looks at its settings once, at the first compilation
+    return folder

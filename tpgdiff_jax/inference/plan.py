@@ -1,0 +1,113 @@
+"""Which files are restored, and where each result goes."""
+
+import dataclasses
+import glob
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator, Sequence
+
+from tpgdiff_jax.data.images import EXTENSIONS
+from tpgdiff_jax.data.sources import image_names
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One file to restore and where its result goes."""
+
+    source: pathlib.Path
+    target: pathlib.Path
+
+    def beside(self, kind: str) -> pathlib.Path:
+        """Return where a further picture of this task goes, such as photo.deviation.png."""
+        return self.target.with_name(f"{self.target.stem}.{kind}.png")
+
+
+def plan(inputs: Sequence[str], output: pathlib.Path, suffix: str = ".png") -> list[Task]:
+    """List what is to be restored; names and sub-folders are kept.
+
+    Args:
+      inputs: files, folders (searched with their sub-folders; what lies in `output` is left out) or
+        patterns such as `photos/**/*.jpg`.
+      output: the folder results go to.
+      suffix: of the results; decides their format.
+
+    Returns:
+      tasks in the order of their results' names.
+
+    Raises:
+      ValueError: an input that matches nothing, an unknown format, two files with one result, or
+        inputs and results in one folder.
+    """
+    if suffix.lower() not in EXTENSIONS:
+        raise ValueError(f"--format={suffix!r}: expected one of {', '.join(EXTENSIONS)}.")
+    tasks: dict[pathlib.Path, Task] = {}
+    for text in inputs:
+        for root, name in _files(text, output):
+            task = Task(root / name, output / pathlib.Path(name).with_suffix(suffix))
+            if task.target.resolve() == task.source.resolve():
+                raise ValueError(
+                    f"{task.source} would be its own result; choose another --output or --format."
+                )
+            other = tasks.setdefault(task.target, task)
+            if other.source != task.source:
+                raise ValueError(
+                    f"{other.source} and {task.source} would both become {task.target}; "
+                    "restore them into different folders."
+                )
+    return [tasks[target] for target in sorted(tasks)]
+
+
+def _files(text: str, output: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
+    """Yield (folder, name within it) of the files an input means."""
+    path = pathlib.Path(text)
+    if path.is_file():
+        yield path.parent, path.name
+        return
+    if path.is_dir():
+        if path.resolve() == output.resolve():
+            raise ValueError(
+                f"--input={text} and --output are one folder; results would be taken for inputs "
+                "the next time. Choose another --output."
+            )
+        names, results = image_names(path), output.resolve()
+        if results.is_relative_to(path.resolve()):
+            names = [n for n in names if not (path / n).resolve().is_relative_to(results)]
+        if not names:
+            raise ValueError(f"--input={text}: the folder holds no image files.")
+        yield from ((path, name) for name in names)
+        return
+    matches = sorted(name for name in glob.glob(text, recursive=True) if os.path.isfile(name))
+    if not matches:
+        raise ValueError(f"--input={text} is no file, no folder, and matches nothing.")
+    root = _fixed_part(path)
+    yield from ((root, str(pathlib.Path(name).relative_to(root))) for name in matches)
+
+
+def _fixed_part(pattern: pathlib.Path) -> pathlib.Path:
+    """Return the folder before the first wildcard; sub-folders behind it are kept."""
+    fixed = pattern
+    while glob.has_magic(str(fixed)):
+        fixed = fixed.parent
+    return fixed
+
+
+def share(tasks: Sequence[Task], index: int, count: int) -> list[Task]:
+    """Return what process `index` of `count` restores; all processes must see the same files."""
+    return list(tasks[index::count])
+
+
+def check_output(output: pathlib.Path) -> None:
+    """Make the folder results go to.
+
+    Raises:
+      ValueError: it cannot be made or written to.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output, prefix=".") as file:
+            file.write(b"x")
+    except OSError as error:
+        raise ValueError(
+            f"--output={output} cannot be written ({error.strerror}); choose another folder."
+        ) from error

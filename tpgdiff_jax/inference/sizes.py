@@ -1,0 +1,94 @@
+"""Few sizes for many pictures: padding to buckets, groups of one size, whole or in windows."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+# Larger images are seen in windows; whole ones need about 4.5 GiB per megapixel at full width.
+LARGEST_WHOLE = 2**20  # pixels
+TILE = 768
+
+
+def bucket(side: int, multiple: int = 64) -> int:
+    """Return the length to which a side is padded.
+
+    Sides up to 256 pixels go to multiples of 64, up to 1024 to multiples of 128, so that a folder
+    of mixed sizes needs few programs; longer ones to multiples of 64 again, since there padding
+    costs more than a program.
+
+    Args:
+      side: pixels.
+      multiple: the result is a multiple of this, too.
+    """
+    step = 128 if 256 < side <= 1024 else 64
+    step = np.lcm(step, multiple)
+    return int(-(-side // step) * step)
+
+
+def padded_size(size: tuple[int, int], rows: int = 64) -> tuple[int, int]:
+    """Return the padded (height, width) of an image; the height is a multiple of `rows`."""
+    return bucket(size[0], rows), bucket(size[1])
+
+
+def padded(image: np.ndarray, rows: int = 64) -> np.ndarray:
+    """Reflect-pad an image [H, W, C] at the bottom and right to its bucket."""
+    target = padded_size(image.shape[:2], rows)
+    missing = [wanted - side for wanted, side in zip(target, image.shape[:2], strict=True)]
+    return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect")
+
+
+def tile_for(size: tuple[int, int], wanted: int | None, spatial: int = 1) -> int:
+    """Return the side of the windows for an image of a padded size; 0 for the whole image.
+
+    Args:
+      size: padded (height, width).
+      wanted: what the user asked for; None leaves it to the size.
+      spatial: devices that share the rows of an image.
+    """
+    if wanted is None:
+        return TILE if size[0] * size[1] > LARGEST_WHOLE * spatial else 0
+    return wanted if wanted and max(size) > wanted else 0
+
+
+def groups(
+    sizes: Sequence[tuple[int, int]],
+    most: int,
+    tile: int | None,
+    rows: int = 64,
+    devices: int = 1,
+    spatial: int = 1,
+) -> Iterator[list[int]]:
+    """Yield indices of images of one padded size, which are restored together.
+
+    Args:
+      sizes: (height, width) of the images.
+      most: images in a group, for each device; large ones come in smaller groups, so that whole
+        images hold no more than `LARGEST_WHOLE` pixels a device, and images in windows come alone.
+      tile, spatial: as for `tile_for`.
+      rows: as for `padded_size`.
+      devices: that share a batch of images.
+    """
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for index, size in enumerate(sizes):
+        by_size.setdefault(padded_size(size, rows), []).append(index)
+    for size, members in by_size.items():
+        fitting = max(1, LARGEST_WHOLE * spatial // (size[0] * size[1]))
+        together = 1 if tile_for(size, tile, spatial) else min(most, fitting) * devices
+        for start in range(0, len(members), together):
+            yield members[start : start + together]
+
+
+def filled_up(count: int, multiple: int = 1) -> int:
+    """Return how many rows a batch of `count` images gets: few numbers, so few programs.
+
+    Args:
+      count: images.
+      multiple: devices that share a batch.
+
+    Returns:
+      a power of two times `multiple`.
+    """
+    rows = multiple
+    while rows < count:
+        rows *= 2
+    return rows
