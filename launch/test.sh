@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Run the test suite; arguments go to pytest.
+# Run the test suite in two processes (TPGDIFF_TEST_JOBS chooses another number); arguments go to
+# pytest.
 #
 #   bash launch/test.sh                 everything but the slow tests
 #   bash launch/test.sh -m slow         the tests marked slow
@@ -8,4 +9,4 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 prepare_environment test
-exec "$python" -m pytest "$@"
+exec "$python" -m pytest -n "${TPGDIFF_TEST_JOBS:-2}" --dist loadfile "$@"

@@ -2,11 +2,9 @@
 
 import json
 import pathlib
-import signal
 import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -78,7 +76,7 @@ def eval_folder(tmp_path):
     return folder
 
 
-def test_train_evaluate_kill_and_continue(experiment, tmp_path):
+def test_train_evaluate_export_and_restore(experiment, tmp_path):
     unseen = eval_folder(tmp_path)
     straight = tmp_path / "straight"
     done = run(experiment, straight, f"--config.data.eval_folder={unseen}")
@@ -90,27 +88,7 @@ def test_train_evaluate_kill_and_continue(experiment, tmp_path):
     assert Image.open(straight / "evaluation" / "restored.png").width > 3 * 24
     assert list((straight / "tensorboard").glob("events*"))
 
-    # Killed without warning after the checkpoint of step 2, then started again.
-    killed = tmp_path / "killed"
-    process = subprocess.Popen(
-        command(experiment, killed, "--config.optim.steps=4"),
-        cwd=ROOT,
-        env=environment(),
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 300
-    while not (killed / "checkpoints" / "2").is_dir() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    resumed = run(experiment, killed)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "Continuing the run" in resumed.stderr
-    expected, found = rows(straight), rows(killed)
-    assert expected.keys() == found.keys() == {1, 2, 3, 4}
-    for step in expected:
-        assert found[step] == expected[step], step
+    trained = rows(straight)
 
     # A finished run: nothing is trained again, and --mode=eval gives the same scores.
     again = run(experiment, straight, "--mode=eval", f"--config.data.eval_folder={unseen}")
@@ -143,7 +121,7 @@ def test_train_evaluate_kill_and_continue(experiment, tmp_path):
     assert refused.returncode == 2
     assert "optim.learning_rate: 0.001 -> 0.5" in refused.stderr
     assert "Traceback" not in refused.stderr
-    assert rows(straight) == expected
+    assert rows(straight) == trained
 
 
 @pytest.mark.parametrize(
@@ -151,7 +129,7 @@ def test_train_evaluate_kill_and_continue(experiment, tmp_path):
     [
         (["--config.data.train_folder=/nowhere"], ["/nowhere", "does not exist"]),
         (["--config.data.train_folder="], ["data.train_folder", "are empty"]),
-        (["--config.optim.learning_rate=1e30"], ["loss of step", "learning_rate"]),
+        (["--config.optim.learning_rate=1e30"], ["Step ", "bad_step_", "learning_rate"]),
         (["--workdir=/proc/nothing/here"], ["/proc/nothing/here", "cannot be written"]),
         (["--config.mesh.data=3"], ["data=3", "1 devices"]),
         (["--config.data.crop_size=4000"], ["smaller than the crop"]),

@@ -193,6 +193,23 @@ def test_crops_are_cut_mirrored_and_turned_alike():
     assert len(seen) > 40
 
 
+def test_crops_of_a_share_of_the_photo_are_resized_and_stay_aligned():
+    ramp = np.linspace(0, 250, 60, dtype=np.uint8)
+    image = np.repeat(np.repeat(ramp[None, :, None], 40, 0), 3, 2)
+    spans = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        a, b = random_crops(rng, (image, image), 24, (0.25, 1.0))
+        assert a.shape == (24, 24, 3)
+        np.testing.assert_array_equal(a, b)
+        spans.append(int(a.max()) - int(a.min()))
+    # Parts of a quarter of the area span about half of the ramp, nearly whole photos all of it.
+    assert min(spans) < 170
+    assert max(spans) > 200
+    whole, _ = random_crops(np.random.default_rng(0), (image, image), 24, (1.0, 1.0))
+    assert int(whole.max()) - int(whole.min()) > 200
+
+
 def test_the_fingerprint_tells_other_images(photos, pairs, tmp_path):
     before = fingerprint([photos])
     assert before["images"] == 5

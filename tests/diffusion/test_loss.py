@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpgdiff_jax.diffusion.irsde import IRSDE, SCHEDULES
-from tpgdiff_jax.diffusion.loss import DISTANCES, diffuse, diffusion_loss, sample_times
+from tpgdiff_jax.diffusion.loss import (
+    DISTANCES,
+    diffuse,
+    diffusion_loss,
+    sample_times,
+    time_weights,
+)
 from tpgdiff_jax.diffusion.prediction import PREDICTIONS, target
 
 TIMES = np.array([1, 2, 10, 50, 99, 100])
@@ -25,6 +31,20 @@ def training_pair(sde: IRSDE, seed: int = 0):
 def perfect_answer(prediction, sde, x0, mu, noise):
     a = sde.decays[TIMES].astype(np.float32).reshape(-1, 1, 1, 1)
     return target(prediction, x0 - mu, noise, a, sde.stationary_std)
+
+
+def test_weights_over_time_fall_with_the_signal():
+    sde = IRSDE()
+    t = jnp.arange(1, 101)
+    np.testing.assert_array_equal(time_weights(sde, t, "uniform"), 1)
+    weights = np.asarray(time_weights(sde, t, "min_snr"))
+    a = sde.decays[1:]
+    np.testing.assert_allclose(weights, np.minimum(a**2 / (1 - a**2), 5) / 5, rtol=1e-5)
+    assert weights[0] == 1
+    assert (np.diff(weights) <= 0).all()
+    assert 0 < weights[-1] < 1e-4
+    with pytest.raises(ValueError, match=r"time_weighting='snr'.*uniform, min_snr"):
+        time_weights(sde, t, "snr")
 
 
 @given(

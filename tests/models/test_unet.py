@@ -175,6 +175,39 @@ def test_each_prior_changes_the_answer_and_may_be_left_out(small):
         assert np.abs(changed - everything).max() > 1e-4 * np.abs(everything).max()
 
 
+def test_a_prior_withheld_from_one_image_is_as_if_it_were_none(small, assert_near):
+    _, params, apply = small
+    variables, images, priors = {"params": params}, inputs(), small_priors()
+    count = len(images[0])
+    assert count > 1
+    everything = apply(variables, *images, priors)
+    for column, field in enumerate(FIELDS):
+        present = np.ones((count, 3), np.float32)
+        present[0, column] = 0
+        found = apply(variables, *images, priors.replace(present=present))
+        without = apply(variables, *images, priors.replace(**{field: None}))
+        assert_near(found[:1], without[:1], 1e-5)
+        assert_near(found[1:], everything[1:], 1e-5)
+
+
+@pytest.mark.parametrize("remat", ["attention", "blocks"])
+def test_computing_again_instead_of_keeping_changes_no_gradient(small, assert_near, remat):
+    model, params, _ = small
+    priors = small_priors()
+
+    def gradient(model):
+        loss = lambda p: jnp.square(model.apply({"params": p}, *inputs(), priors)).mean()  # noqa: E731
+        return jax.jit(jax.grad(loss))(params)
+
+    again = small_unet(remat=remat)
+    assert jax.tree.structure(shapes_of(again)) == jax.tree.structure(shapes_of(model))
+    for expected, found in zip(
+        *map(jax.tree.leaves, (gradient(model), gradient(again))), strict=True
+    ):
+        if np.abs(expected).max() > 0:
+            assert_near(found, expected, 1e-4)
+
+
 def test_no_priors_at_all_are_the_same_as_empty_ones(narrow):
     _, params, apply = narrow
     none = apply({"params": params}, *inputs())
