@@ -206,8 +206,9 @@ def test_crops_of_a_share_of_the_photo_are_resized_and_stay_aligned():
     # Parts of a quarter of the area span about half of the ramp, nearly whole photos all of it.
     assert min(spans) < 170
     assert max(spans) > 200
+    # The whole area at an aspect ratio of at least 3:4 is at least 42 of the 60 columns.
     whole, _ = random_crops(np.random.default_rng(0), (image, image), 24, (1.0, 1.0))
-    assert int(whole.max()) - int(whole.min()) > 200
+    assert int(whole.max()) - int(whole.min()) > 165
 
 
 def test_the_fingerprint_tells_other_images(photos, pairs, tmp_path):

@@ -27,7 +27,8 @@ def clone(tmp_path):
     return package
 
 
-def test_every_start_is_one_line(tmp_path):
+def test_every_start_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "tpgdiff_jax.main", "--workdir=my run"])
     first = provenance.record_start(tmp_path)
     provenance.record_start(tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "starts.jsonl").read_text().splitlines()]
@@ -38,7 +39,7 @@ def test_every_start_is_one_line(tmp_path):
     assert rows[0]["versions"]["python"] == sys.version.split()[0]
     assert rows[0]["devices"] == {"cpu": 8}
     assert rows[0]["processes"] == 1
-    assert "pytest" in rows[0]["command"]
+    assert rows[0]["command"] == "python -m tpgdiff_jax.main '--workdir=my run'"
 
 
 def test_clone_clean_and_changed(clone):
