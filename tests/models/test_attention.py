@@ -1,4 +1,4 @@
-"""Linear attention against a plain loop over heads; the transformer at initialisation."""
+"""The transformer at initialisation and its context; full attention in turns."""
 
 import functools
 
@@ -8,95 +8,9 @@ import numpy as np
 import pytest
 
 from tpgdiff_jax.models import attention
-from tpgdiff_jax.models.attention import LinearAttention, SpatialTransformer, linear_attention
+from tpgdiff_jax.models.attention import SpatialTransformer
+from tpgdiff_jax.models.linear_attention import LinearAttention
 from tpgdiff_jax.models.unet import PreNormAttention
-
-
-def queries(batch: int, pixels: int, hidden: int, scale: float = 1.0, seed: int = 0):
-    rng = np.random.default_rng(seed)
-    return tuple(
-        jnp.asarray(scale * rng.standard_normal((batch, pixels, hidden)), jnp.float32)
-        for _ in range(3)
-    )
-
-
-def softmax(x, axis, xp=np):
-    shifted = xp.exp(x - x.max(axis=axis, keepdims=True))
-    return shifted / shifted.sum(axis=axis, keepdims=True)
-
-
-def plain_attention(q, k, v, heads, xp=np):
-    """Write the definition out, one head after the other."""
-    pixels, width = q.shape[1], q.shape[2] // heads
-    outs = []
-    for head in range(heads):
-        part = slice(head * width, (head + 1) * width)
-        q_soft = softmax(q[..., part], 2, xp) * width**-0.5
-        k_soft = softmax(k[..., part], 1, xp)
-        context = xp.einsum("bnd,bne->bde", k_soft, v[..., part] / pixels)
-        outs.append(xp.einsum("bnd,bde->bne", q_soft, context))
-    return xp.concatenate(outs, axis=-1)
-
-
-@pytest.mark.parametrize(
-    ("heads", "batch", "pixels", "hidden"), [(4, 2, 35, 32), (1, 1, 12, 8), (4, 3, 1, 16)]
-)
-def test_linear_attention_is_the_sum_over_heads_of_its_definition(
-    assert_near, heads, batch, pixels, hidden
-):
-    q, k, v = queries(batch, pixels, hidden)
-    expected = plain_attention(*(np.asarray(a, np.float64) for a in (q, k, v)), heads)
-    assert_near(linear_attention(q, k, v, heads), expected, 1e-5)
-
-
-def test_linear_attentions_gradients_equal_those_of_its_definition(assert_near):
-    inputs = queries(2, 35, 32)
-    weights = queries(2, 35, 32, seed=1)[0]
-
-    def loss(attend, inputs):
-        return (attend(*inputs, 4) * weights).sum()
-
-    plain = functools.partial(plain_attention, xp=jnp)
-    found = jax.jit(jax.grad(functools.partial(loss, linear_attention)))(inputs)
-    expected = jax.jit(jax.grad(functools.partial(loss, plain)))(inputs)
-    for ours, theirs in zip(found, expected, strict=True):
-        assert_near(ours, theirs, 1e-4)
-
-
-def test_linear_attention_survives_large_logits(assert_near):
-    q, k, v = queries(1, 20, 16, scale=200.0)
-    expected = plain_attention(*(np.asarray(a, np.float64) for a in (q, k, v)), 4)
-    assert_near(linear_attention(q, k, v, 4), expected, 1e-4)
-    gradients = jax.jit(jax.grad(lambda k: linear_attention(q, k, v, 4).sum()))(k)
-    assert np.isfinite(gradients).all()
-
-
-def test_linear_attention_in_bfloat16_keeps_float32_statistics(assert_near):
-    rounded = tuple(a.astype(jnp.bfloat16) for a in queries(1, 4096, 32))
-    found = linear_attention(*rounded, 4)
-    assert found.dtype == jnp.bfloat16
-    expected = plain_attention(*(np.asarray(a, np.float64) for a in rounded), 4)
-    assert_near(found.astype(jnp.float32), expected, 0.02)
-
-
-def test_heads_do_not_mix():
-    q, k, v = queries(1, 10, 16)
-    before = linear_attention(q, k, v, 4)
-    after = linear_attention(q.at[..., :4].add(1), k.at[..., :4].add(q[..., :4]), v + 0, 4)
-    np.testing.assert_array_equal(after[..., 4:], before[..., 4:])
-    assert np.abs(after[..., :4] - before[..., :4]).max() > 1e-5
-
-
-def test_the_linear_layer_normalises_its_answer_at_each_pixel(random_params):
-    x = queries(2, 12, 8)[0].reshape(2, 3, 4, 8)
-    layer = LinearAttention(heads=2, head_dim=4)
-    params = random_params(layer, x)
-    params["norm"]["scale"] = jnp.ones(8)
-    params["out"]["bias"] = 10 * params["out"]["bias"]  # linear attention alone is tiny
-    y = np.asarray(jax.jit(layer.apply)({"params": params}, x))
-    assert y.shape == x.shape
-    np.testing.assert_allclose(y.mean(axis=-1), 0, atol=1e-5)
-    np.testing.assert_allclose(y.std(axis=-1), 1, atol=1e-2)
 
 
 def transformer(channels: int = 64):

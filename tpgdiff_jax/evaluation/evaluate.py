@@ -1,9 +1,10 @@
 """Restore photos the model has never seen, harmed on the fly, and score the results."""
 
 import dataclasses
+import functools
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -97,7 +98,14 @@ def evaluate(
     Returns:
       one result per pair, in the pairs' order.
     """
-    run = _make_program(config, mesh)
+    options = [(name, config.eval[name]) for name in ("sampler", "steps", "clamp")]
+    settings = {
+        "model": tpgdiff.build(config),
+        "sde": IRSDE(**config.diffusion),
+        "seed": config.eval.seed,
+        "mesh": mesh,
+        "options": (*options, ("prediction", config.model.prediction)),
+    }
     pairs = make_pairs(photos, config)
     parts = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     batch_size = -(-config.eval.batch_size // parts) * parts
@@ -115,7 +123,7 @@ def evaluate(
             )
             if mesh is not None:
                 arrays = tuple(_split(array, mesh) for array in arrays)
-            restored, scores = jax.device_get(run(variables, *arrays))
+            restored, scores = jax.device_get(_restore_and_score(variables, *arrays, **settings))
             for row, index in enumerate(chosen):
                 numbers = {name: float(values[row]) for name, values in scores.items()}
                 results[index] = Result(pairs[index], restored[row], **numbers)
@@ -123,32 +131,34 @@ def evaluate(
     return [results[index] for index in range(len(pairs))]
 
 
-def _make_program(config: ConfigDict, mesh: Mesh | None) -> Callable[..., Any]:
-    """Return (variables, lq, gt, name hashes) -> (restored, scores), whole in every process."""
-    model, sde = tpgdiff.build(config), IRSDE(**config.diffusion)
+@functools.partial(jax.jit, static_argnames=("model", "sde", "seed", "mesh", "options"))
+def _restore_and_score(
+    variables: Any,
+    lq: jax.Array,
+    gt: jax.Array,
+    hashes: jax.Array,
+    *,
+    model: tpgdiff.TPGDiff,
+    sde: IRSDE,
+    seed: int,
+    mesh: Mesh | None,
+    options: tuple[tuple[str, Any], ...],
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Return (restored, scores), whole in every process.
 
-    def run(variables, lq, gt, hashes):
-        base = jax.random.key(config.eval.seed)
-        restored = restore_batch(
-            variables,
-            lq,
-            jax.vmap(jax.random.fold_in, (None, 0))(base, hashes),
-            model=model,
-            sde=sde,
-            sampler=config.eval.sampler,
-            steps=config.eval.steps,
-            prediction=config.model.prediction,
-            clamp=config.eval.clamp,
-        )
-        scores = {
-            "psnr_input": metrics.psnr(lq, gt),
-            "psnr": metrics.psnr(restored, gt),
-            "ssim_input": metrics.ssim(lq, gt),
-            "ssim": metrics.ssim(restored, gt),
-        }
-        return restored, scores
-
-    return jax.jit(run, out_shardings=None if mesh is None else replicated(mesh))
+    A function of the module, so that every validation of a run uses the program of the first.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), hashes)
+    restored = restore_batch(variables, lq, keys, model=model, sde=sde, **dict(options))
+    scores = {
+        "psnr_input": metrics.psnr(lq, gt),
+        "psnr": metrics.psnr(restored, gt),
+        "ssim_input": metrics.ssim(lq, gt),
+        "ssim": metrics.ssim(restored, gt),
+    }
+    if mesh is not None:
+        return jax.lax.with_sharding_constraint((restored, scores), replicated(mesh))
+    return restored, scores
 
 
 def _split(array: np.ndarray, mesh: Mesh) -> jax.Array:

@@ -1,8 +1,7 @@
-"""Attention over pixels: linear where there are many, full where there are few.
+"""Full attention over pixels, for the deep levels, where there are few.
 
-`LinearAttention` costs O(pixels) (Shen et al., arXiv 1812.01243); `SpatialTransformer` is the
-block of latent diffusion (Rombach et al., arXiv 2112.10752, Appendix E.2.1): self-attention,
-cross-attention to a context, gated feed-forward.
+`SpatialTransformer` is the block of latent diffusion (Rombach et al., arXiv 2112.10752,
+Appendix E.2.1): self-attention, cross-attention to a context, gated feed-forward.
 """
 
 import flax.linen as nn
@@ -10,66 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from tpgdiff_jax.models.convolution import Dense
-from tpgdiff_jax.models.layers import PixelNorm
-
-
-class LinearAttention(nn.Module):
-    """Attend in time linear in the pixel count.
-
-    out = Dense(softmax_features(q) d^-1/2 . [softmax_pixels(k)^T v / N]), then a gain-only norm.
-
-    Attributes:
-      heads, head_dim: number of heads and width of each.
-      zero_init: start the last norm's gain at zero, so that the layer first answers zero.
-      dtype, param_dtype: of the computation and of the parameters; softmax is float32.
-    """
-
-    heads: int = 4
-    head_dim: int = 32
-    zero_init: bool = False
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, context: jax.Array | None = None, share: jax.Array | float = 1.0
-    ) -> jax.Array:
-        del context, share  # the same call as SpatialTransformer; no cross-attention here
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        batch, height, width, channels = x.shape
-        pixels, hidden = height * width, self.heads * self.head_dim
-        qkv = Dense(3 * hidden, use_bias=False, name="qkv", **kinds)(x)
-        q, k, v = jnp.split(qkv.reshape(batch, pixels, 3 * hidden), 3, axis=-1)
-        out = linear_attention(q, k, v, self.heads).reshape(batch, height, width, hidden)
-        out = Dense(channels, name="out", **kinds)(out)
-        return PixelNorm(zero_init=self.zero_init, name="norm", **kinds)(out)
-
-
-def linear_attention(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:
-    """Return softmax_features(q) d^-1/2 [softmax_pixels(k)^T v / N] for each head.
-
-    Args:
-      q, k, v: [B, N, heads * d], heads in contiguous groups of d channels.
-      heads: number of heads.
-
-    Returns:
-      [B, N, heads * d] in q's dtype; softmax statistics and the context are float32.
-    """
-    batch, pixels, hidden = q.shape
-    head_dim = hidden // heads
-    # softmax over pixels = exp(k - max) / sum.  The division moves to the small context.
-    k = k.astype(jnp.float32)
-    k = jnp.exp(k - jax.lax.stop_gradient(k.max(axis=1, keepdims=True)))
-    total = k.sum(axis=1)
-    context = jnp.einsum("bnd,bne->bde", k.astype(q.dtype), v, preferred_element_type=jnp.float32)
-    context = context / (total[:, :, None] * pixels)
-    # One product for all heads; the blocks that mix two heads are masked out.
-    head = jnp.arange(hidden) // head_dim
-    context = jnp.where(head[:, None] == head[None, :], context, 0.0)
-    q_heads = q.astype(jnp.float32).reshape(batch, pixels, heads, head_dim)
-    q_soft = jax.nn.softmax(q_heads, axis=-1).reshape(batch, pixels, hidden) * head_dim**-0.5
-    return jnp.einsum("bnd,bde->bne", q_soft.astype(q.dtype), context.astype(q.dtype))
-
 
 # Scores of one image held at once, over heads, queries and keys, 64 MiB; more come in turns.
 # Counted by image since under `jit` the batch is that of all devices together.

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tpgdiff_jax.models.attention import LinearAttention, SpatialTransformer
+from tpgdiff_jax.models.attention import SpatialTransformer
 from tpgdiff_jax.models.convolution import Conv3x3
 from tpgdiff_jax.models.layers import (
     DegradationPrompt,
@@ -20,6 +20,7 @@ from tpgdiff_jax.models.layers import (
     TimeEmbedding,
     Upsample,
 )
+from tpgdiff_jax.models.linear_attention import LinearAttention
 from tpgdiff_jax.priors import BRANCHES, Priors
 
 REMAT = ("none", "attention", "blocks")

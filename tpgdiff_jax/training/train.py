@@ -87,7 +87,8 @@ def train(
       data: the training images.
       mesh: the devices to train on.
       frozen: the stage's frozen weights, laid out by `setup.place_frozen`.
-      validate: called with the averaged weights every `eval.every_steps` steps, in all processes.
+      validate: called with the averaged weights before the first step and every `eval.every_steps`
+        steps, in all processes.
 
     Returns:
       the final state; not finished if SIGTERM ended the run, which is saved then.
@@ -191,6 +192,8 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
     step_fn, key, split_rows = _step_program(run), _base_key(run), setup.splits_rows(config)
     clock, watch = StepClock(), Watch(config, run.workdir)
     run.checkpoints.reached_preemption(start)
+    if start == 0 and run.validate is not None and config.eval.every_steps:
+        _validate(run, 0, state)  # what the training is compared with
     with TraceWindow(run.workdir, *(config.profile_steps or (None, None))) as trace:
         for step in range(start + 1, total + 1):
             with trace.step(step) as traced:
