@@ -2,7 +2,8 @@
 
 Command:   python -m tpgdiff_jax.main --config=configs/tpgdiff_5d.py --workdir=runs/5d \\
                --config.priors.weights=frozen.safetensors \\
-               --config.data.train_sources='("pairs:/data/five",)'
+               --config.data.train_sources='("pairs:/data/five",)' \\
+               --config.data.eval_folder=OTHER_PHOTOS
            frozen.safetensors holds CLIP, Depth-Anything-Small and SegFormer-B0 (--mode=convert).
            pairs:FOLDER has CLASS/LQ and CLASS/GT for low_light, blur, rain, haze and noise; with
            data.train_folder=PHOTOS instead, or besides, degradations are made on the fly.

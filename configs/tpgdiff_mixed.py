@@ -1,7 +1,8 @@
 """Mixtures: up to three degradations at once, made on the fly, each named by the classifier.
 
 Command:   python -m tpgdiff_jax.main --config=configs/tpgdiff_mixed.py --workdir=runs/mixed \\
-               --config.priors.weights=frozen.safetensors --config.data.train_folder=PHOTOS
+               --config.priors.weights=frozen.safetensors --config.data.train_folder=PHOTOS \\
+               --config.data.eval_folder=OTHER_PHOTOS
            frozen.safetensors holds CLIP, Depth-Anything-Small and SegFormer-B0 (--mode=convert).
 Hardware:  as configs/tpgdiff_5d.py.
 Expected:  nothing is published for this mixture; CDD-11's eleven can be scored (--mode=prepare with

@@ -2,7 +2,8 @@
 
 Command:   python -m tpgdiff_jax.main --config=configs/tpgdiff_single.py:desnow \\
                --workdir=runs/desnow --config.priors.weights=frozen.safetensors \\
-               --config.data.train_sources='("pairs:/data/desnow",)'
+               --config.data.train_sources='("pairs:/data/desnow",)' \\
+               --config.data.eval_folder=OTHER_PHOTOS
            Tasks: see `TASKS` below.  pairs:FOLDER holds NAME/LQ and NAME/GT, NAME being the
            task's degradation; data.train_folder=PHOTOS makes them on the fly.
 Hardware:  as configs/tpgdiff_5d.py.

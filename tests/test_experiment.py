@@ -24,6 +24,7 @@ def config(tiny_config, tmp_path):
     config.optim.update({"steps": 2, "schedule": "multistep", "milestones": (1,)})
     config.eval.update({"every_steps": 2, "photos": 1, "steps": 1})
     config.checkpoint.every_steps = 5
+    config.ema.more_decays = (0.5,)
     unseen = tmp_path / "unseen"
     unseen.mkdir()
     image = np.random.default_rng(9).integers(0, 256, (34, 40, 3), np.uint8)
@@ -52,7 +53,9 @@ def test_both_stages_are_trained_scored_and_published(config, tmp_path, capsys):
     assert expected | {"gradient_norm", "speed/data_wait_seconds"} <= names
     rates = [row["learning_rate"] for row in second if "learning_rate" in row]
     assert rates == pytest.approx([1e-3, 5e-4])
-    assert (workdir / "diffusion" / "pictures" / "validation_2.png").is_file()
+    for step in (0, 2):  # before the first step, and after the last
+        assert (workdir / "diffusion" / "pictures" / f"validation_{step}.png").is_file()
+    assert [row["step"] for row in second if "validation/psnr" in row] == [0, 2]
 
     # Stage two uses what stage one has learned, and what is published restores images.
     _, variables, _ = load_system(workdir / "diffusion" / "weights.safetensors")
@@ -64,6 +67,18 @@ def test_both_stages_are_trained_scored_and_published(config, tmp_path, capsys):
     before = (workdir / "diffusion" / "metrics.jsonl").read_text()
     assert experiment.train(config, workdir)
     assert (workdir / "diffusion" / "metrics.jsonl").read_text() == before
+
+    # Another average is published beside what was published before, not silently left out.
+    files = sorted(path.name for path in (workdir / "diffusion").glob("*.safetensors"))
+    assert files == ["weights.safetensors"]
+    config.eval.ema_decay = 0.5
+    assert experiment.train(config, workdir)
+    files = sorted(path.name for path in (workdir / "diffusion").glob("*.safetensors"))
+    assert files == ["weights.safetensors", "weights_before_1.safetensors"]
+    described = json.loads((workdir / "diffusion" / "weights.json").read_text())
+    assert described["ema_decay"] == 0.5
+    assert len(list((workdir / "priors").glob("*.safetensors"))) == 1
+
     config.stage_one.optim.learning_rate = 0.5
     with pytest.raises(UserError, match=r"stage_one\.optim\.learning_rate: 2e-05 -> 0\.5"):
         experiment.train(config, workdir)

@@ -275,6 +275,9 @@ def stage_config(config: ConfigDict, stage: str) -> ConfigDict:
         if stage == "priors":
             for group, changes in config.stage_one.items():
                 config[group].update(changes)
+            # `eval.ema_decay` chooses among stage two's averages, unless stage one has it, too.
+            if config.eval.ema_decay not in config.ema.more_decays:
+                config.eval.ema_decay = 0.0
     return config.lock()
 
 

@@ -1,19 +1,24 @@
 """One experiment from configuration to published weights: its stages in turn, each scored."""
 
 import copy
+import json
 import pathlib
 import platform
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.checkpoints.keeping import TEST
 from tpgdiff_jax.checkpoints.manager import CheckpointError
+from tpgdiff_jax.checkpoints.run import fingerprint_of
 from tpgdiff_jax.command_line import UserError, user_errors
 from tpgdiff_jax.config import stage_config
 from tpgdiff_jax.data.sources import PhotoFolder, Source
@@ -30,7 +35,12 @@ from tpgdiff_jax.evaluation.report import (
 from tpgdiff_jax.evaluation.stage_one import evaluate_stage_one
 from tpgdiff_jax.training import setup
 from tpgdiff_jax.training import train as training
-from tpgdiff_jax.training.stages import WEIGHTS_NAME, Stage, build_stage
+from tpgdiff_jax.training.stages import (
+    WEIGHTS_NAME,
+    Stage,
+    build_stage,
+    check_structure_weights,
+)
 from tpgdiff_jax.training.state import TrainState, averaged
 from tpgdiff_jax.training.trouble import RunStoppedError
 from tpgdiff_jax.training.workdir import prepare_workdir
@@ -66,6 +76,9 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
         plan = stages_of(config, workdir)
         for each, folder in plan:
             prepare_workdir(each, folder)
+            setup.make_checked_mesh(each)  # of all stages, before the first one is trained
+        if config.stage == "both":
+            check_structure_weights(config)
     return all(_train_stage(each, folder) for each, folder in plan)
 
 
@@ -76,6 +89,11 @@ def _train_stage(config: ConfigDict, workdir: pathlib.Path) -> bool:
         data.check(config.data.max_bad_share)
         logging.info("Training data: %s.", data.summary())
         photos = open_eval_photos(config, data.sources)
+        if photos is None and config.eval.every_steps:
+            text = (
+                "config.eval.every_steps=%d, but config.data.eval_folder is empty: no validation."
+            )
+            logging.warning(text, config.eval.every_steps)
         stage = build_stage(config)
         mesh = setup.make_checked_mesh(config)
     frozen = setup.place_frozen(stage, mesh)
@@ -87,6 +105,8 @@ def _train_stage(config: ConfigDict, workdir: pathlib.Path) -> bool:
     if not outcome.is_finished:
         return False
     publish(stage, outcome.state, mesh, workdir / WEIGHTS_NAME, is_new=False)
+    if outcome.is_preempted:
+        return False
     if photos is not None:
         score(stage, workdir, photos, averaged(outcome.state, config), frozen, mesh)
     return True
@@ -121,20 +141,33 @@ def publish(
     Args:
       stage, state, mesh: what was trained; all processes must call.
       path: the `.safetensors` file.
-      is_new: whether it is an error that the file exists; else it is left alone.
+      is_new: whether it is an error that the file exists; else it is left alone if it holds these
+        very weights, and set aside if it holds others.
     """
     params = _on_host(averaged(state, stage.config), mesh)
-    if jax.process_index() != 0 or (path.exists() and not is_new):
-        return
+    if jax.process_index() == 0:
+        _publish(stage, params, int(state.step), path, is_new)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"published {path.name}")  # the next stage reads it
+
+
+def _publish(stage: Stage, params: Any, step: int, path: pathlib.Path, is_new: bool) -> None:
     groups = dict(params)
     if stage.config.stage == "diffusion":
         groups |= {name: net for name, net in stage.frozen.items() if name != "structure"}
         groups |= stage.frozen.get("structure", {})
     description = published.describe(stage.config) | {
         "stage": stage.config.stage,
-        "trained_steps": int(state.step),
+        "trained_steps": step,
+        "ema_decay": stage.config.eval.ema_decay or stage.config.ema.decay,
+        "weights": fingerprint_of(groups),
     }
     with user_errors():
+        if path.exists() and not is_new:
+            if published.load(path, ())[0].get("weights") == description["weights"]:
+                return
+            aside = published.set_aside(path)
+            logging.warning("%s held other weights; they are in %s now.", path, aside)
         published.save(path, groups, description)
     logging.info("Weights: %s, described in the .json beside it.", path.absolute())
 
@@ -161,12 +194,13 @@ def open_eval_photos(
 def _validation(stage: Stage, photos: PhotoFolder, frozen: Any, mesh: Mesh) -> training.Validate:
     """Return what scores averaged weights on a few of the photos while they are trained."""
     config, few = stage.config, photos.first(stage.config.eval.photos)
+    test = {TEST: _test_number(config, few)}
     if config.stage == "priors":
         host_teacher = stage.frozen
 
         def validate_priors(params: Any) -> tuple[dict[str, float], np.ndarray | None]:
             scores = evaluate_stage_one(_on_host(params, mesh), host_teacher, config, few)
-            return scores.metrics(), None
+            return scores.metrics() | test, None
 
         return validate_priors
 
@@ -175,9 +209,16 @@ def _validation(stage: Stage, photos: PhotoFolder, frozen: Any, mesh: Mesh) -> t
         means = mean_scores(results)
         scores = {f"gain_{name}": row["gain"] for name, row in means.items()}
         scores |= {"psnr": means["mean"]["psnr"], "ssim": means["mean"]["ssim"]}
-        return scores, comparison_picture(results)
+        return scores | test, comparison_picture(results)
 
     return validate
+
+
+def _test_number(config: ConfigDict, photos: PhotoFolder) -> float:
+    """Return a number that differs where scores of two validations must not be compared."""
+    ways = {k: v for k, v in config.eval.items() if k not in ("every_steps", "which", "batch_size")}
+    names = [str(path.relative_to(photos.folder)) for path in photos.paths]
+    return float(zlib.crc32(json.dumps([ways, names], sort_keys=True).encode()))
 
 
 def score(

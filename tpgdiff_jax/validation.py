@@ -151,6 +151,8 @@ def validate_weights(config: ConfigDict) -> None:
       ValueError: naming what needs `priors.weights`, and what to do.
     """
     if config.stage == "priors":
+        expected = "'': stage one starts from its teacher, or from nothing"
+        _require(not config.init_from, config, "init_from", expected)
         _check_stage_one(config)
         return
     if config.stage == "both":
@@ -158,6 +160,9 @@ def validate_weights(config: ConfigDict) -> None:
     if config.init_from and not pathlib.Path(config.init_from).is_file():
         raise ValueError(f"config.init_from={config.init_from!r} is no file.")
     model, priors = config.model, config.priors
+    unused = priors.stage_one and priors.encoder != "clip"
+    expected = "'clip', since config.priors.stage_one names weights of stage one"
+    _require(not unused, config, "priors.encoder", expected)
     needing = []
     if priors.encoder == "clip" and (model.use_semantic or model.use_degradation):
         if priors.stage_one:

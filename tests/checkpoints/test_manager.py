@@ -14,6 +14,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from tpgdiff_jax.checkpoints.keeping import TEST
 from tpgdiff_jax.checkpoints.manager import CheckpointError, RunCheckpoints, abstract
 from tpgdiff_jax.training.state import create_state
 
@@ -52,7 +53,7 @@ def test_round_trip_with_data_and_metadata(tmp_path):
         assert (step, data) == (7, {"batches": 7, "names": ["a"]})
         assert_equal(state, make_state(0.5))
         assert checkpoints.metadata(7) == metadata
-        assert_equal(checkpoints.restore_state(7, shapes(make_state())), make_state(0.5))
+        assert_equal(checkpoints.restore(7, shapes(make_state()))[0], make_state(0.5))
 
 
 def test_newest_and_best_stay_also_after_a_restart(tmp_path):
@@ -70,6 +71,14 @@ def test_newest_and_best_stay_also_after_a_restart(tmp_path):
         checkpoints.wait()
         assert checkpoints.all_steps() == [60, 70]
     assert not (tmp_path / "20").exists()
+
+
+def test_scores_of_another_test_set_are_not_compared(tmp_path):
+    with RunCheckpoints(tmp_path, keep=3) as checkpoints:
+        checkpoints.save(1, make_state(), {}, {"psnr": 40.0, TEST: 1.0})
+        checkpoints.save(2, make_state(), {}, {"psnr": 21.0, TEST: 2.0})
+        checkpoints.save(3, make_state(), {}, {"psnr": 20.0, TEST: 2.0})
+        assert checkpoints.best_step() == 2
 
 
 def test_metrics_need_psnr_and_steps_are_not_overwritten(tmp_path):
@@ -91,7 +100,7 @@ def test_state_may_be_donated_while_it_is_written(tmp_path):
             state = step(state)
         jax.block_until_ready(state)
         checkpoints.wait()
-        found = checkpoints.restore_state(1, shapes(state))
+        found, _ = checkpoints.restore(1, shapes(state))
     np.testing.assert_array_equal(found["x"], np.arange(2_000_000, dtype=np.float32))
 
 

@@ -35,11 +35,11 @@ count = lambda s: {"x": s["x"] + s["x"].mean() / s["x"].mean()}
 step_fn = jax.jit(count, out_shardings={"x": rows})
 with RunCheckpoints(folder, keep=2) as checkpoints:
     state = make()
-    checkpoints.reached_preemption(0)
+    checkpoints.reached_preemption()
     for step in range(1, 2000):
         state = step_fn(state)
         jax.block_until_ready(state)
-        stop = checkpoints.reached_preemption(step)
+        stop = checkpoints.reached_preemption()
         if stop or step % 10 == 0:
             checkpoints.save(step, state, {"batches": step})
         print("step", step, flush=True)
@@ -56,10 +56,10 @@ def test_handler_is_put_back(capfd):
     try:
         with Preemption() as preemption:
             assert not preemption.requested()
-            assert not preemption.reached(1)
+            assert not preemption.reached()
             signal.raise_signal(signal.SIGTERM)
             assert preemption.requested()
-            assert preemption.reached(2)
+            assert preemption.reached()
             assert seen == []
             # The second signal does what it did before.
             signal.raise_signal(signal.SIGTERM)
@@ -77,10 +77,10 @@ def test_only_asking_catches_the_signal(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     with RunCheckpoints(tmp_path, keep=1) as checkpoints:
         assert signal.getsignal(signal.SIGTERM) == before
-        assert not checkpoints.reached_preemption(0)
+        assert not checkpoints.reached_preemption()
         assert signal.getsignal(signal.SIGTERM) != before
         signal.raise_signal(signal.SIGTERM)
-        assert checkpoints.reached_preemption(1)
+        assert checkpoints.reached_preemption()
     assert signal.getsignal(signal.SIGTERM) == before
 
 

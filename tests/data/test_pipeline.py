@@ -1,6 +1,9 @@
 """Training batches: reproducible, balanced, the same however they are split, stopped or resumed."""
 
 import itertools
+import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -93,6 +96,16 @@ def test_mixtures_carry_a_label_for_every_degradation(photos):
     assert labels.shape == (36, 3)
     assert labels.dtype == np.float32
     assert set(labels.sum(axis=1)) == {1.0, 2.0}
+
+
+def test_workers_go_on_after_sigterm_which_the_whole_run_may_get(photos):
+    expected = take(batches(photos), 12)
+    iterator = batches(photos, workers=1)
+    found = take(iterator, 2)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGTERM)
+    assert_equal_batches(expected, found + take(iterator, 10))
+    assert worker.is_alive()
 
 
 def test_same_batches_whatever_the_threads_and_workers(photos):

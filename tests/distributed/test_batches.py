@@ -34,6 +34,9 @@ def test_check_batch():
         batches.check_batch(m, 6, 64)
     with pytest.raises(ValueError, match=r"data\.crop_size=63 .* = 2 devices"):
         batches.check_batch(m, 8, 63)
+    words = r"config\.data\.batch_size=8 .* optim\.accumulate=4 times .* 2 x 2 = 4 devices"
+    with pytest.raises(ValueError, match=words):
+        batches.check_batch(m, 8, 64, accumulate=4)
 
 
 def test_rows_that_would_leave_a_device_without_any_are_refused():

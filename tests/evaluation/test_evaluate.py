@@ -1,5 +1,7 @@
 """The evaluation at the end of training: the same on one device and over a mesh."""
 
+import copy
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from PIL import Image
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.distributed import sharding
 from tpgdiff_jax.evaluation import report
-from tpgdiff_jax.evaluation.evaluate import evaluate
+from tpgdiff_jax.evaluation.evaluate import _restore_and_score, evaluate
 
 
 @pytest.fixture
@@ -24,6 +26,10 @@ def config(tiny_system, tiny_config):
 def test_a_mesh_gives_the_scores_of_one_device(tiny_system, config, photo_folder, tmp_path):
     photos = PhotoFolder(photo_folder)
     alone = evaluate(tiny_system.variables, config, photos)
+    programs = _restore_and_score._cache_size()
+    again = evaluate(tiny_system.variables, copy.deepcopy(config), photos)
+    assert _restore_and_score._cache_size() == programs  # validations of a run share a program
+    assert [r.psnr for r in again] == [r.psnr for r in alone]
     sizes = {"data": 2, "fsdp": 2, "tensor": 2, "spatial": 1}
     mesh = sharding.make_mesh(sizes)
     # Wide weights split, as in training; the rest on every device.

@@ -11,7 +11,11 @@ from tpgdiff_jax.experiment import stages_of
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.training import setup
 from tpgdiff_jax.training.priors_step import build_stage_one
-from tpgdiff_jax.training.stages import build_stage, stage_one_weights
+from tpgdiff_jax.training.stages import (
+    build_stage,
+    check_structure_weights,
+    stage_one_weights,
+)
 
 CLIP = {"patch": 8, "width": 16, "layers": 1, "heads": 2, "image_size": 16, "features": 512}
 
@@ -114,12 +118,52 @@ def test_fine_tuning_starts_from_published_weights(config, stage_one, tmp_path):
         build_stage(config)
 
 
-def test_a_digest_knows_names_and_values():
-    weights = {"a": {"w": np.arange(3.0)}, "b": np.ones(2)}
-    same = {"b": np.ones(2), "a": {"w": np.arange(3.0)}}
-    assert setup.digest(weights) == setup.digest(same)
-    assert setup.digest(weights) != setup.digest({"a": {"v": np.arange(3.0)}, "b": np.ones(2)})
-    assert setup.digest(weights) != setup.digest({"a": {"w": np.arange(3.0)}, "b": np.zeros(2)})
+def test_fine_tuning_refuses_weights_that_mean_something_else(config, stage_one):
+    config.priors.stage_one = str(stage_one[0])
+    config.init_from = str(stage_one[0] / "weights.safetensors")
+    config.model.prediction = "noise"
+    with pytest.raises(ValueError, match=r"config\.model\.prediction='noise' does not fit .*init_from"):
+        build_stage(config)
+
+
+def test_without_a_classifier_any_stage_one_will_do(config, stage_one):
+    config.priors.stage_one = str(stage_one[0])
+    config.model.use_degradation = False
+    config.data.degradations = ("snow",)
+    assert build_stage(config).frozen.keys() == {"semantic"}
+
+
+def test_clip_itself_is_the_semantic_prior_where_there_is_no_student(config, tmp_path):
+    config.model.use_degradation = False
+    clip = random_weights(abstract_params(tpgdiff.clip_tower(config)))
+    config.priors.weights = str(tmp_path / "clip.safetensors")
+    published.save(tmp_path / "clip.safetensors", {"clip": clip}, published.describe(config))
+    frozen = build_stage(config).frozen
+    jax.tree.map(np.testing.assert_array_equal, frozen, {"semantic": {"student": clip}})
+
+
+def test_both_stages_need_the_structural_networks_before_the_first_begins(config, stage_one):
+    config.priors.cues = ("depth", "dog")
+    config.priors.weights = str(stage_one[0] / "weights.safetensors")
+    with pytest.raises(ValueError, match="holds no weights of 'depth'"):
+        check_structure_weights(config)
+
+
+def test_the_choice_among_averages_is_stage_twos(config):
+    config.ema.more_decays = (0.9995,)
+    config.eval.ema_decay = 0.9995
+    assert stage_config(config, "diffusion").eval.ema_decay == 0.9995
+    assert stage_config(config, "priors").eval.ema_decay == 0
+    config.stage_one.ema.more_decays = (0.9995,)
+    assert stage_config(config, "priors").eval.ema_decay == 0.9995
+
+
+def test_the_batch_is_checked_under_the_key_that_was_set(config):
+    config = stage_config(config, "priors")
+    config.data.batch_size, config.optim.accumulate = 12, 4
+    words = r"config\.stage_one\.data\.batch_size=12 .* stage_one\.optim\.accumulate=4 times"
+    with pytest.raises(ValueError, match=words):
+        setup.make_checked_mesh(config)
 
 
 def test_priors_may_not_be_split_over_tensor(tiny_config):

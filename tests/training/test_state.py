@@ -32,6 +32,14 @@ def test_average_follows_the_released_program(golden):
     np.testing.assert_allclose(averages, arrays["ema"], rtol=2e-6)
 
 
+def test_averages_keep_the_parameters_type():
+    start, new = {"w": jnp.ones(3, jnp.bfloat16)}, {"w": jnp.zeros(3, jnp.bfloat16)}
+    timing = {"decay": 0.9, "every_steps": 1, "start_step": 0}
+    found = jax.jit(lambda step: update_ema(start, new, step, **timing))(jnp.int32(500))["w"]
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32), 0.9, rtol=0.01)
+
+
 def test_learning_rate_warms_up_and_falls_to_its_end():
     optim = base_config().optim
     optim.steps, optim.warmup_steps, optim.learning_rate = 1000, 100, 1e-3

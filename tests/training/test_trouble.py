@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tpgdiff_jax.config import base_config
-from tpgdiff_jax.training.trouble import NonFiniteError, StepRecord, Watch
+from tpgdiff_jax.training.trouble import NonFiniteError, StepRecord, Watch, recipes_of
 
 
 def record(step, loss=1.0, **metrics):
@@ -14,7 +14,15 @@ def record(step, loss=1.0, **metrics):
     values = {"loss": loss, "gradient_norm": 2.0, "bad_step": float(bad), **metrics}
     values = {name: np.float32(value) for name, value in values.items()}
     example = {"label": np.array([1, 0]), "severity": np.array([[0, 3], [5, 0]])}
-    return StepRecord(step, values, example | {"recipe_seed": np.array([11, 12])})
+    example |= {"recipe_seed": np.array([11, 12]), "gt": np.zeros((2, 4, 4, 3), np.uint8)}
+    return StepRecord(step, values, recipes_of(example))
+
+
+def test_a_step_that_waits_to_be_read_keeps_no_images():
+    seeds = np.arange(2)
+    found = recipes_of({"gt": np.zeros((2, 4, 4, 3)), "recipe_seed": seeds})
+    assert found.keys() == {"recipe_seed"}
+    assert not np.shares_memory(found["recipe_seed"], seeds)  # a worker's buffer, used again
 
 
 @pytest.fixture

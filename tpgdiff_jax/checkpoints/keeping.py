@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import orbax.checkpoint as ocp
 
+# Beside the scores of a step: a number that stands for what was scored, and how.
+TEST = "test"
+
 
 class QuietManager(ocp.CheckpointManager):
     """Orbax's manager, which leaves questions about preemption to `Preemption`.
@@ -44,7 +47,13 @@ class NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
 def best(
     steps: Sequence[int], scores: Mapping[int, Mapping[str, float]], best_by: str
 ) -> int | None:
-    """Return the step with the highest score by one metric, the newest of equals."""
-    values = {step: scores[step].get(best_by, math.nan) for step in steps if step in scores}
+    """Return the step with the highest score by one metric, the newest of equals.
+
+    Only steps that were scored like the newest of them are compared: `TEST` is the same.
+    """
+    scored = [step for step in steps if step in scores]
+    test = scores[max(scored)].get(TEST) if scored else None
+    alike = [step for step in scored if scores[step].get(TEST) == test]
+    values = {step: scores[step].get(best_by, math.nan) for step in alike}
     values = {step: value for step, value in values.items() if not math.isnan(value)}
     return max(values, key=lambda step: (values[step], step), default=None)

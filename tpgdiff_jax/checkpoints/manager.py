@@ -89,6 +89,11 @@ class RunCheckpoints:
         finally:
             self._manager.close()
 
+    @property
+    def damaged(self) -> dict[int, str]:
+        """Steps that were found damaged by this start and are not set aside yet, and why."""
+        return dict(self._damaged)
+
     def all_steps(self) -> list[int]:
         """Return the steps that are there or being written, oldest first, without damaged ones."""
         return sorted(step for step in self._manager.all_steps() if step not in self._damaged)
@@ -164,18 +169,15 @@ class RunCheckpoints:
         """
         self._finish()
 
-    def reached_preemption(self, step: int) -> bool:
+    def reached_preemption(self) -> bool:
         """Tell whether to save and stop after this step; see `Preemption.reached`.
 
         The first call starts to listen for SIGTERM (until the context is left), so make it before
-        the first step, with the number of the step the run starts from.
-
-        Args:
-          step: number of the step just taken; ask after each, in every process.
+        the first step.  Ask after each step, in every process.
         """
         if self._preemption is None:
             self._preemption = Preemption().__enter__()
-        return self._preemption.reached(step)
+        return self._preemption.reached()
 
     def restore_latest(self, abstract_state: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """Read the newest step that is sound; damaged ones are skipped with a warning.
@@ -229,10 +231,6 @@ class RunCheckpoints:
             return step_folder.read_state(folder, abstract_state), data
 
         return self._read(step, read)
-
-    def restore_state(self, step: int, abstract_state: Any) -> Any:
-        """Read one step's state alone; raises as `restore` does."""
-        return self._read(step, lambda folder: step_folder.read_state(folder, abstract_state))
 
     def metadata(self, step: int) -> dict[str, Any]:
         """Read what the run that wrote a step gave as `metadata`; raises `CheckpointError`."""

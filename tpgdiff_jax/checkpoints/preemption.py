@@ -1,11 +1,16 @@
 """Notices that this machine will be taken away (SIGTERM), and the step at which all stop."""
 
+import itertools
 import signal
 import threading
 
 import jax
 from absl import logging
 from jax.experimental import multihost_utils
+
+# Questions asked since this process began.  JAX answers yes at the question after the last one
+# any process had asked when the signal came, so the numbers may neither jump nor start again.
+_QUESTIONS = itertools.count()
 
 
 class Preemption:
@@ -14,8 +19,8 @@ class Preemption:
     A run of one process catches the signal itself; a second SIGTERM then does what it did before,
     so a process that hangs can still be ended.  In a run of several processes JAX's preemption
     service (`jax_enable_preemption_service`, on by default) has caught the signal since
-    `jax.distributed.initialize`: whichever process receives it, the service takes the highest step
-    any process has asked about and answers yes to all of them at the one after it.
+    `jax.distributed.initialize`: whichever process receives it, the service takes the last question
+    any process has asked and answers yes to all of them at the one after it.
     """
 
     def __init__(self):
@@ -41,18 +46,16 @@ class Preemption:
         """Tell whether SIGTERM came.  Always False where JAX catches it; ask `reached` instead."""
         return self._requested.is_set()
 
-    def reached(self, step: int) -> bool:
+    def reached(self) -> bool:
         """Tell whether to save and stop after this step, the same in all processes.
 
-        Args:
-          step: number of the step just taken.  In a run of several processes each of them must ask
-            after every step, with the same numbers.
+        In a run of several processes each of them must ask equally often: after every step.
 
         Raises:
           RuntimeError: several processes, and `jax_enable_preemption_service` is off.
         """
         if self._is_agreed:
-            return multihost_utils.reached_preemption_sync_point(step)
+            return multihost_utils.reached_preemption_sync_point(next(_QUESTIONS))
         return self.requested()
 
     def _notice(self, number, frame) -> None:

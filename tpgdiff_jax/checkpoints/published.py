@@ -5,6 +5,7 @@ two cannot be mixed up.  Weights lie in groups (`GROUPS`), each of which can be 
 """
 
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.numpy
+from absl import logging
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
@@ -115,6 +117,16 @@ def _write(path: pathlib.Path, data: bytes) -> None:
     os.replace(temporary, path)
 
 
+def set_aside(path: pathlib.Path) -> pathlib.Path:
+    """Rename published weights and their JSON to the first free NAME_before_N; return the name."""
+    names = (path.with_stem(f"{path.stem}_before_{number}") for number in itertools.count(1))
+    new = next(name for name in names if not name.exists())
+    for suffix in (".json", path.suffix):
+        if path.with_suffix(suffix).exists():
+            os.replace(path.with_suffix(suffix), new.with_suffix(suffix))
+    return new
+
+
 def is_published(path: pathlib.Path) -> bool:
     """Tell whether a `.safetensors` file is in this format; a damaged one is not."""
     try:
@@ -170,7 +182,7 @@ def load_frozen(
     """Read the weights of a system's frozen networks.
 
     Args:
-      path: published weights that hold them.
+      path: published weights that hold them.  A semantic network that is missing is CLIP itself.
       model: the system.
       stage_one: published weights of the semantic and degradation networks, where those are to be
         taken from another file.
@@ -186,8 +198,18 @@ def load_frozen(
     weights = {}
     for group, network in flat.items():
         source = stage_one if stage_one and group in STAGE_ONE else path
-        weights[group] = load_group(source, group, network)
+        if group == "semantic" and "semantic" not in group_names(source):
+            logging.warning("%s holds no student; CLIP itself is the semantic prior.", source)
+            weights[group] = {"student": load_clip(source, network.student)}
+        else:
+            weights[group] = load_group(source, group, network)
     return _replaced(networks, weights.__getitem__)
+
+
+def group_names(path: str | pathlib.Path) -> set[str]:
+    """Return which groups a file of published weights holds; errors as in `load`."""
+    description, _ = load(path, ())
+    return set(description["parts"])
 
 
 def load_group(path: str | pathlib.Path, group: str, network: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints.published import check_group, load_frozen
 from tpgdiff_jax.checkpoints.shapes import abstract_params
-from tpgdiff_jax.checkpoints.step_folder import STATE
+from tpgdiff_jax.checkpoints.step_folder import DATA, STATE, DamagedStepError, read_json
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.models import tpgdiff
 
@@ -30,7 +31,8 @@ def load_run(folder: str | pathlib.Path) -> tuple[tpgdiff.TPGDiff, dict[str, Any
       (the system, its variables {"params", "frozen"} as numpy arrays, the run's configuration).
 
     Raises:
-      ValueError: the folder is no run's, has no sound checkpoint, or does not fit this version.
+      ValueError: the folder is no run's, has no sound checkpoint, does not fit this version, or
+        its frozen networks' files are not those it learned beside.
     """
     folder = pathlib.Path(folder)
     if not (folder / "config.json").is_file() and (folder / "diffusion").is_dir():
@@ -39,12 +41,13 @@ def load_run(folder: str | pathlib.Path) -> tuple[tpgdiff.TPGDiff, dict[str, Any
     model = tpgdiff.build(config)
     trained = {"unet": model.unet, "structure": model.structure, "encoder": model.encoder}
     trained = {name: module for name, module in trained.items() if module is not None}
-    params = _newest_average(folder, config)
+    params, data = _newest_average(folder, config)
     for group, module in trained.items():
         check_group(folder, group, params.get(group), abstract_params(module))
     frozen = {}
     if tpgdiff.frozen_networks(model):
-        frozen = load_frozen(config.priors.weights, model, _stage_one(config))
+        frozen = load_frozen(config.priors.weights, model, _stage_one(folder, config))
+    check_frozen(data, fingerprint_of(frozen))
     return model, {"params": {name: params[name] for name in trained}, "frozen": frozen}, config
 
 
@@ -65,22 +68,43 @@ def _run_config(folder: pathlib.Path) -> ConfigDict:
     return config
 
 
-def _stage_one(config: ConfigDict) -> str | pathlib.Path:
+def _stage_one(folder: pathlib.Path, config: ConfigDict) -> str | pathlib.Path:
     """Return the file with stage one's weights; "" where they are in `priors.weights`."""
     path = config.priors.stage_one
+    # An experiment of both stages may have been moved or copied since.
+    sibling = folder.parent / "priors" / "weights.safetensors"
+    is_both = folder.name == "diffusion" and pathlib.Path(path).name == "priors"
+    if is_both and sibling.is_file():
+        return sibling
     is_folder = path and pathlib.Path(path).is_dir()
     return pathlib.Path(path) / "weights.safetensors" if is_folder else path
 
 
-def _newest_average(folder: pathlib.Path, config: ConfigDict) -> Any:
-    """Read the averaged parameters (`TrainState.ema`) of the newest step that is sound."""
+def check_frozen(data: Mapping[str, Any], now: str) -> None:
+    """Raise ValueError unless a checkpoint learned beside the frozen networks at hand.
+
+    Args:
+      data: what the checkpoint tells of its data.
+      now: fingerprint of the frozen networks' weights.
+    """
+    if data.get("frozen") != now:
+        raise ValueError(
+            "The frozen networks' weights are not those the run was started with; name the same "
+            "files (config.priors.weights, config.priors.stage_one), or start a new run in another "
+            "--workdir."
+        )
+
+
+def _newest_average(folder: pathlib.Path, config: ConfigDict) -> tuple[Any, dict[str, Any]]:
+    """Read averaged parameters of the newest step that is sound, and its place in the data."""
     root = folder / "checkpoints"
     steps = sorted((int(path.name) for path in root.glob("*") if path.name.isdigit()), reverse=True)
     for step in steps:
         state = root.absolute() / str(step) / STATE
         try:
-            return _read_average(epath.Path(state), config)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            data = read_json(epath.Path(state.parent), DATA)
+            return _read_average(epath.Path(state), config), data
+        except (DamagedStepError, OSError, ValueError, KeyError, TypeError) as error:
             text = " ".join(str(error).split())
             logging.warning("%s cannot be read (%s); an older step is tried.", state, text)
     raise ValueError(f"{folder} holds no complete checkpoint that can be read; train longer.")

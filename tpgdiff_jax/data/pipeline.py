@@ -7,6 +7,7 @@ position it had reached, on whatever machines it continues.
 
 import dataclasses
 import hashlib
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -258,9 +259,19 @@ def training_batches(
     batches = batches.to_iter_dataset(options)
     if workers:
         batches = batches.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
+            worker_init_fn=_outlive_sigterm,
         )
     return batches
+
+
+def _outlive_sigterm(index: int, count: int) -> None:
+    """Let a worker go on for a minute after SIGTERM.
+
+    Job managers send it to all processes of a run; the main one still needs its next batch then, to
+    finish the step after which it saves.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
 
 
 def _places(sources, weights, seed) -> grain.MapDataset:

@@ -24,17 +24,31 @@ def batch_sharding(mesh: Mesh, ndim: int, *, split_rows: bool = True) -> NamedSh
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp"), *rows))
 
 
-def check_batch(mesh: Mesh, batch_size: int, height: int) -> None:
-    """Raise ValueError unless batch and rows divide over the mesh; shows the arithmetic."""
+def check_batch(
+    mesh: Mesh, batch_size: int, height: int, *, accumulate: int = 1, prefix: str = ""
+) -> None:
+    """Raise ValueError unless batch and rows divide over the mesh; shows the arithmetic.
+
+    Args:
+      mesh: the mesh.
+      batch_size: examples of a step.
+      height: rows of an image that lie over `spatial`.
+      accumulate: parts of a batch that are computed one after the other.
+      prefix: of the configuration's keys that are named.
+    """
     examples = _parts(mesh)
-    for key, value, parts, axes in (
-        ("data.batch_size", batch_size, examples, f"data x fsdp = {_product(mesh)}"),
-        ("data.crop_size", height, mesh.shape["spatial"], "spatial"),
-    ):
-        if value % parts:
-            raise ValueError(
-                f"config.{key}={value} is no multiple of the mesh's {axes} = {parts} devices."
-            )
+    product = f"the mesh's data x fsdp = {_product(mesh)} = {examples} devices"
+    if batch_size % (examples * accumulate):
+        times = f"{prefix}optim.accumulate={accumulate} times " if accumulate > 1 else ""
+        raise ValueError(
+            f"config.{prefix}data.batch_size={batch_size} is no multiple of {times}{product}."
+        )
+    spatial = mesh.shape["spatial"]
+    if height % spatial:
+        raise ValueError(
+            f"config.{prefix}data.crop_size={height} is no multiple of the mesh's spatial = "
+            f"{spatial} devices."
+        )
     process_share(mesh)
 
 

@@ -1,6 +1,5 @@
 """From a configuration to arrays on the mesh: devices, first state, frozen weights, old runs."""
 
-import hashlib
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints.manager import RunCheckpoints, abstract
+from tpgdiff_jax.checkpoints.run import check_frozen, fingerprint_of
 from tpgdiff_jax.distributed import sharding
 from tpgdiff_jax.models.tpgdiff import row_shrinking
 from tpgdiff_jax.training.stages import Stage
@@ -28,12 +28,12 @@ def make_checked_mesh(config: ConfigDict) -> Mesh:
       ValueError: they do not; shows the arithmetic.
     """
     mesh = sharding.make_mesh(config.mesh)
-    part = config.data.batch_size // config.optim.accumulate
+    batch, parts = config.data.batch_size, {"accumulate": config.optim.accumulate}
     if splits_rows(config):
-        sharding.check_batch(mesh, part, config.data.crop_size)
+        sharding.check_batch(mesh, batch, config.data.crop_size, **parts)
         sharding.check_rows(mesh, row_shrinking(config))
     else:
-        sharding.check_batch(mesh, part, mesh.shape["spatial"])
+        sharding.check_batch(mesh, batch, mesh.shape["spatial"], **parts, prefix="stage_one.")
     return mesh
 
 
@@ -119,15 +119,6 @@ def place_frozen(stage: Stage, mesh: Mesh) -> Any:
     return jax.tree.map(place, weights, shardings)["frozen"]
 
 
-def digest(weights: Any) -> str:
-    """Return the SHA-256 of names and values of weights, nested dict of numpy arrays."""
-    found = hashlib.sha256()
-    for path, value in sorted(flatten_dict(weights).items()):
-        found.update("/".join(path).encode())
-        found.update(np.ascontiguousarray(value).tobytes())
-    return found.hexdigest()
-
-
 def open_checkpoints(
     config: ConfigDict, workdir: pathlib.Path, metadata: Mapping[str, Any] | None = None
 ) -> RunCheckpoints:
@@ -150,7 +141,8 @@ def load_state(stage: Stage, workdir: pathlib.Path, mesh: Mesh, which: str = "la
       which: `last`, or `best`: the one that scored highest when it was validated.
 
     Raises:
-      ValueError: the folder holds no such checkpoint.
+      ValueError: the folder holds no such checkpoint, or it learned beside other frozen weights
+        than the stage's.
       CheckpointError: it is damaged.
     """
     _, shapes, shardings = plan_state(stage, mesh)
@@ -160,10 +152,14 @@ def load_state(stage: Stage, workdir: pathlib.Path, mesh: Mesh, which: str = "la
             if step is None:
                 raise ValueError(
                     f"--workdir={workdir} holds no validated checkpoint; train with "
-                    "--config.eval.every_steps, or use the last one (config.eval.which='last')."
+                    "--config.eval.every_steps and --config.data.eval_folder, or use the last one "
+                    "(config.eval.which='last')."
                 )
-            return checkpoints.restore_state(step, abstract(shapes, shardings))
-        found = checkpoints.restore_latest(abstract(shapes, shardings))
-        if found is None:
-            raise ValueError(f"--workdir={workdir} holds no complete checkpoint; train first.")
-        return found[1]
+            state, data = checkpoints.restore(step, abstract(shapes, shardings))
+        else:
+            found = checkpoints.restore_latest(abstract(shapes, shardings))
+            if found is None:
+                raise ValueError(f"--workdir={workdir} holds no complete checkpoint; train first.")
+            _, state, data = found
+        check_frozen(data, fingerprint_of(stage.frozen))
+        return state

@@ -72,7 +72,10 @@ def _diffusion_stage(config: ConfigDict) -> Stage:
 
     sde = IRSDE(**config.diffusion)
     loss_fn = functools.partial(diffusion_step.loss_fn, model=model, sde=sde, config=config)
-    start = published.load_trained(config.init_from, model) if config.init_from else {}
+    start = {}
+    if config.init_from:
+        check_start(config, pathlib.Path(config.init_from))
+        start = published.load_trained(config.init_from, model)
     return Stage(config, init, loss_fn, read_frozen(config), start)
 
 
@@ -112,16 +115,42 @@ def stage_one_weights(text: str) -> pathlib.Path:
     return path
 
 
+def check_structure_weights(config: ConfigDict) -> None:
+    """Raise ValueError unless `priors.weights` holds what the structural prior needs of it.
+
+    For an experiment of both stages: the rest of what stage two needs comes from the first.
+    """
+    networks = tpgdiff.frozen_networks(tpgdiff.build(config)).get("structure", {})
+    for group, network in networks.items():
+        published.load_group(config.priors.weights, group, network)
+
+
 def check_stage_one(config: ConfigDict, path: pathlib.Path) -> None:
     """Raise ValueError unless stage one learned what stage two is told; names the field."""
-    then = published.described_config(published.load(path, ())[0])
     fields = [f"priors.clip.{name}" for name in config.priors.clip]
-    for field in (*fields, "priors.classification", "data.degradations"):
+    if config.model.use_degradation:  # else no classifier is used
+        fields += ["priors.classification", "data.degradations"]
+    _check_fields(config, path, fields, "stage one, whose", "train stage one again")
+
+
+def check_start(config: ConfigDict, path: pathlib.Path) -> None:
+    """Raise ValueError unless published weights mean what a run that starts from them expects."""
+    fields = ["model.prediction", *(f"diffusion.{name}" for name in config.diffusion)]
+    if config.priors.encoder == "compact" and config.model.use_degradation:
+        fields += ["priors.classification", "data.degradations"]
+    _check_fields(config, path, fields, "config.init_from, whose", "start from nothing")
+
+
+def _check_fields(
+    config: ConfigDict, path: pathlib.Path, fields: list[str], whose: str, instead: str
+) -> None:
+    then = published.described_config(published.load(path, ())[0])
+    for field in fields:
         was, now = (_plain(source, field) for source in (then, config))
         if was != now:
             raise ValueError(
-                f"config.{field}={now!r} does not fit stage one, whose weights {path} were trained "
-                f"with {was!r}; use the same value, or train stage one again."
+                f"config.{field}={now!r} does not fit {whose} weights {path} were trained "
+                f"with {was!r}; use the same value, or {instead}."
             )
 
 

@@ -213,4 +213,4 @@ def update_ema(ema: Any, params: Any, step: jax.Array, **timing: Any) -> Any:
     """Return the average after step number `step` (counted from 0); see `ema_decay`."""
     moves, kept = ema_decay(step, **timing)
     kept = jnp.where(moves, kept, 1.0)
-    return jax.tree.map(lambda a, p: kept * a + (1 - kept) * p, ema, params)
+    return jax.tree.map(lambda a, p: (kept * a + (1 - kept) * p).astype(a.dtype), ema, params)

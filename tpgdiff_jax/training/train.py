@@ -18,7 +18,9 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from tpgdiff_jax.checkpoints.keeping import TEST
 from tpgdiff_jax.checkpoints.manager import RunCheckpoints, abstract
+from tpgdiff_jax.checkpoints.run import check_frozen, fingerprint_of
 from tpgdiff_jax.data.degradations.mix import Mixture
 from tpgdiff_jax.data.pipeline import training_batches
 from tpgdiff_jax.data.training_data import TrainingData
@@ -32,10 +34,11 @@ from tpgdiff_jax.training.speed import StepClock, step_flops
 from tpgdiff_jax.training.stages import Stage
 from tpgdiff_jax.training.state import TrainState, averaged, learning_rate_schedule, make_optimizer
 from tpgdiff_jax.training.step import jit_train_step
-from tpgdiff_jax.training.trouble import RunStoppedError, StepRecord, Watch
-from tpgdiff_jax.training.workdir import write_config
+from tpgdiff_jax.training.trouble import RunStoppedError, StepRecord, Watch, recipes_of
+from tpgdiff_jax.training.workdir import only_run, write_config
 
-# Averaged weights on the mesh -> (scores by name, a picture uint8 [H, W, 3] or None).
+# Averaged weights on the mesh -> (scores by name, a picture uint8 [H, W, 3] or None).  The score
+# `keeping.TEST` is a number that stands for what was scored, and how.
 Validate = Callable[[Any], tuple[dict[str, float], np.ndarray | None]]
 
 
@@ -45,11 +48,13 @@ class Outcome:
 
     Attributes:
       state: after the last step taken.
-      is_finished: False where the machine asked for an end before `optim.steps`.
+      is_finished: whether `optim.steps` were taken.
+      is_preempted: whether the machine has asked for an end.
     """
 
     state: TrainState
     is_finished: bool
+    is_preempted: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +100,14 @@ def train(
 
     Raises:
       RunStoppedError: steps that are not finite, other images or frozen weights than the run was
-        started with, or too many bad files.
+        started with, too many bad files, or another program that is training in `workdir`.
       CheckpointError: a checkpoint could not be written, or all of them are damaged.
     """
+    with only_run(workdir):
+        return _train(stage, workdir, data, mesh, frozen, validate)
+
+
+def _train(stage, workdir, data, mesh, frozen, validate) -> Outcome:
     config = stage.config
     write_config(config, workdir)
     started = record_start(workdir)
@@ -105,7 +115,7 @@ def train(
     metadata = {"config": json.loads(config.to_json()), "start": started}
     with setup.open_checkpoints(config, workdir, metadata) as checkpoints:
         data = dataclasses.replace(
-            data, fingerprint=data.fingerprint | {"frozen": setup.digest(stage.frozen)}
+            data, fingerprint=data.fingerprint | {"frozen": fingerprint_of(stage.frozen)}
         )
         found = checkpoints.restore_latest(abstract(shapes, shardings))
         if found is None:
@@ -123,6 +133,8 @@ def train(
         report = RunReport(workdir, start=start, total=config.optim.steps, is_writer=is_writer)
         batches = iter(_batches(config, data, mesh, first_batch=start))
         with contextlib.closing(batches), contextlib.closing(report):
+            for step, problem in checkpoints.damaged.items():
+                report.event(f"{problem} Step {step} is skipped in favour of an older one.")
             run = _Run(stage, workdir, data, mesh, frozen, shardings, checkpoints, report, validate)
             outcome = _loop(run, state, start, batches)
     logging.info("Training data: %s.", data.summary())
@@ -173,12 +185,10 @@ def mixture_of(config: ConfigDict) -> Mixture:
 def _check_place(place: dict[str, Any], step: int, data: TrainingData) -> None:
     """Raise unless a checkpoint's place in the data is one in these data."""
     now = {"batches": step, **data.fingerprint}
-    if place.get("frozen") != now["frozen"]:
-        raise RunStoppedError(
-            "The frozen networks' weights are not those the run was started with; name the same "
-            "files (config.priors.weights, config.priors.stage_one), or start a new run in another "
-            "--workdir."
-        )
+    try:
+        check_frozen(place, now["frozen"])
+    except ValueError as error:
+        raise RunStoppedError(str(error)) from error
     if place != now:
         raise RunStoppedError(
             f"The training images are not those the run was started with: {place.get('images')} "
@@ -190,8 +200,8 @@ def _check_place(place: dict[str, Any], step: int, data: TrainingData) -> None:
 def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterator) -> Outcome:
     config, total = run.config, run.config.optim.steps
     step_fn, key, split_rows = _step_program(run), _base_key(run), setup.splits_rows(config)
-    clock, watch = StepClock(), Watch(config, run.workdir)
-    run.checkpoints.reached_preemption(start)
+    clock, watch = StepClock(), Watch(config, run.workdir, run.report.event)
+    run.checkpoints.reached_preemption()
     if start == 0 and run.validate is not None and config.eval.every_steps:
         _validate(run, 0, state)  # what the training is compared with
     with TraceWindow(run.workdir, *(config.profile_steps or (None, None))) as trace:
@@ -206,13 +216,14 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
                 with clock.waiting_for_devices():
                     state, metrics = step_fn(state, run.frozen, batch, key)
                 traced.result = metrics
-            watch.add(StepRecord(step, metrics, example))
+            watch.add(StepRecord(step, metrics, recipes_of(example)))
             run.report.advance()
-            is_preempted = run.checkpoints.reached_preemption(step)
+            is_preempted = run.checkpoints.reached_preemption()
             is_last = step == total or is_preempted
             is_save = is_last or step % config.checkpoint.every_steps == 0
             every = config.eval.every_steps
             is_validation = run.validate is not None and bool(every) and step % every == 0
+            is_validation &= not is_preempted  # machines that are taken away do not wait for it
             if is_save or is_validation or step % config.log.every_steps == 0:
                 _report(run, step, watch, clock)
             scores = None
@@ -230,8 +241,9 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
                     f"Asked to end (SIGTERM): saved at step {step} of {total}; the same command "
                     "continues there."
                 )
-                return Outcome(state, is_finished=False)
-    return Outcome(state, is_finished=True)
+                return Outcome(state, is_finished=False, is_preempted=True)
+        is_preempted = run.checkpoints.reached_preemption()
+    return Outcome(state, is_finished=True, is_preempted=is_preempted)
 
 
 def _step_program(run: _Run) -> Any:
@@ -274,7 +286,8 @@ def _report(run: _Run, step: int, watch: Watch, clock: StepClock) -> None:
 
 def _validate(run: _Run, step: int, state: TrainState) -> dict[str, float]:
     scores, picture = run.validate(averaged(state, run.config))
-    run.report.write(step, {f"validation/{name}": value for name, value in scores.items()})
+    shown = {f"validation/{name}": value for name, value in scores.items() if name != TEST}
+    run.report.write(step, shown)
     if picture is not None:
         run.report.picture("validation", picture, step)
     return scores

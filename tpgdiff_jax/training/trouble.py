@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -28,28 +29,29 @@ class StepRecord:
     Attributes:
       step: its number.
       metrics: on the devices, perhaps still being computed.
-      example: this process's part of the batch, on the host, with its recipes.
+      recipes: how this process's part of the batch was made, see `recipes_of`.
     """
 
     step: int
     metrics: dict[str, jax.Array]
-    example: dict[str, np.ndarray]
+    recipes: dict[str, np.ndarray]
 
     def described(self, config: ConfigDict) -> dict[str, Any]:
         """Return what somebody needs to look into this step, as plain JSON data."""
-        recipes = {
-            name: np.asarray(self.example[name]).tolist()
-            for name in ("label", "severity", "recipe_seed")
-            if name in self.example
-        }
         return {
             "step": self.step,
             "seed": config.seed,
             "metrics": {name: repr(float(value)) for name, value in self.metrics.items()},
             "degradations": list(config.data.degradations),
             "process": jax.process_index(),
-            "batch": recipes,
+            "batch": {name: values.tolist() for name, values in self.recipes.items()},
         }
+
+
+def recipes_of(example: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return what made a batch, without its images: many steps may wait to be read."""
+    names = ("label", "severity", "recipe_seed")
+    return {name: np.array(example[name]) for name in names if name in example}
 
 
 class Watch:
@@ -59,14 +61,20 @@ class Watch:
     changed nothing (see `step.train_step`) and more than `optim.max_skipped` in a row end it.
     """
 
-    def __init__(self, config: ConfigDict, workdir: pathlib.Path):
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: pathlib.Path,
+        tell: Callable[[str], None] = logging.warning,
+    ):
         """Start with nothing pending.
 
         Args:
           config: a whole configuration; reads `optim`, `seed`, `data`.
           workdir: where bad steps are written down, `bad_step_NUMBER.json`.
+          tell: called with a sentence about each step that is skipped.
         """
-        self._config, self._workdir = config, workdir
+        self._config, self._workdir, self._tell = config, workdir, tell
         self._records: list[StepRecord] = []
         self._in_a_row = 0
 
@@ -109,7 +117,7 @@ class Watch:
         what = f"Step {record.step}: loss {row['loss']}, gradient norm {row['gradient_norm']}"
         if self._config.optim.non_finite == "skip":
             if self._in_a_row <= self._config.optim.max_skipped:
-                logging.warning("%s. It is skipped; its batch is described in %s.", what, path)
+                self._tell(f"{what}. It is skipped; its batch is described in {path}.")
                 return
             what += f", bad step number {self._in_a_row} in a row"
         raise NonFiniteError(

@@ -1,13 +1,18 @@
 """A run's folder: made once, recognised afterwards, never shared by two configurations."""
 
+import contextlib
+import fcntl
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
 
 import jax
+from absl import logging
 from ml_collections import ConfigDict
 
 from tpgdiff_jax import config as configuration
+from tpgdiff_jax.training.trouble import RunStoppedError
 
 
 def prepare_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -42,6 +47,30 @@ def prepare_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
             f"--workdir={workdir} holds files but no run (no config.json): "
             f"{', '.join(strangers[:5])}. Choose an empty or a new folder."
         )
+
+
+@contextlib.contextmanager
+def only_run(workdir: pathlib.Path) -> Iterator[None]:
+    """Hold a run's folder for this program alone while it trains; the first process does for all.
+
+    Raises:
+      RunStoppedError: another program is training in it.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunStoppedError(
+                f"--workdir={workdir}: another program is training in this folder; wait for it, or "
+                "end it (SIGTERM saves first)."
+            ) from error
+        except OSError as error:
+            text = "--workdir=%s cannot be locked (%s): do not start a run in it twice at once."
+            logging.warning(text, workdir, error.strerror)
+        yield
 
 
 def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:

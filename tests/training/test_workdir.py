@@ -1,0 +1,34 @@
+"""A run's folder belongs to one configuration, and to one program at a time."""
+
+import pytest
+
+from tpgdiff_jax.config import base_config
+from tpgdiff_jax.training.trouble import RunStoppedError
+from tpgdiff_jax.training.workdir import only_run, prepare_workdir, write_config
+
+
+def test_two_programs_do_not_train_in_one_folder(tmp_path):
+    with (
+        only_run(tmp_path),
+        pytest.raises(RunStoppedError, match="another program is training"),
+        only_run(tmp_path),
+    ):
+        pass
+    with only_run(tmp_path):  # free again
+        pass
+
+
+def test_a_folder_is_recognised_and_strangers_files_are_left_alone(tmp_path):
+    config = base_config()
+    folder = tmp_path / "run"
+    prepare_workdir(config, folder)
+    write_config(config, folder)
+    with only_run(folder):
+        prepare_workdir(config, folder)
+    other = base_config()
+    other.optim.learning_rate = 1.0
+    with pytest.raises(ValueError, match=r"optim\.learning_rate: 0\.0002 -> 1\.0"):
+        prepare_workdir(other, folder)
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds files but no run.*run, thesis\.txt"):
+        prepare_workdir(config, tmp_path)
