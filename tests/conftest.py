@@ -4,6 +4,7 @@ Tests run on the CPU, split into eight devices, so that sharded programs can be 
 """
 
 import functools
+import gc
 import os
 import pathlib
 import runpy
@@ -38,6 +39,15 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Free compiled programs, which few modules share: a process would grow to 9 GB else."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 GOLDEN_SEED = 7

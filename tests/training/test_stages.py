@@ -122,7 +122,9 @@ def test_fine_tuning_refuses_weights_that_mean_something_else(config, stage_one)
     config.priors.stage_one = str(stage_one[0])
     config.init_from = str(stage_one[0] / "weights.safetensors")
     config.model.prediction = "noise"
-    with pytest.raises(ValueError, match=r"config\.model\.prediction='noise' does not fit .*init_from"):
+    with pytest.raises(
+        ValueError, match=r"config\.model\.prediction='noise' does not fit .*init_from"
+    ):
         build_stage(config)
 
 
