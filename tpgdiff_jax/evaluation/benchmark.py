@@ -23,6 +23,7 @@ from tpgdiff_jax.evaluation.pictures import Picture, chosen_pictures
 from tpgdiff_jax.evaluation.protocols import centre_cropped
 from tpgdiff_jax.evaluation.rows import Row, read_rows
 from tpgdiff_jax.evaluation.settings import Settings, Variant
+from tpgdiff_jax.evaluation.stamps import read_stamps
 from tpgdiff_jax.evaluation.summary import add_set_scores, summarise
 from tpgdiff_jax.evaluation.tables import markdown
 from tpgdiff_jax.evaluation.test_sets import Item, OpenSet
@@ -91,8 +92,11 @@ def claim(folder: pathlib.Path, identity: Mapping[str, Any], sets: Sequence[Open
 
 
 def _plain_spec(opened: OpenSet) -> dict[str, Any]:
-    names = ("folder", "layout", "sigma", "recipe", "seed_rule", "protocol", "degradation")
-    return {name: getattr(opened.spec, name) for name in names}
+    """Return what decides which files a set's scores belong to, and how they come about."""
+    where = ("folder", "layout", "lq", "gt", "gt_rename")
+    how = ("sigma", "recipe", "seed_rule", "protocol", "degradation")
+    fields = {name: getattr(opened.spec, name) for name in (*where, *how)}
+    return json.loads(json.dumps(fields))  # as it will be read again: tuples become lists
 
 
 def run_benchmark(
@@ -138,8 +142,7 @@ def run_benchmark(
         multihost_utils.sync_global_devices("benchmark")
     if jax.process_index() != 0:
         return None
-    wanted = {task.key for task in tasks}
-    rows = [row for key, row in read_rows(folder / ROWS).items() if key in wanted]
+    rows = _current_rows(folder, tasks, found)
     facts = of | settings.identity() | _circumstances(mesh, title, settings)
     summary = summarise(rows, sets, absent, variants, settings, facts)
 
@@ -155,6 +158,21 @@ def run_benchmark(
     pictures = chosen_pictures(rows, sets, variants[0].name, restored, settings.seed)
     write_reports(folder, summary, rows, pictures)
     return summary
+
+
+def _current_rows(
+    folder: pathlib.Path, tasks: Sequence[Task], found: Predictions | None
+) -> list[Row]:
+    """Read the tasks' lines, those of the files as they are now; say where there is none."""
+    keys = [task.key for task in tasks]
+    rows = read_rows(folder / ROWS, dict(zip(keys, read_stamps(tasks, found), strict=True)))
+    for key in keys:
+        if key not in rows:
+            names = dict(zip(("variant", "set", "image"), key, strict=True))
+            why = "its files changed while the job ran; the same command scores it again"
+            logging.warning("%s, %s: %s", key[1], key[2], why)
+            rows[key] = names | {"error": why}
+    return [rows[key] for key in sorted(rows)]
 
 
 def _circumstances(mesh: Mesh, title: str, settings: Settings) -> dict[str, Any]:

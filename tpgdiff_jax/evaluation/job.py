@@ -20,8 +20,9 @@ from ml_collections import ConfigDict
 from tpgdiff_jax.data.images import write_image
 from tpgdiff_jax.evaluation import perceptual, program
 from tpgdiff_jax.evaluation.protocols import PROTOCOLS, SCORES
-from tpgdiff_jax.evaluation.rows import Row, RowLog, number, read_rows
+from tpgdiff_jax.evaluation.rows import Key, Row, RowLog, Stamp, number, read_rows
 from tpgdiff_jax.evaluation.settings import Settings, Variant
+from tpgdiff_jax.evaluation.stamps import agreed_stamps, read_stamps
 from tpgdiff_jax.evaluation.work import Batch, Loaded, Predictions, Task, batches, read_ahead
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.priors.degradation import class_probabilities
@@ -73,6 +74,7 @@ class Job:
         self._metrics = tuple(name for name in names if name not in missing)
         self._networks = program.replicate(networks, mesh)
         self._programs: dict[Any, Callable] = {}
+        self._stamps: dict[Key, Stamp] = {}
         self._local = len(mesh.local_devices)
 
     def run(self, tasks: Sequence[Task]) -> int:
@@ -84,7 +86,10 @@ class Job:
         Returns:
           how many images this process scored (or found to be bad) now.
         """
-        done = _agreed(list(read_rows(self._folder / ROWS).values()), tasks)
+        _check_same(tasks)
+        stamps = agreed_stamps(read_stamps(tasks, self._predictions))
+        self._stamps = {task.key: stamp for task, stamp in zip(tasks, stamps, strict=True)}
+        done = _agreed(self._done(tasks))
         waiting = [task for task, is_done in zip(tasks, done, strict=True) if not is_done]
         planned = batches(
             waiting,
@@ -109,6 +114,21 @@ class Job:
             _settle(writing, log)
         log.close()
         return count
+
+    def _done(self, tasks: Sequence[Task]) -> np.ndarray:
+        """Return which tasks have a score of the files that are there now."""
+        good, still = (
+            {
+                key
+                for key, row in read_rows(self._folder / ROWS, stamps).items()
+                if "error" not in row
+            }
+            for stamps in (None, self._stamps)
+        )
+        keys = [task.key for task in tasks]
+        if changed := sum(key in good and key not in still for key in keys):
+            logging.info("%d scores are made again: their files have changed.", changed)
+        return np.array([key in still for key in keys], bool)
 
     def _work(self, batch: Batch, loaded: Loaded) -> list[tuple[Row, np.ndarray | None]]:
         """Restore and score a batch; a line for each of its images, and the image."""
@@ -187,11 +207,12 @@ class Job:
     def _line(self, task: Task, numbers: dict, error: str | None) -> tuple[Row, Any]:
         item, variant = task.item, task.variant
         line = {"variant": variant.name, "set": item.spec.name, "image": item.name}
+        files = {"files": self._stamps[task.key]}
         if error is None and not numbers["finite"]:
             error = "the output holds NaN or infinite values"
         if error is not None:
             logging.warning("%s, %s: %s", item.spec.name, item.name, error)
-            return line | {"error": error}, None
+            return line | {"error": error} | files, None
         height, width = item.size
         line |= {"height": height, "width": width, "protocol": item.spec.protocol}
         if item.gt is not None:
@@ -205,7 +226,7 @@ class Job:
             if "logits" in numbers:
                 line |= self._predicted(numbers["logits"])
         line |= {"recipe": item.recipe(self._settings.seed), "truth": item.spec.degradation}
-        return line, numbers["image"][:height, :width]
+        return line | files, numbers["image"][:height, :width]
 
     def _predicted(self, logits: np.ndarray) -> Row:
         config = self._system.config
@@ -235,16 +256,19 @@ def _settle(writing: list[tuple[Row, Future | None]], log: RowLog) -> None:
     writing.clear()
 
 
-def _agreed(rows: Sequence[Row], tasks: Sequence[Task]) -> np.ndarray:
+def _check_same(tasks: Sequence[Task]) -> None:
+    """Make sure that all processes have the same tasks."""
+    if jax.process_count() > 1:
+        multihost_utils.assert_equal(
+            np.frombuffer(_digest(tasks), np.uint8),
+            "The processes see different test sets; all need the same folders.",
+        )
+
+
+def _agreed(done: np.ndarray) -> np.ndarray:
     """Return which tasks are done, as process 0 sees it; files may reach others later."""
-    finished = {(row["variant"], row["set"], row["image"]) for row in rows if "error" not in row}
-    done = np.array([task.key in finished for task in tasks], bool)
     if jax.process_count() == 1:
         return done
-    multihost_utils.assert_equal(
-        np.frombuffer(_digest(tasks), np.uint8),
-        "The processes see different test sets; all need the same folders.",
-    )
     return np.asarray(multihost_utils.broadcast_one_to_all(done)).astype(bool)
 
 

@@ -1,7 +1,8 @@
 """One line per image: written as a job goes, read again when it goes on.
 
 Every process appends to a file of its own.  A line cut off by a kill is ignored, and its image
-made again; where an image has several lines, the last that is no error counts.
+made again; so is a line of files that have changed since.  Where an image has several lines, the
+last that is no error counts.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any
 
 Row = dict[str, Any]
 Key = tuple[str, str, str]
+Stamp = dict[str, list[int]]  # side of an image -> [bytes, nanoseconds of its last change]
 _DIGITS = 6  # of a score in a file: more than float32 holds of a PSNR
 
 
@@ -53,8 +55,13 @@ class RowLog:
         self._file.close()
 
 
-def read_rows(folder: pathlib.Path) -> dict[Key, Row]:
-    """Read the lines of all processes, sorted by variant, set and image."""
+def read_rows(folder: pathlib.Path, stamps: Mapping[Key, Stamp] | None = None) -> dict[Key, Row]:
+    """Read the lines of all processes, sorted by variant, set and image.
+
+    Args:
+      folder: of the lines.
+      stamps: of the files as they are now; lines of other files, or of other images, are left out.
+    """
     rows: dict[Key, Row] = {}
     for path in sorted(folder.glob("process_*.jsonl")):
         for line in path.read_text().splitlines():
@@ -62,6 +69,9 @@ def read_rows(folder: pathlib.Path) -> dict[Key, Row]:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if "error" not in row or key_of(row) not in rows:
-                rows[key_of(row)] = row
+            key = key_of(row)
+            if stamps is not None and (key not in stamps or row.get("files") != stamps[key]):
+                continue
+            if "error" not in row or key not in rows:
+                rows[key] = row
     return dict(sorted(rows.items()))

@@ -177,13 +177,15 @@ class Predictions:
         """
         if not folder.is_dir():
             raise ValueError(f"--predictions={folder} is no folder.")
-        self._files: dict[str, dict[str, pathlib.Path]] = {}
+        self._files: dict[str, dict[str, list[pathlib.Path]]] = {}  # set -> stem -> files
         for name in sets:
             base = folder / name
             if not base.is_dir() and len(sets) == 1:
                 base = folder
             if base.is_dir():
-                self._files[name] = {file: base / file for file in image_names(base)}
+                stems = self._files[name] = {}
+                for file in image_names(base):
+                    stems.setdefault(_stem(file), []).append(base / file)
         if not any(self._files.values()):
             raise ValueError(
                 f"--predictions={folder} holds no images; expected sub-folders {', '.join(sets)}."
@@ -195,14 +197,18 @@ class Predictions:
         Raises:
           ValueError: there is none, or it is ambiguous.
         """
-        files = self._files.get(item.spec.name, {})
-        stem = str(pathlib.PurePath(item.name).with_suffix(""))
-        same = [file for file in files if str(pathlib.PurePath(file).with_suffix("")) == stem]
+        same = self._of(item)
         if not same:
             raise ValueError(f"no prediction for {item.name}")
         if len(same) > 1:
-            raise ValueError(f"ambiguous predictions for {item.name}: {' and '.join(same)}")
-        return files[same[0]]
+            names = " and ".join(path.name for path in same)
+            raise ValueError(f"ambiguous predictions for {item.name}: {names}")
+        return same[0]
+
+    def find(self, item: Item) -> pathlib.Path | None:
+        """Return the file that belongs to an image; None where there is none, or several are."""
+        same = self._of(item)
+        return same[0] if len(same) == 1 else None
 
     def load(self, item: Item) -> np.ndarray:
         """Read the output that belongs to an image, cut as the protocol cuts the image.
@@ -221,3 +227,10 @@ class Predictions:
                 f"{item.size[1]}x{item.size[0]}"
             )
         return image
+
+    def _of(self, item: Item) -> list[pathlib.Path]:
+        return self._files.get(item.spec.name, {}).get(_stem(item.name), [])
+
+
+def _stem(name: str) -> str:
+    return str(pathlib.PurePath(name).with_suffix(""))
