@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -19,6 +17,7 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.data.images import write_image
 from tpgdiff_jax.evaluation import perceptual, program
+from tpgdiff_jax.evaluation.progress import Progress
 from tpgdiff_jax.evaluation.protocols import PROTOCOLS, SCORES
 from tpgdiff_jax.evaluation.rows import Key, Row, RowLog, Stamp, number, read_rows
 from tpgdiff_jax.evaluation.settings import Settings, Variant
@@ -102,7 +101,7 @@ class Job:
         if len(waiting) < len(tasks):
             logging.info("%d of %d images are done already.", len(tasks) - len(waiting), len(tasks))
         count, log = 0, RowLog(self._folder / ROWS, jax.process_index())
-        report = _Progress(sum(row is not None for batch in planned for row in batch.rows))
+        report = Progress(sum(row is not None for batch in planned for row in batch.rows))
         writing: list[tuple[Row, Future | None]] = []
         with ThreadPoolExecutor(1) as pool, report:
             for batch, loaded in read_ahead(planned, self._settings.seed, self._predictions):
@@ -274,38 +273,3 @@ def _agreed(done: np.ndarray) -> np.ndarray:
 
 def _digest(tasks: Sequence[Task]) -> bytes:
     return hashlib.sha256(repr([(*task.key, task.item.size) for task in tasks]).encode()).digest()
-
-
-class _Progress:
-    """A bar on a terminal, plain log lines elsewhere; process 0 alone speaks."""
-
-    def __init__(self, total: int):
-        self._quiet = jax.process_index() != 0
-        is_terminal = sys.stderr.isatty()
-        self._bar = tqdm.tqdm(
-            total=total, unit="image", desc="scoring", disable=self._quiet or not is_terminal
-        )
-        self._total, self._count, self._logs = total, 0, not self._quiet and not is_terminal
-        self._started = self._said = time.monotonic()
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._bar.close()
-
-    def advance(self, count: int) -> None:
-        """Count images."""
-        self._bar.update(count)
-        self._count += count
-        now = time.monotonic()
-        if self._logs and (now - self._said > 30 or self._count == self._total):
-            self._said, rate = now, self._count / max(now - self._started, 1e-9)
-            left = tqdm.tqdm.format_interval((self._total - self._count) / max(rate, 1e-9))
-            logging.info(
-                "%d of %d images of this process, %.2f/s, %s left",
-                self._count,
-                self._total,
-                rate,
-                left,
-            )
