@@ -15,7 +15,7 @@ from tpgdiff_jax.evaluation.rows import Stamp
 from tpgdiff_jax.evaluation.test_sets import Item
 from tpgdiff_jax.evaluation.work import Predictions, Task
 
-_SIDES = ("lq", "gt", "prediction")
+_SIDES = ("lq", "gt", "prediction", "noise")
 _THREADS = 8  # on network drives every look at a file waits
 
 
@@ -28,7 +28,8 @@ def read_stamps(tasks: Sequence[Task], predictions: Predictions | None) -> list[
 
     Returns:
       for each task: side -> [bytes, nanoseconds of the last change]; without sides that have no
-      file.
+      file.  Where a set's images share one stream of noise, also noise -> [draws before, 0]: it
+      is another when an image before this one comes or goes.
     """
     # All variants of an image share its files.
     items = {task.key[1:]: task.item for task in tasks}
@@ -64,6 +65,8 @@ def _stamp(item: Item, predictions: Predictions | None) -> Stamp:
     if predictions is not None:
         paths["prediction"] = predictions.find(item)
     seen = {side: path and _size_and_time(path) for side, path in paths.items()}
+    if item.draws_before is not None:
+        seen["noise"] = [item.draws_before, 0]
     return {side: numbers for side, numbers in seen.items() if numbers is not None}
 
 

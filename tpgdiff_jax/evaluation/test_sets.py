@@ -24,7 +24,8 @@ from tpgdiff_jax.evaluation.protocols import (
 LAYOUTS = ("pairs", "clean", "unpaired")
 SEED_RULES = {
     "name": "seed from the job's seed and the image's name",
-    "sequence": "one stream of numpy's RandomState(0), images sorted by name",
+    "sequence": "one stream of numpy's RandomState(0) over sigma 15, then 25, then 50, images "
+    "sorted by name; another sigma starts it anew",
 }
 
 
@@ -111,6 +112,9 @@ class Item:
       name: of the degraded (or clean) image, relative to its folder: its identity.
       lq, gt: files; None where there is none.
       size: (height, width) after the protocol's crop.
+      noise_state: returns the state in which a stream that the set's images share comes to this
+        one; None where the name alone decides the noise.
+      draws_before: numbers the stream has given by then.
     """
 
     spec: SetSpec
@@ -119,6 +123,7 @@ class Item:
     gt: pathlib.Path | None
     size: tuple[int, int]
     noise_state: Callable[[], Any] | None = dataclasses.field(default=None, compare=False)
+    draws_before: int | None = None
 
     @property
     def protocol(self) -> Protocol:
