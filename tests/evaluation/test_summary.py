@@ -4,13 +4,15 @@ import json
 import shutil
 
 import jax
+import numpy as np
 import pytest
 
 from tpgdiff_jax.distributed.sharding import make_mesh
-from tpgdiff_jax.evaluation import optional
+from tpgdiff_jax.evaluation import html, optional
 from tpgdiff_jax.evaluation.benchmark import run_benchmark
+from tpgdiff_jax.evaluation.job import predicted
 from tpgdiff_jax.evaluation.settings import read_settings
-from tpgdiff_jax.evaluation.summary import averages, means
+from tpgdiff_jax.evaluation.summary import averages, confusion, means
 from tpgdiff_jax.evaluation.tables import result_table
 
 MESH = dict.fromkeys(("data", "fsdp", "tensor", "spatial"), 1)
@@ -89,3 +91,38 @@ def test_a_mean_over_some_of_the_images_says_so():
         "LPIPS (Alex)": "0.2500 (1 image)",
     }
     assert averages({"s": found})["all"] == {"sets": ["s"], "psnr": 30.0, "lpips_alex": 0.25}
+
+
+def confusion_page(kind, predictions, truth="haze+rain"):
+    """Return the confusion matrix's part of a report's page."""
+    rows = [{"variant": "v", "truth": truth, "predicted": name} for name in predictions]
+    about = {"title": "S", "protocol_text": "p", "seed_rule": "files as they are"}
+    sets = {"s": about | {key: {} for key in ("remarks", "skipped", "failed")}}
+    job = {"classification": kind, "seed": 1, "title": "", "date": "", "version": "", "devices": ""}
+    summary = {
+        "job": job | {"processes": 1, "weights": "w"},
+        **{"variants": [], "sets": sets, "absent": {}, "results": {}, "averages": {}},
+        **{"confusion": {"v": confusion(rows, "v")}, "not_computed": {}},
+    }
+    return html.page(summary, rows, []).partition("took the images for")[2]
+
+
+def test_mixtures_are_right_where_all_are_named_and_no_others():
+    names = ("haze", "rain", "snow")
+    answers = [(0.9, 0.8, 0.1), (0.9, 0.4, 0.1), (0.9, 0.8, 0.7), (0.1, 0.2, 0.3)]
+    rows = [predicted(np.array(answer), names, "multi") for answer in answers]
+    found = [row["predicted"] for row in rows]
+    assert found == ["haze+rain", "haze", "haze+rain+snow", "nothing"]
+    assert rows[0]["probability"] == pytest.approx(0.9 * 0.8 * 0.9)
+    assert "<td>25 %</td>" in confusion_page("multi", found)
+    assert "<td>25 %</td>" in confusion_page("multi", found, truth="rain + haze")
+    assert "<td>50 %</td>" in confusion_page("multi", ["haze", "haze+rain"], truth="haze")
+
+
+def test_a_classifier_of_one_degradation_is_not_judged_by_mixtures():
+    row = predicted(np.array([0.2, 0.7, 0.1]), ("haze", "rain", "snow"), "single")
+    assert row == {"predicted": "rain", "probability": 0.7}
+    page = confusion_page("single", ["rain", "haze"])
+    assert "<td>-</td>" in page
+    assert "%" not in page.partition("<script>")[0]
+    assert "<td>50 %</td>" in confusion_page("single", ["rain", "haze"], truth="haze")

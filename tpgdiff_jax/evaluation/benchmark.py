@@ -144,6 +144,8 @@ def run_benchmark(
         return None
     rows = _current_rows(folder, tasks, found)
     facts = of | settings.identity() | _circumstances(mesh, title, settings)
+    if system is not None:
+        facts["classification"] = system.config.priors.classification
     summary = summarise(rows, sets, absent, variants, settings, facts)
 
     def path_of(variant: str, item: Item) -> pathlib.Path:

@@ -27,6 +27,7 @@ from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.priors.degradation import class_probabilities
 
 ROWS, IMAGES = "scores", "restored"
+NOTHING = "nothing"  # what a classifier of several degradations at once calls an image of none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,16 +230,35 @@ class Job:
 
     def _predicted(self, logits: np.ndarray) -> Row:
         config = self._system.config
-        probabilities = np.asarray(class_probabilities(logits, config.priors.classification))
-        best = int(probabilities.argmax())
-        names = config.data.degradations
-        return {"predicted": names[best], "probability": number(probabilities[best])}
+        kind, names = config.priors.classification, config.data.degradations
+        return predicted(np.asarray(class_probabilities(logits, kind)), names, kind)
 
     def _keep(self, pool: ThreadPoolExecutor, row: Row, image: np.ndarray | None):
         if image is None or not self._settings.save_images or self._predictions is not None:
             return row, None
         path = image_path(self._folder, row["variant"], row["set"], row["image"])
         return row, pool.submit(write_image, path, image)
+
+
+def predicted(probabilities: np.ndarray, names: Sequence[str], kind: str) -> Row:
+    """Say what a classifier takes an image for.
+
+    Args:
+      probabilities: of the degradations, [K].
+      names: of the degradations.
+      kind: `single`, the likeliest; `multi`, all above one half, joined as in "haze+rain".
+
+    Returns:
+      {"predicted": names, "probability": of just this answer}.
+    """
+    if kind == "multi":
+        found = probabilities > 0.5
+        text = "+".join(name for name, has in zip(names, found, strict=True) if has)
+        # Independent yes-no answers: that all of them are right.
+        chance = np.where(found, probabilities, 1 - probabilities).prod()
+        return {"predicted": text or NOTHING, "probability": number(chance)}
+    best = int(probabilities.argmax())
+    return {"predicted": names[best], "probability": number(probabilities[best])}
 
 
 def _cost(variant: Variant, numbers: dict, seed: int) -> Row:
