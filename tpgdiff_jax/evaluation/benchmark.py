@@ -30,6 +30,8 @@ from tpgdiff_jax.evaluation.test_sets import Item, OpenSet
 from tpgdiff_jax.evaluation.work import Predictions, Task
 
 _IDENTITY = "job.json"
+# A file's name may hold bytes that are no text; reports show these as \udcXX.
+_TEXT = {"encoding": "utf-8", "errors": "backslashreplace"}
 
 
 def open_sets(settings: Settings) -> tuple[list[OpenSet], dict[str, str]]:
@@ -205,7 +207,7 @@ def write_reports(
 def _write_csv(path: pathlib.Path, rows: Sequence[Row]) -> None:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("w", newline="") as file:
+    with temporary.open("w", newline="", **_TEXT) as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for row in rows:
@@ -218,5 +220,5 @@ def _write_csv(path: pathlib.Path, rows: Sequence[Row]) -> None:
 def write_text(path: pathlib.Path, text: str) -> None:
     """Write a file under a temporary name, then rename it."""
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text)
+    temporary.write_text(text, **_TEXT)
     os.replace(temporary, path)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+import os
 import pathlib
 import re
 from typing import Any
@@ -148,7 +149,7 @@ def content_hash(items: list[Item]) -> str:
     """Return the SHA-256 over the files' names and contents: true images, or the only ones."""
     total = hashlib.sha256()
     for path in sorted({item.gt or item.lq for item in items}):
-        total.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+        total.update(os.fsencode(path.name) + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
 
 

@@ -87,7 +87,8 @@ def short_table(summary: Mapping[str, Any]) -> str:
         f"{title}: {line}" for title, many in remarks(summary).items() for line in many[:_SHOWN]
     ]
     text = tabulate.tabulate(table, headers, disable_numparse=True)
-    return "\n".join([text, *([""] if lines else []), *lines])
+    text = "\n".join([text, *([""] if lines else []), *lines])
+    return text.encode("utf-8", "backslashreplace").decode()  # names of files need not be text
 
 
 def _title(key: str) -> str:

@@ -4,6 +4,7 @@ A set that is absent, or of which files are bad, never stops a job: it is listed
 """
 
 import dataclasses
+import os
 import pathlib
 import re
 import zlib
@@ -165,7 +166,7 @@ class Item:
         return recipe
 
     def _recipe_seed(self, seed: int) -> int:
-        return zlib.crc32(f"{seed}/{self.name}".encode()) >> 1
+        return zlib.crc32(os.fsencode(f"{seed}/{self.name}")) >> 1
 
     def _normal(self, seed: int) -> np.ndarray:
         shape = (*self.size, 3)
@@ -173,7 +174,9 @@ class Item:
             stream = np.random.RandomState()
             stream.set_state(self.noise_state())
             return stream.randn(*shape)
-        return np.random.default_rng([seed, zlib.crc32(self.name.encode())]).standard_normal(shape)
+        # The name's bytes on disk, which need not be valid text.
+        own = zlib.crc32(os.fsencode(self.name))
+        return np.random.default_rng([seed, own]).standard_normal(shape)
 
 
 @dataclasses.dataclass

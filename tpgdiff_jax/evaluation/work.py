@@ -5,6 +5,7 @@ same number of programs; what a batch lacks is filled with nothing and masked.
 """
 
 import dataclasses
+import os
 import pathlib
 import zlib
 from collections.abc import Iterator, Sequence
@@ -135,7 +136,7 @@ def load_batch(batch: Batch, seed: int, predictions: "Predictions | None") -> Lo
         loaded.lq[row] = _padded(lq, batch.shape)
         loaded.gt[row] = loaded.lq[row] if gt is None else _padded(gt, batch.shape)
         loaded.sizes[row] = task.item.size
-        loaded.hashes[row] = zlib.crc32(task.item.name.encode())
+        loaded.hashes[row] = zlib.crc32(os.fsencode(task.item.name))
     return loaded
 
 
