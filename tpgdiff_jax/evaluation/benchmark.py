@@ -21,7 +21,7 @@ from tpgdiff_jax.evaluation.finding import AbsentSetError, open_set
 from tpgdiff_jax.evaluation.job import ROWS, Job, System, image_path
 from tpgdiff_jax.evaluation.pictures import Picture, chosen_pictures
 from tpgdiff_jax.evaluation.protocols import centre_cropped
-from tpgdiff_jax.evaluation.rows import Row, read_rows
+from tpgdiff_jax.evaluation.rows import Row, locked, read_rows
 from tpgdiff_jax.evaluation.settings import Settings, Variant
 from tpgdiff_jax.evaluation.stamps import read_stamps
 from tpgdiff_jax.evaluation.summary import add_set_scores, summarise
@@ -90,7 +90,9 @@ def claim(folder: pathlib.Path, identity: Mapping[str, Any], sets: Sequence[Open
     elif folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds other files; choose an empty --output.")
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps({**identity, "sets": specs}, indent=2) + "\n")
+    text = json.dumps({**identity, "sets": specs}, indent=2) + "\n"
+    if not (path.is_file() and path.read_text() == text):  # a job that runs may be reading it
+        write_text(path, text)
 
 
 def _plain_spec(opened: OpenSet) -> dict[str, Any]:
@@ -139,16 +141,35 @@ def run_benchmark(
     tasks = [
         Task(item, variant) for opened in sets for variant in variants for item in opened.items
     ]
-    Job(settings, folder, mesh, system, found).run(tasks)
+    _wait_for_all("claimed")  # to `claim`, the others' locks would be foreign files
+    with locked(folder / ROWS, jax.process_index()):
+        Job(settings, folder, mesh, system, found).run(tasks)
+        _wait_for_all("scored")
+        if jax.process_index() != 0:
+            return None
+        facts = of | settings.identity() | _circumstances(mesh, title, settings)
+        if system is not None:
+            facts["classification"] = system.config.priors.classification
+        rows = _current_rows(folder, tasks, found)
+        summary = summarise(rows, sets, absent, variants, settings, facts)
+        _report(settings, folder, summary, rows, sets, found)
+    return summary
+
+
+def _wait_for_all(what: str) -> None:
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("benchmark")
-    if jax.process_index() != 0:
-        return None
-    rows = _current_rows(folder, tasks, found)
-    facts = of | settings.identity() | _circumstances(mesh, title, settings)
-    if system is not None:
-        facts["classification"] = system.config.priors.classification
-    summary = summarise(rows, sets, absent, variants, settings, facts)
+        multihost_utils.sync_global_devices(f"benchmark: {what}")
+
+
+def _report(
+    settings: Settings,
+    folder: pathlib.Path,
+    summary: dict[str, Any],
+    rows: Sequence[Row],
+    sets: Sequence[OpenSet],
+    found: Predictions | None,
+) -> None:
+    """Add the scores of whole sets to a summary, choose pictures, write all reports."""
 
     def path_of(variant: str, item: Item) -> pathlib.Path:
         name = item.spec.name
@@ -159,9 +180,9 @@ def run_benchmark(
         return centre_cropped(item.protocol, read_rgb(path)) if path.is_file() else None
 
     add_set_scores(summary, rows, sets, settings, path_of)
-    pictures = chosen_pictures(rows, sets, variants[0].name, restored, settings.seed)
+    first = summary["variants"][0]["name"]
+    pictures = chosen_pictures(rows, sets, first, restored, settings.seed)
     write_reports(folder, summary, rows, pictures)
-    return summary
 
 
 def _current_rows(
