@@ -52,7 +52,7 @@ class Batch:
 
 
 def bucket_of(size: tuple[int, int], multiple: int) -> tuple[int, int]:
-    """Return the (height, width) that images of a size are padded to."""
+    """Return the (height, width) that images of a size are padded to; with 1, their own."""
     height, width = (-(-side // multiple) * multiple for side in size)
     return height, width
 
@@ -141,7 +141,7 @@ def load_batch(batch: Batch, seed: int, predictions: "Predictions | None") -> Lo
 
 
 def _padded(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Reflect-pad at the bottom and right, as the model itself pads."""
+    """Reflect-pad at the bottom and right, as the UNet itself pads; the priors see it, too."""
     missing = [(0, want - side) for want, side in zip(shape, image.shape[:2], strict=True)]
     return np.pad(image, (*missing, (0, 0)), mode="reflect")
 
