@@ -64,11 +64,12 @@ def benchmark_config(benchmarks):
 
 @pytest.fixture(scope="session")
 def plain_rows():
-    """`plain_rows(folder)` -> the lines of a job without what depends on the clock."""
+    """`plain_rows(folder)` -> the lines of a job without what depends on clocks."""
 
     def read(folder):
         rows = read_rows(folder / ROWS).items()
-        return {key: {k: v for k, v in row.items() if k != "seconds"} for key, row in rows}
+        clocks = ("seconds", "files")
+        return {key: {k: v for k, v in row.items() if k not in clocks} for key, row in rows}
 
     return read
 

@@ -271,6 +271,9 @@ def test_two_processes_find_the_same_digits(command, undisturbed, plain_rows):
     for index in range(2):
         assert (output / ROWS / f"process_{index}.jsonl").read_text().count("\n") == 5
     assert plain_rows(output) == undisturbed
+    # Both have filed their lines under the files as process 0 sees them.
+    summary = json.loads((output / "summary.json").read_text())
+    assert not any(about["failed"] for about in summary["sets"].values())
     assert "report.html" in texts[0][0]
 
 

@@ -11,8 +11,10 @@ from PIL import Image
 
 from tpgdiff_jax.evaluation import job
 from tpgdiff_jax.evaluation.job import IMAGES, ROWS
+from tpgdiff_jax.evaluation.metrics import psnr
 from tpgdiff_jax.evaluation.rows import read_rows
 from tpgdiff_jax.evaluation.work import Predictions, batches, bucket_of
+from tpgdiff_jax.inference.batch import classify
 
 
 def test_a_line_holds_all_that_is_known(undisturbed, whole_rows):
@@ -140,6 +142,30 @@ def test_all_processes_have_as_many_batches(processes):
 def test_buckets():
     assert bucket_of((321, 481), 16) == (336, 496)
     assert bucket_of((320, 480), 16) == (320, 480)
+
+
+def test_in_buckets_of_one_pixel_the_priors_see_exactly_the_image(
+    run_job, tiny_system, plain_rows, tmp_path
+):
+    rng, folder = np.random.default_rng(0), tmp_path / "odd"
+    lq, gt = rng.integers(0, 256, (2, 37, 51, 3), np.uint8)
+    for side, image in (("LQ", lq), ("GT", gt)):
+        (folder / side).mkdir(parents=True)
+        Image.fromarray(image).save(folder / side / "0.png")
+    sets = ({"name": "odd", "folder": "odd"},)
+    run_job(tmp_path / "job", bucket=1, root=str(tmp_path), sets=sets)
+    (row,) = plain_rows(tmp_path / "job").values()
+
+    def probability(image):
+        whole = image[None].astype(np.float32) / 255
+        logits = classify(tiny_system.variables, whole, model=tiny_system.model)
+        return float(jax.nn.softmax(logits[0]).max())
+
+    assert row["probability"] == pytest.approx(probability(lq), abs=1e-5)
+    padded = np.pad(lq, ((0, 11), (0, 13), (0, 0)), "reflect")  # what buckets of 16 would show
+    assert row["probability"] != pytest.approx(probability(padded), abs=1e-4)
+    kept = np.asarray(Image.open(tmp_path / "job" / IMAGES / "posterior-2/odd/0.png"))
+    assert row["psnr"] == pytest.approx(float(psnr(kept[None], gt[None], 4)[0]), abs=1e-3)
 
 
 def test_rows_are_plain_json(undisturbed, whole_rows):

@@ -6,7 +6,10 @@ from PIL import Image
 
 from tpgdiff_jax.evaluation.finding import AbsentSetError, content_hash, open_set
 from tpgdiff_jax.evaluation.presets import GROUPS, PRESETS, resolve
+from tpgdiff_jax.evaluation.settings import Variant
+from tpgdiff_jax.evaluation.stamps import read_stamps
 from tpgdiff_jax.evaluation.test_sets import SetSpec
+from tpgdiff_jax.evaluation.work import Task
 
 
 def save(path, size=(40, 40), seed=0):
@@ -86,7 +89,8 @@ def test_every_group_and_the_papers_sets_have_presets():
 def noisy(tmp_path, files, **fields):
     for file, size in files.items():
         save(tmp_path / "clean" / file, size)
-    spec = SetSpec("n", "clean", "clean", gt="", sigma=25.0, protocol="promptir", **fields)
+    fields = {"gt": "", "sigma": 25.0, "protocol": "promptir"} | fields
+    spec = SetSpec("n", "clean", "clean", **fields)
     return {item.name: item.load(seed=1) for item in open_set(spec, tmp_path).items}
 
 
@@ -100,12 +104,40 @@ def test_noise_follows_the_name_alone(tmp_path):
 
 
 def test_the_common_stream_is_that_of_the_papers_loop(tmp_path):
-    made = noisy(tmp_path, {"a.png": (37, 40), "b.png": (48, 32)}, seed_rule="sequence")
+    files = {"a.png": (37, 40), "b.png": (48, 32), "c.png": (17, 21)}
+    made = {
+        sigma: noisy(tmp_path, files, sigma=float(sigma), seed_rule="sequence")
+        for sigma in (50, 25, 15, 30)  # each set is opened alone, in any order
+    }
+    # As PromptIR's test program does it: seeded once, then one loop per sigma.
     stream = np.random.RandomState(0)
-    for name in ("a.png", "b.png"):
-        lq, clean = made[name]
-        expected = np.clip(clean + stream.randn(*clean.shape) * 25, 0, 255).astype(np.uint8)
-        np.testing.assert_array_equal(lq, expected)
+    for sigma in (15, 25, 50):
+        for name in sorted(files):
+            lq, clean = made[sigma][name]
+            noise = stream.randn(*clean.shape)
+            expected = np.clip(clean + noise * sigma, 0, 255).astype(np.uint8)
+            np.testing.assert_array_equal(lq, expected)
+    # A sigma that has no published place starts the stream anew.
+    lq, clean = made[30]["a.png"]
+    noise = np.random.RandomState(0).randn(*clean.shape)
+    np.testing.assert_array_equal(lq, np.clip(clean + noise * 30, 0, 255).astype(np.uint8))
+
+
+def test_in_a_common_stream_an_image_more_changes_what_comes_after(tmp_path):
+    def stamps():
+        spec = SetSpec("n", "clean", "clean", gt="", sigma=25.0, seed_rule="sequence")
+        tasks = [Task(item, Variant()) for item in open_set(spec, tmp_path).items]
+        found = read_stamps(tasks, None)
+        return {task.item.name: stamp for task, stamp in zip(tasks, found, strict=True)}
+
+    for index, name in enumerate(("clean/a.png", "clean/c.png")):
+        save(tmp_path / name, seed=index)
+    before = stamps()
+    assert before == stamps()
+    save(tmp_path / "clean/b.png")
+    after = stamps()
+    assert after["c.png"] != before["c.png"]
+    assert after["c.png"]["gt"] == before["c.png"]["gt"]
 
 
 def test_other_pictures_are_noticed_by_their_hash(tmp_path):

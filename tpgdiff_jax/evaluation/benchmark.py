@@ -21,14 +21,17 @@ from tpgdiff_jax.evaluation.finding import AbsentSetError, open_set
 from tpgdiff_jax.evaluation.job import ROWS, Job, System, image_path
 from tpgdiff_jax.evaluation.pictures import Picture, chosen_pictures
 from tpgdiff_jax.evaluation.protocols import centre_cropped
-from tpgdiff_jax.evaluation.rows import Row, read_rows
+from tpgdiff_jax.evaluation.rows import Row, locked, read_rows
 from tpgdiff_jax.evaluation.settings import Settings, Variant
+from tpgdiff_jax.evaluation.stamps import read_stamps
 from tpgdiff_jax.evaluation.summary import add_set_scores, summarise
 from tpgdiff_jax.evaluation.tables import markdown
 from tpgdiff_jax.evaluation.test_sets import Item, OpenSet
 from tpgdiff_jax.evaluation.work import Predictions, Task
 
 _IDENTITY = "job.json"
+# A file's name may hold bytes that are no text; reports show these as \udcXX.
+_TEXT = {"encoding": "utf-8", "errors": "backslashreplace"}
 
 
 def open_sets(settings: Settings) -> tuple[list[OpenSet], dict[str, str]]:
@@ -87,12 +90,17 @@ def claim(folder: pathlib.Path, identity: Mapping[str, Any], sets: Sequence[Open
     elif folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds other files; choose an empty --output.")
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps({**identity, "sets": specs}, indent=2) + "\n")
+    text = json.dumps({**identity, "sets": specs}, indent=2) + "\n"
+    if not (path.is_file() and path.read_text() == text):  # a job that runs may be reading it
+        write_text(path, text)
 
 
 def _plain_spec(opened: OpenSet) -> dict[str, Any]:
-    names = ("folder", "layout", "sigma", "recipe", "seed_rule", "protocol", "degradation")
-    return {name: getattr(opened.spec, name) for name in names}
+    """Return what decides which files a set's scores belong to, and how they come about."""
+    where = ("folder", "layout", "lq", "gt", "gt_rename")
+    how = ("sigma", "recipe", "seed_rule", "protocol", "degradation")
+    fields = {name: getattr(opened.spec, name) for name in (*where, *how)}
+    return json.loads(json.dumps(fields))  # as it will be read again: tuples become lists
 
 
 def run_benchmark(
@@ -133,15 +141,35 @@ def run_benchmark(
     tasks = [
         Task(item, variant) for opened in sets for variant in variants for item in opened.items
     ]
-    Job(settings, folder, mesh, system, found).run(tasks)
+    _wait_for_all("claimed")  # to `claim`, the others' locks would be foreign files
+    with locked(folder / ROWS, jax.process_index()):
+        Job(settings, folder, mesh, system, found).run(tasks)
+        _wait_for_all("scored")
+        if jax.process_index() != 0:
+            return None
+        facts = of | settings.identity() | _circumstances(mesh, title, settings)
+        if system is not None:
+            facts["classification"] = system.config.priors.classification
+        rows = _current_rows(folder, tasks, found)
+        summary = summarise(rows, sets, absent, variants, settings, facts)
+        _report(settings, folder, summary, rows, sets, found)
+    return summary
+
+
+def _wait_for_all(what: str) -> None:
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("benchmark")
-    if jax.process_index() != 0:
-        return None
-    wanted = {task.key for task in tasks}
-    rows = [row for key, row in read_rows(folder / ROWS).items() if key in wanted]
-    facts = of | settings.identity() | _circumstances(mesh, title, settings)
-    summary = summarise(rows, sets, absent, variants, settings, facts)
+        multihost_utils.sync_global_devices(f"benchmark: {what}")
+
+
+def _report(
+    settings: Settings,
+    folder: pathlib.Path,
+    summary: dict[str, Any],
+    rows: Sequence[Row],
+    sets: Sequence[OpenSet],
+    found: Predictions | None,
+) -> None:
+    """Add the scores of whole sets to a summary, choose pictures, write all reports."""
 
     def path_of(variant: str, item: Item) -> pathlib.Path:
         name = item.spec.name
@@ -152,9 +180,24 @@ def run_benchmark(
         return centre_cropped(item.protocol, read_rgb(path)) if path.is_file() else None
 
     add_set_scores(summary, rows, sets, settings, path_of)
-    pictures = chosen_pictures(rows, sets, variants[0].name, restored, settings.seed)
+    first = summary["variants"][0]["name"]
+    pictures = chosen_pictures(rows, sets, first, restored, settings.seed)
     write_reports(folder, summary, rows, pictures)
-    return summary
+
+
+def _current_rows(
+    folder: pathlib.Path, tasks: Sequence[Task], found: Predictions | None
+) -> list[Row]:
+    """Read the tasks' lines, those of the files as they are now; say where there is none."""
+    keys = [task.key for task in tasks]
+    rows = read_rows(folder / ROWS, dict(zip(keys, read_stamps(tasks, found), strict=True)))
+    for key in keys:
+        if key not in rows:
+            names = dict(zip(("variant", "set", "image"), key, strict=True))
+            why = "its files changed while the job ran; the same command scores it again"
+            logging.warning("%s, %s: %s", key[1], key[2], why)
+            rows[key] = names | {"error": why}
+    return [rows[key] for key in sorted(rows)]
 
 
 def _circumstances(mesh: Mesh, title: str, settings: Settings) -> dict[str, Any]:
@@ -185,7 +228,7 @@ def write_reports(
 def _write_csv(path: pathlib.Path, rows: Sequence[Row]) -> None:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("w", newline="") as file:
+    with temporary.open("w", newline="", **_TEXT) as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for row in rows:
@@ -198,5 +241,5 @@ def _write_csv(path: pathlib.Path, rows: Sequence[Row]) -> None:
 def write_text(path: pathlib.Path, text: str) -> None:
     """Write a file under a temporary name, then rename it."""
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text)
+    temporary.write_text(text, **_TEXT)
     os.replace(temporary, path)

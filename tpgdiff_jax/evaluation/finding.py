@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import itertools
+import os
 import pathlib
 import re
 from typing import Any
@@ -13,6 +15,9 @@ from tpgdiff_jax.data.pairs import match_names
 from tpgdiff_jax.data.sources import image_names, scan_sizes
 from tpgdiff_jax.evaluation.protocols import PROTOCOLS, cropped_size
 from tpgdiff_jax.evaluation.test_sets import Item, OpenSet, SetSpec
+
+# PromptIR's test program seeds once, then scores its images with these sigmas in turn.
+_PASSES_BEFORE = {15.0: 0, 25.0: 1, 50.0: 2}
 
 
 class AbsentSetError(Exception):
@@ -61,7 +66,7 @@ def open_set(spec: SetSpec, root: pathlib.Path) -> OpenSet:
         ]
     items = _with_sizes(spec, triples, skipped)
     if spec.seed_rule == "sequence" and spec.sigma:
-        items = _in_one_stream(items)
+        items = _in_one_stream(items, _PASSES_BEFORE.get(spec.sigma, 0))
     return OpenSet(spec, items, skipped, _remarks(spec, items))
 
 
@@ -111,21 +116,32 @@ def _with_sizes(spec: SetSpec, triples: list[tuple], skipped: dict[str, str]) ->
     return items
 
 
-def _in_one_stream(items: list[Item]) -> list[Item]:
-    """Give every item the state the common stream has when its turn comes."""
+def _in_one_stream(items: list[Item], passes: int) -> list[Item]:
+    """Give every item the state the common stream has when its turn comes.
+
+    Args:
+      items: of the set, in the stream's order.
+      passes: over all of them that the stream has gone before, for other sigmas.
+    """
     states: list[Any] = []
 
     def state_of(index: int) -> Any:
         if not states:
             stream = np.random.RandomState(0)
+            for item in items * passes:
+                stream.randn(*item.size, 3)
             for item in items:
                 states.append(stream.get_state())
                 stream.randn(*item.size, 3)
         return states[index]
 
+    draws = [3 * item.size[0] * item.size[1] for item in items]
+    before = itertools.accumulate(draws, initial=passes * sum(draws))
     return [
-        dataclasses.replace(item, noise_state=lambda index=index: state_of(index))
-        for index, item in enumerate(items)
+        dataclasses.replace(
+            item, noise_state=lambda index=index: state_of(index), draws_before=place
+        )
+        for index, (item, place) in enumerate(zip(items, before, strict=False))
     ]
 
 
@@ -133,7 +149,7 @@ def content_hash(items: list[Item]) -> str:
     """Return the SHA-256 over the files' names and contents: true images, or the only ones."""
     total = hashlib.sha256()
     for path in sorted({item.gt or item.lq for item in items}):
-        total.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+        total.update(os.fsencode(path.name) + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
 
 

@@ -9,7 +9,7 @@ from tpgdiff_jax.evaluation import charts
 from tpgdiff_jax.evaluation.pictures import Picture
 from tpgdiff_jax.evaluation.published_scores import TABLES
 from tpgdiff_jax.evaluation.rows import Row
-from tpgdiff_jax.evaluation.tables import Line, comparison, remarks, result_table, show
+from tpgdiff_jax.evaluation.tables import NONE, Line, comparison, remarks, result_table, show
 
 
 def page(summary: Mapping[str, Any], rows: Sequence[Row], pictures: Sequence[Picture]) -> str:
@@ -105,10 +105,11 @@ def sweeps(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _confusions(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list]]:
-    """Return (variant, predicted names, (truth, counts, share that is right) rows).
+    """Return (variant, predicted names, (truth, counts, share that is right as text) rows).
 
     The classifier sees the degraded image alone, so one variant shows it.
     """
+    kind = summary["job"].get("classification", "single")
     found = []
     for variant, matrix in list(summary["confusion"].items())[:1]:
         predicted = sorted({name for counts in matrix.values() for name in counts})
@@ -116,7 +117,23 @@ def _confusions(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list]]
         for truth, counts in matrix.items():
             total = sum(counts.values())
             cells = [(counts.get(name, 0), counts.get(name, 0) / total) for name in predicted]
-            rows.append((truth, cells, counts.get(truth, 0) / total))
+            rows.append((truth, cells, _right(truth, counts, kind)))
         if rows:
             found.append((variant, predicted, rows))
     return found
+
+
+def _right(truth: str, counts: Mapping[str, int], kind: str) -> str:
+    """Return the share of images whose degradations were all named, and no others.
+
+    A classifier that names one degradation can be neither right nor wrong about a mixture.
+    """
+    wanted = _parts(truth)
+    if kind != "multi" and len(wanted) > 1:
+        return NONE
+    right = sum(count for name, count in counts.items() if _parts(name) == wanted)
+    return f"{100 * right / sum(counts.values()):.0f} %"
+
+
+def _parts(names: str) -> set[str]:
+    return {name.strip() for name in names.split("+")}

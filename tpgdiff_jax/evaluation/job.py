@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -19,14 +17,17 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.data.images import write_image
 from tpgdiff_jax.evaluation import perceptual, program
+from tpgdiff_jax.evaluation.progress import Progress
 from tpgdiff_jax.evaluation.protocols import PROTOCOLS, SCORES
-from tpgdiff_jax.evaluation.rows import Row, RowLog, number, read_rows
+from tpgdiff_jax.evaluation.rows import Key, Row, RowLog, Stamp, number, read_rows
 from tpgdiff_jax.evaluation.settings import Settings, Variant
+from tpgdiff_jax.evaluation.stamps import agreed_stamps, read_stamps
 from tpgdiff_jax.evaluation.work import Batch, Loaded, Predictions, Task, batches, read_ahead
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.priors.degradation import class_probabilities
 
 ROWS, IMAGES = "scores", "restored"
+NOTHING = "nothing"  # what a classifier of several degradations at once calls an image of none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Job:
         self._metrics = tuple(name for name in names if name not in missing)
         self._networks = program.replicate(networks, mesh)
         self._programs: dict[Any, Callable] = {}
+        self._stamps: dict[Key, Stamp] = {}
         self._local = len(mesh.local_devices)
 
     def run(self, tasks: Sequence[Task]) -> int:
@@ -84,7 +86,10 @@ class Job:
         Returns:
           how many images this process scored (or found to be bad) now.
         """
-        done = _agreed(list(read_rows(self._folder / ROWS).values()), tasks)
+        _check_same(tasks)
+        stamps = agreed_stamps(read_stamps(tasks, self._predictions))
+        self._stamps = {task.key: stamp for task, stamp in zip(tasks, stamps, strict=True)}
+        done = _agreed(self._done(tasks))
         waiting = [task for task, is_done in zip(tasks, done, strict=True) if not is_done]
         planned = batches(
             waiting,
@@ -97,7 +102,7 @@ class Job:
         if len(waiting) < len(tasks):
             logging.info("%d of %d images are done already.", len(tasks) - len(waiting), len(tasks))
         count, log = 0, RowLog(self._folder / ROWS, jax.process_index())
-        report = _Progress(sum(row is not None for batch in planned for row in batch.rows))
+        report = Progress(sum(row is not None for batch in planned for row in batch.rows))
         writing: list[tuple[Row, Future | None]] = []
         with ThreadPoolExecutor(1) as pool, report:
             for batch, loaded in read_ahead(planned, self._settings.seed, self._predictions):
@@ -109,6 +114,21 @@ class Job:
             _settle(writing, log)
         log.close()
         return count
+
+    def _done(self, tasks: Sequence[Task]) -> np.ndarray:
+        """Return which tasks have a score of the files that are there now."""
+        good, still = (
+            {
+                key
+                for key, row in read_rows(self._folder / ROWS, stamps).items()
+                if "error" not in row
+            }
+            for stamps in (None, self._stamps)
+        )
+        keys = [task.key for task in tasks]
+        if changed := sum(key in good and key not in still for key in keys):
+            logging.info("%d scores are made again: their files have changed.", changed)
+        return np.array([key in still for key in keys], bool)
 
     def _work(self, batch: Batch, loaded: Loaded) -> list[tuple[Row, np.ndarray | None]]:
         """Restore and score a batch; a line for each of its images, and the image."""
@@ -187,11 +207,12 @@ class Job:
     def _line(self, task: Task, numbers: dict, error: str | None) -> tuple[Row, Any]:
         item, variant = task.item, task.variant
         line = {"variant": variant.name, "set": item.spec.name, "image": item.name}
+        files = {"files": self._stamps[task.key]}
         if error is None and not numbers["finite"]:
             error = "the output holds NaN or infinite values"
         if error is not None:
             logging.warning("%s, %s: %s", item.spec.name, item.name, error)
-            return line | {"error": error}, None
+            return line | {"error": error} | files, None
         height, width = item.size
         line |= {"height": height, "width": width, "protocol": item.spec.protocol}
         if item.gt is not None:
@@ -205,20 +226,39 @@ class Job:
             if "logits" in numbers:
                 line |= self._predicted(numbers["logits"])
         line |= {"recipe": item.recipe(self._settings.seed), "truth": item.spec.degradation}
-        return line, numbers["image"][:height, :width]
+        return line | files, numbers["image"][:height, :width]
 
     def _predicted(self, logits: np.ndarray) -> Row:
         config = self._system.config
-        probabilities = np.asarray(class_probabilities(logits, config.priors.classification))
-        best = int(probabilities.argmax())
-        names = config.data.degradations
-        return {"predicted": names[best], "probability": number(probabilities[best])}
+        kind, names = config.priors.classification, config.data.degradations
+        return predicted(np.asarray(class_probabilities(logits, kind)), names, kind)
 
     def _keep(self, pool: ThreadPoolExecutor, row: Row, image: np.ndarray | None):
         if image is None or not self._settings.save_images or self._predictions is not None:
             return row, None
         path = image_path(self._folder, row["variant"], row["set"], row["image"])
         return row, pool.submit(write_image, path, image)
+
+
+def predicted(probabilities: np.ndarray, names: Sequence[str], kind: str) -> Row:
+    """Say what a classifier takes an image for.
+
+    Args:
+      probabilities: of the degradations, [K].
+      names: of the degradations.
+      kind: `single`, the likeliest; `multi`, all above one half, joined as in "haze+rain".
+
+    Returns:
+      {"predicted": names, "probability": of just this answer}.
+    """
+    if kind == "multi":
+        found = probabilities > 0.5
+        text = "+".join(name for name, has in zip(names, found, strict=True) if has)
+        # Independent yes-no answers: that all of them are right.
+        chance = np.where(found, probabilities, 1 - probabilities).prod()
+        return {"predicted": text or NOTHING, "probability": number(chance)}
+    best = int(probabilities.argmax())
+    return {"predicted": names[best], "probability": number(probabilities[best])}
 
 
 def _cost(variant: Variant, numbers: dict, seed: int) -> Row:
@@ -235,53 +275,21 @@ def _settle(writing: list[tuple[Row, Future | None]], log: RowLog) -> None:
     writing.clear()
 
 
-def _agreed(rows: Sequence[Row], tasks: Sequence[Task]) -> np.ndarray:
+def _check_same(tasks: Sequence[Task]) -> None:
+    """Make sure that all processes have the same tasks."""
+    if jax.process_count() > 1:
+        multihost_utils.assert_equal(
+            np.frombuffer(_digest(tasks), np.uint8),
+            "The processes see different test sets; all need the same folders.",
+        )
+
+
+def _agreed(done: np.ndarray) -> np.ndarray:
     """Return which tasks are done, as process 0 sees it; files may reach others later."""
-    finished = {(row["variant"], row["set"], row["image"]) for row in rows if "error" not in row}
-    done = np.array([task.key in finished for task in tasks], bool)
     if jax.process_count() == 1:
         return done
-    multihost_utils.assert_equal(
-        np.frombuffer(_digest(tasks), np.uint8),
-        "The processes see different test sets; all need the same folders.",
-    )
     return np.asarray(multihost_utils.broadcast_one_to_all(done)).astype(bool)
 
 
 def _digest(tasks: Sequence[Task]) -> bytes:
     return hashlib.sha256(repr([(*task.key, task.item.size) for task in tasks]).encode()).digest()
-
-
-class _Progress:
-    """A bar on a terminal, plain log lines elsewhere; process 0 alone speaks."""
-
-    def __init__(self, total: int):
-        self._quiet = jax.process_index() != 0
-        is_terminal = sys.stderr.isatty()
-        self._bar = tqdm.tqdm(
-            total=total, unit="image", desc="scoring", disable=self._quiet or not is_terminal
-        )
-        self._total, self._count, self._logs = total, 0, not self._quiet and not is_terminal
-        self._started = self._said = time.monotonic()
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._bar.close()
-
-    def advance(self, count: int) -> None:
-        """Count images."""
-        self._bar.update(count)
-        self._count += count
-        now = time.monotonic()
-        if self._logs and (now - self._said > 30 or self._count == self._total):
-            self._said, rate = now, self._count / max(now - self._started, 1e-9)
-            left = tqdm.tqdm.format_interval((self._total - self._count) / max(rate, 1e-9))
-            logging.info(
-                "%d of %d images of this process, %.2f/s, %s left",
-                self._count,
-                self._total,
-                rate,
-                left,
-            )

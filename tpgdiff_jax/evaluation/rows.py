@@ -1,17 +1,26 @@
 """One line per image: written as a job goes, read again when it goes on.
 
 Every process appends to a file of its own.  A line cut off by a kill is ignored, and its image
-made again; where an image has several lines, the last that is no error counts.
+made again; so is a line of files that have changed since.  Where an image has several lines, the
+last that is no error counts.
 """
 
+import contextlib
+import errno
+import fcntl
 import json
 import math
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from absl import logging
 
 Row = dict[str, Any]
 Key = tuple[str, str, str]
+Stamp = dict[str, list[int]]  # side of an image -> [bytes, nanoseconds of its last change]
+# What file systems without locks answer.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _DIGITS = 6  # of a score in a file: more than float32 holds of a PSNR
 
 
@@ -23,6 +32,37 @@ def key_of(row: Mapping[str, Any]) -> Key:
 def number(value: float) -> float | str:
     """Round a score for a file; equal images have an infinite PSNR, which JSON writes as text."""
     return round(float(value), _DIGITS) if math.isfinite(value) else str(float(value))
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path, process: int) -> Iterator[None]:
+    """Keep other jobs from one process's lines; the lock ends with the block or the process.
+
+    Args:
+      folder: of the lines of all processes; made if missing.
+      process: number of this process.
+
+    Raises:
+      ValueError: another job that is running writes there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f".process_{process}.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES):
+                raise ValueError(
+                    f"Another job that is running writes to {folder.parent}; wait for its end, or "
+                    "choose another --output."
+                ) from error
+            if error.errno not in _NO_LOCKS:
+                raise
+            logging.warning(
+                "%s cannot be locked (%s): make sure that no other job writes there.",
+                folder.parent,
+                error.strerror,
+            )
+        yield
 
 
 class RowLog:
@@ -53,8 +93,13 @@ class RowLog:
         self._file.close()
 
 
-def read_rows(folder: pathlib.Path) -> dict[Key, Row]:
-    """Read the lines of all processes, sorted by variant, set and image."""
+def read_rows(folder: pathlib.Path, stamps: Mapping[Key, Stamp] | None = None) -> dict[Key, Row]:
+    """Read the lines of all processes, sorted by variant, set and image.
+
+    Args:
+      folder: of the lines.
+      stamps: of the files as they are now; lines of other files, or of other images, are left out.
+    """
     rows: dict[Key, Row] = {}
     for path in sorted(folder.glob("process_*.jsonl")):
         for line in path.read_text().splitlines():
@@ -62,6 +107,9 @@ def read_rows(folder: pathlib.Path) -> dict[Key, Row]:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if "error" not in row or key_of(row) not in rows:
-                rows[key_of(row)] = row
+            key = key_of(row)
+            if stamps is not None and (key not in stamps or row.get("files") != stamps[key]):
+                continue
+            if "error" not in row or key not in rows:
+                rows[key] = row
     return dict(sorted(rows.items()))

@@ -74,7 +74,7 @@ class Settings:
         # Only where images share a program may their number change a score's last digits.
         return (
             fields
-            | {"metrics": list(self.metrics)}
+            | {"metrics": list(self.metrics), "root": str(self.root.absolute())}
             | ({} if self.exact else {"batch_size": self.batch_size})
         )
 

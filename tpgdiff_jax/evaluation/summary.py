@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from tpgdiff_jax.evaluation import optional, perceptual, program
 from tpgdiff_jax.evaluation.presets import GROUPS
@@ -16,10 +17,16 @@ from tpgdiff_jax.evaluation.settings import Settings, Variant
 from tpgdiff_jax.evaluation.test_sets import Item, OpenSet
 
 PER_IMAGE = (*SCORES, *perceptual.NAMES)
+_COUNTS = ("images", "counts")  # of a set's result: no scores
 
 
-def means(rows: Iterable[Row]) -> dict[str, float | str]:
-    """Average every score of one set's images; infinite where one of them is."""
+def means(rows: Sequence[Row]) -> dict[str, Any]:
+    """Average every score of one set's images; infinite where one of them is.
+
+    Returns:
+      {"images": how many, score: mean, "counts": score -> how many images have it, of those
+      scores that some images lack (too small ones have no LPIPS)}; no counts where all have all.
+    """
     values = collections.defaultdict(list)
     for row in rows:
         for name in PER_IMAGE:
@@ -28,7 +35,10 @@ def means(rows: Iterable[Row]) -> dict[str, float | str]:
                     values[key].append(float(row[key]))
         if "seconds" in row:
             values["seconds"].append(row["seconds"])
-    return {key: number(math.fsum(many) / len(many)) for key, many in values.items()}
+    found: dict[str, Any] = {"images": len(rows)}
+    found |= {key: number(math.fsum(many) / len(many)) for key, many in values.items()}
+    counts = {key: len(many) for key, many in values.items() if len(many) < len(rows)}
+    return found | ({"counts": counts} if counts else {})
 
 
 def summarise(
@@ -59,7 +69,7 @@ def summarise(
                 if (row["variant"], row["set"]) == (variant.name, found.spec.name)
             ]
             if chosen:
-                results[variant.name][found.spec.name] = {"images": len(chosen)} | means(chosen)
+                results[variant.name][found.spec.name] = means(chosen)
     deep = tuple(name for name in settings.metrics if name in perceptual.NAMES)
     errors = [row for row in rows if "error" in row and row["variant"] in asked]
     described = {about["name"]: about for about in map(_describe, sets)}
@@ -118,7 +128,7 @@ def averages(result: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
     for group, names in {"all": tuple(result), **GROUPS}.items():
         if not names or not set(names) <= result.keys():
             continue
-        keys = dict.fromkeys(key for name in names for key in result[name] if key != "images")
+        keys = dict.fromkeys(key for name in names for key in result[name] if key not in _COUNTS)
         found[group] = {"sets": list(names)}
         for key in keys:
             values = [float(result[name][key]) for name in names if key in result[name]]
@@ -143,7 +153,9 @@ def add_set_scores(
     settings: Settings,
     path_of: Callable[[str, Item], pathlib.Path],
 ) -> None:
-    """Add FID, NIQE and MUSIQ where they can be had; else note why not, in `not_computed`.
+    """Add FID, NIQE and MUSIQ of each set where they can be had; else note why not.
+
+    `not_computed` then says `set: why`, or only why where the score is to be had for no set.
 
     Args:
       summary: of `summarise`; changed.
@@ -156,17 +168,39 @@ def add_set_scores(
     for name in settings.metrics:
         if name not in optional.NAMES:
             continue
-        try:
-            score = optional.load(name, settings.inception_weights)
-            for variant, result in summary["results"].items():
-                for found in sets:
-                    chosen = [i for i in found.items if (variant, found.spec.name, i.name) in done]
-                    if not chosen or (optional.needs_truth(name) and chosen[0].gt is None):
-                        continue
-                    files = [path_of(variant, item) for item in chosen]
-                    if not all(file.is_file() for file in files):
-                        raise optional.NotComputedError("the restored images are not kept")
-                    value = score(files, [item.gt for item in chosen])
+        score, why = _attempt(name, optional.load, name, settings.inception_weights)
+        reasons = [why] if why else []
+        for variant, result in summary["results"].items() if score else ():
+            for found in sets:
+                chosen = [i for i in found.items if (variant, found.spec.name, i.name) in done]
+                if not chosen or (optional.needs_truth(name) and chosen[0].gt is None):
+                    continue
+                files = [path_of(variant, item) for item in chosen]
+                truths = [item.gt for item in chosen]
+                value, why = _attempt(name, _set_score, score, files, truths)
+                if why:
+                    reasons.append(f"{found.spec.name}: {why}")
+                else:
                     result[found.spec.name][name] = number(value)
-        except optional.NotComputedError as error:
-            summary["not_computed"][name] = str(error)
+        if reasons:
+            summary["not_computed"][name] = "; ".join(dict.fromkeys(reasons))
+
+
+def _set_score(score: Callable, files: Sequence[pathlib.Path], truths: Sequence) -> float:
+    if not all(file.is_file() for file in files):
+        raise optional.NotComputedError("the restored images are not kept")
+    return score(files, truths)
+
+
+def _attempt(name: str, function: Callable, *args: Any) -> tuple[Any, str]:
+    """Call what runs another package; return its answer, or None and why there is none.
+
+    An extra score must never cost a report that took days, whatever that package raises.
+    """
+    try:
+        return function(*args), ""
+    except optional.NotComputedError as error:
+        return None, str(error)
+    except Exception as error:
+        logging.exception("%s cannot be computed.", name)
+        return None, f"{type(error).__name__}: {error}"

@@ -65,10 +65,17 @@ def result_table(summary: Mapping[str, Any]) -> tuple[list[str], list[ResultRow]
         for set_name, scores in result.items():
             about = summary["sets"][set_name]
             count = f"{scores['images']} of {about['expected'] or about['found']}"
-            texts = {key: show(key, scores.get(key)) for key in keys}
+            texts = {key: _show_of(scores, key) for key in keys}
             described = (about["title"], about["protocol"], count)
             rows.append(ResultRow(variant, set_name, described, texts))
     return [_title(key) for key in keys], rows
+
+
+def _show_of(scores: Mapping[str, Any], key: str) -> str:
+    """Return a set's score as text, with the number of images that have it if some have not."""
+    count = scores.get("counts", {}).get(key)
+    text = show(key, scores.get(key))
+    return text if count is None else f"{text} ({count} image{'s' if count > 1 else ''})"
 
 
 def short_table(summary: Mapping[str, Any]) -> str:
@@ -80,7 +87,8 @@ def short_table(summary: Mapping[str, Any]) -> str:
         f"{title}: {line}" for title, many in remarks(summary).items() for line in many[:_SHOWN]
     ]
     text = tabulate.tabulate(table, headers, disable_numparse=True)
-    return "\n".join([text, *([""] if lines else []), *lines])
+    text = "\n".join([text, *([""] if lines else []), *lines])
+    return text.encode("utf-8", "backslashreplace").decode()  # names of files need not be text
 
 
 def _title(key: str) -> str:

@@ -4,6 +4,7 @@ A set that is absent, or of which files are bad, never stops a job: it is listed
 """
 
 import dataclasses
+import os
 import pathlib
 import re
 import zlib
@@ -24,7 +25,8 @@ from tpgdiff_jax.evaluation.protocols import (
 LAYOUTS = ("pairs", "clean", "unpaired")
 SEED_RULES = {
     "name": "seed from the job's seed and the image's name",
-    "sequence": "one stream of numpy's RandomState(0), images sorted by name",
+    "sequence": "one stream of numpy's RandomState(0) over sigma 15, then 25, then 50, images "
+    "sorted by name; another sigma starts it anew",
 }
 
 
@@ -111,6 +113,9 @@ class Item:
       name: of the degraded (or clean) image, relative to its folder: its identity.
       lq, gt: files; None where there is none.
       size: (height, width) after the protocol's crop.
+      noise_state: returns the state in which a stream that the set's images share comes to this
+        one; None where the name alone decides the noise.
+      draws_before: numbers the stream has given by then.
     """
 
     spec: SetSpec
@@ -119,6 +124,7 @@ class Item:
     gt: pathlib.Path | None
     size: tuple[int, int]
     noise_state: Callable[[], Any] | None = dataclasses.field(default=None, compare=False)
+    draws_before: int | None = None
 
     @property
     def protocol(self) -> Protocol:
@@ -160,7 +166,7 @@ class Item:
         return recipe
 
     def _recipe_seed(self, seed: int) -> int:
-        return zlib.crc32(f"{seed}/{self.name}".encode()) >> 1
+        return zlib.crc32(os.fsencode(f"{seed}/{self.name}")) >> 1
 
     def _normal(self, seed: int) -> np.ndarray:
         shape = (*self.size, 3)
@@ -168,7 +174,9 @@ class Item:
             stream = np.random.RandomState()
             stream.set_state(self.noise_state())
             return stream.randn(*shape)
-        return np.random.default_rng([seed, zlib.crc32(self.name.encode())]).standard_normal(shape)
+        # The name's bytes on disk, which need not be valid text.
+        own = zlib.crc32(os.fsencode(self.name))
+        return np.random.default_rng([seed, own]).standard_normal(shape)
 
 
 @dataclasses.dataclass

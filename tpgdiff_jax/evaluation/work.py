@@ -5,6 +5,7 @@ same number of programs; what a batch lacks is filled with nothing and masked.
 """
 
 import dataclasses
+import os
 import pathlib
 import zlib
 from collections.abc import Iterator, Sequence
@@ -51,7 +52,7 @@ class Batch:
 
 
 def bucket_of(size: tuple[int, int], multiple: int) -> tuple[int, int]:
-    """Return the (height, width) that images of a size are padded to."""
+    """Return the (height, width) that images of a size are padded to; with 1, their own."""
     height, width = (-(-side // multiple) * multiple for side in size)
     return height, width
 
@@ -135,12 +136,12 @@ def load_batch(batch: Batch, seed: int, predictions: "Predictions | None") -> Lo
         loaded.lq[row] = _padded(lq, batch.shape)
         loaded.gt[row] = loaded.lq[row] if gt is None else _padded(gt, batch.shape)
         loaded.sizes[row] = task.item.size
-        loaded.hashes[row] = zlib.crc32(task.item.name.encode())
+        loaded.hashes[row] = zlib.crc32(os.fsencode(task.item.name))
     return loaded
 
 
 def _padded(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Reflect-pad at the bottom and right, as the model itself pads."""
+    """Reflect-pad at the bottom and right, as the UNet itself pads; the priors see it, too."""
     missing = [(0, want - side) for want, side in zip(shape, image.shape[:2], strict=True)]
     return np.pad(image, (*missing, (0, 0)), mode="reflect")
 
@@ -177,13 +178,15 @@ class Predictions:
         """
         if not folder.is_dir():
             raise ValueError(f"--predictions={folder} is no folder.")
-        self._files: dict[str, dict[str, pathlib.Path]] = {}
+        self._files: dict[str, dict[str, list[pathlib.Path]]] = {}  # set -> stem -> files
         for name in sets:
             base = folder / name
             if not base.is_dir() and len(sets) == 1:
                 base = folder
             if base.is_dir():
-                self._files[name] = {file: base / file for file in image_names(base)}
+                stems = self._files[name] = {}
+                for file in image_names(base):
+                    stems.setdefault(_stem(file), []).append(base / file)
         if not any(self._files.values()):
             raise ValueError(
                 f"--predictions={folder} holds no images; expected sub-folders {', '.join(sets)}."
@@ -195,14 +198,18 @@ class Predictions:
         Raises:
           ValueError: there is none, or it is ambiguous.
         """
-        files = self._files.get(item.spec.name, {})
-        stem = str(pathlib.PurePath(item.name).with_suffix(""))
-        same = [file for file in files if str(pathlib.PurePath(file).with_suffix("")) == stem]
+        same = self._of(item)
         if not same:
             raise ValueError(f"no prediction for {item.name}")
         if len(same) > 1:
-            raise ValueError(f"ambiguous predictions for {item.name}: {' and '.join(same)}")
-        return files[same[0]]
+            names = " and ".join(path.name for path in same)
+            raise ValueError(f"ambiguous predictions for {item.name}: {names}")
+        return same[0]
+
+    def find(self, item: Item) -> pathlib.Path | None:
+        """Return the file that belongs to an image; None where there is none, or several are."""
+        same = self._of(item)
+        return same[0] if len(same) == 1 else None
 
     def load(self, item: Item) -> np.ndarray:
         """Read the output that belongs to an image, cut as the protocol cuts the image.
@@ -221,3 +228,10 @@ class Predictions:
                 f"{item.size[1]}x{item.size[0]}"
             )
         return image
+
+    def _of(self, item: Item) -> list[pathlib.Path]:
+        return self._files.get(item.spec.name, {}).get(_stem(item.name), [])
+
+
+def _stem(name: str) -> str:
+    return str(pathlib.PurePath(name).with_suffix(""))
