@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import sys
 import zlib
 from collections.abc import Iterator
@@ -71,7 +72,7 @@ def make_pairs(photos: PhotoFolder, config: ConfigDict) -> list[TestPair]:
 
 
 def _pair_rng(seed: int, photo: str, degradation: str) -> np.random.Generator:
-    return np.random.default_rng([seed, zlib.crc32(f"{photo}/{degradation}".encode())])
+    return np.random.default_rng([seed, zlib.crc32(os.fsencode(f"{photo}/{degradation}"))])
 
 
 def centre_crop(photo: np.ndarray, size: int) -> np.ndarray:
@@ -119,7 +120,7 @@ def evaluate(
             arrays = (
                 np.stack([pair.lq for pair in batch]),
                 np.stack([pair.gt for pair in batch]),
-                np.array([zlib.crc32(name.encode()) for name in names], np.uint32),
+                np.array([zlib.crc32(os.fsencode(name)) for name in names], np.uint32),
             )
             if mesh is not None:
                 arrays = tuple(_split(array, mesh) for array in arrays)
