@@ -167,20 +167,43 @@ def no_space(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_picture_too_large_for_the_memory_fails_alone(folder, tmp_path):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+            "needs more memory than the device has; try a smaller --tile",
+        ),
+        (MemoryError(), "needs more memory than there is; try a smaller --tile"),
+    ],
+)
+def test_a_picture_too_large_for_the_memory_fails_alone(folder, tmp_path, error, reason):
     restorer, calls = Mirror(), []
 
     def on_call():
         calls.append(1)
         if len(calls) == 2:
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+            raise error
 
     restorer.on_call = on_call
     summary = run(restorer, folder, tmp_path / "out")
-    assert (summary.done, list(summary.failed.values())) == (
-        2,
-        ["needs more memory than the device has; try a smaller --tile"],
-    )
+    assert (summary.done, list(summary.failed.values())) == (2, [reason])
+
+
+@pytest.mark.parametrize("when", ["form_of_any", "for_format"])
+def test_a_file_too_large_for_the_memory_fails_alone(folder, tmp_path, monkeypatch, when):
+    real, calls = getattr(job, when), []
+
+    def at_the_second(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError
+        return real(*args)
+
+    monkeypatch.setattr(job, when, at_the_second)
+    summary = run(Mirror(), folder, tmp_path / "out")
+    assert summary.done == 2
+    assert "more memory than there is" in next(iter(summary.failed.values()))
 
 
 def test_two_jobs_on_one_folder(folder, tmp_path):

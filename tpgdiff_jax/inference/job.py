@@ -167,11 +167,15 @@ def _restore(restorer, batch, options, settings, side_by_side, log: TextIO, summ
         results = restorer.restore_all(
             [form for _, form in usable], batch_size=len(batch), **options
         )
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError):
+            where = "there is"
+        elif "RESOURCE_EXHAUSTED" in str(error):
+            where = "the device has"
+        else:
             raise
         for task, _ in usable:
-            summary.fail(task, "needs more memory than the device has; try a smaller --tile")
+            summary.fail(task, f"needs more memory than {where}; try a smaller --tile")
         return
     seconds = (time.perf_counter() - started) / len(usable)
     for (task, form), restored in zip(usable, results, strict=True):
@@ -179,6 +183,9 @@ def _restore(restorer, batch, options, settings, side_by_side, log: TextIO, summ
             _write(task, form, restored, side_by_side)
         except ValueError as error:
             summary.fail(task, str(error))
+            continue
+        except MemoryError:
+            summary.fail(task, "its result needs more memory than there is")
             continue
         except OSError as error:
             if error.errno in _FOLDER_AT_FAULT:
@@ -212,6 +219,8 @@ def _read(batch: Sequence[Task], summary: Summary) -> Iterator[tuple[Task, Form]
             summary.fail(task, error.reason)
         except ValueError as error:
             summary.fail(task, str(error))
+        except MemoryError:
+            summary.fail(task, "needs more memory than there is")
         else:
             yield task, form
 
