@@ -89,11 +89,19 @@ def test_bad_files_are_listed_and_stop_nothing(folder, tmp_path):
         whole[:16] + struct.pack(">II", 30_000, 30_000) + whole[24:29] + bomb_checksum(whole)
     )
     Image.fromarray(np.full((3, 3), 7.0, np.float32)).save(folder / "float.tif")
+    files.write_picture(folder / "deep.png", np.full((9, 9, 3), 5000, np.uint16))
+    (folder / "deep.png").write_bytes((folder / "deep.png").read_bytes()[:-30])
     output = tmp_path / "out"
     summary = run(Mirror(), folder, output)
     assert summary.done == 2
     reasons = {name.split("/")[-1]: reason for name, reason in summary.failed.items()}
-    assert reasons.keys() == {"0.png", "text.jpg", "empty.png", "bomb.png", "float.tif"}
+    assert reasons.keys() == {
+        "0.png",
+        "text.jpg",
+        "empty.png",
+        "bomb.png",
+        *("float.tif", "deep.png"),
+    }
     assert reasons["empty.png"] == "empty file (0 bytes)"
     assert "900000000 pixels" in reasons["bomb.png"]
     assert "outside [0, 1]" in reasons["float.tif"]
