@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import pathlib
 import struct
 import zlib
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tpgdiff_jax.command_line import printable
 from tpgdiff_jax.inference import files, job, plan
 from tpgdiff_jax.inference.forms import Restored
 
@@ -278,6 +280,38 @@ def test_inputs_may_be_files_folders_and_patterns(folder, tmp_path):
     assert [task.target.relative_to(tmp_path).as_posix() for task in found] == [
         *("0.png", "1.png", "sub/2.png"),
     ]
+
+
+def test_results_among_the_files_of_a_pattern_are_not_restored_again(folder):
+    """Nor are they where the pattern goes by way of a link."""
+    link, output = folder.with_name("link"), folder / "restored"
+    link.symlink_to(folder)
+    for _ in range(2):
+        for start in (folder, link):
+            tasks = plan.plan([str(start / "**" / "*.png")], output)
+            found = [task.target.relative_to(output).as_posix() for task in tasks]
+            assert found == ["0.png", "1.png", "sub/2.png"]
+        run(Mirror(), folder, output)
+    with pytest.raises(ValueError, match="matches nothing besides results of --output"):
+        plan.plan([str(folder / "rest*" / "*.png")], output)
+    # Inputs may lie below the folder of the results.
+    assert len(plan.plan([str(folder / "sub" / "*.png")], folder)) == 1
+
+
+def test_names_that_are_no_text(folder, tmp_path, restorer):
+    names = [os.fsdecode(b"caf\xe9.png"), os.fsdecode(b"b\xe4d.png")]
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    (source / names[0]).write_bytes((folder / "0.png").read_bytes())
+    (source / names[1]).write_bytes(b"no image")
+    summary = run(restorer, source, output)
+    assert (summary.done, len(summary.failed)) == (1, 1)
+    assert Image.open(output / names[0]).size == (56, 48)
+    assert run(restorer, source, output).present == 1
+    row = json.loads((output / job.LOG_NAME).read_text().splitlines()[0])
+    assert row["output"] == str(output / names[0])
+    said = printable(job.describe(summary, output), "utf-8")
+    assert r"b\udce4d.png: not an image" in said
 
 
 @pytest.mark.parametrize(

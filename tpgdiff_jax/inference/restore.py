@@ -268,5 +268,7 @@ def _keys(forms: Sequence[Form], seed: int, samples: int) -> jax.Array:
         for form in forms
         for number in range(samples)
     ]
-    seeds = np.array([zlib.crc32(name.encode()) for name in names], np.uint32)
+    # A file's name may be no text; its bytes come back as they are on the disk.
+    names = [name.encode("utf-8", "surrogateescape") for name in names]
+    seeds = np.array([zlib.crc32(name) for name in names], np.uint32)
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), seeds)
