@@ -101,7 +101,8 @@ class Restorer:
 
         Returns:
           for each image one of the same size and kind (an array for a path, 8-bit unless the image
-          is deeper), or with `samples` a `Restored`; a list for a list.
+          is deeper), or with `samples` a `Restored`; a list for a list.  Files and PIL images come
+          back upright: an EXIF orientation is applied first.
 
         Raises:
           ValueError: an array of another shape or type, or an option that does not fit.
