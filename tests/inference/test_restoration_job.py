@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pathlib
+import resource
 import struct
 import zlib
 
@@ -38,7 +39,7 @@ class Mirror:
     fingerprint = "abc"
     on_call = staticmethod(lambda: None)
 
-    def groups(self, shapes, batch_size, tile):
+    def groups(self, shapes, batch_size, tile, samples):
         return [[index] for index in range(len(shapes))]
 
     def restore_all(self, forms, **options):
@@ -160,21 +161,81 @@ def test_a_full_disk_stops_the_job_and_leaves_nothing_half_written(
             raise OSError(errno.ENOSPC, "No space left on device")
         real(source, target)
 
+    output.mkdir()
     if full == "picture":
         monkeypatch.setattr(files.os, "replace", replace)
     else:
-        monkeypatch.setattr(job.json, "dumps", no_space)
+        (output / job.LOG_NAME).symlink_to("/dev/full")  # takes nothing
     summary = run(Mirror(), folder, output)
     assert (summary.done, summary.left) == (1, 2)
     assert "No space left on device" in summary.stopped
     assert "2 files are left, run it again" in job.describe(summary, output)
     assert not leftovers(output)
     monkeypatch.undo()
+    if full == "log":
+        (output / job.LOG_NAME).unlink()
     assert run(Mirror(), folder, output).done == 2
 
 
-def no_space(*_):
-    raise OSError(errno.ENOSPC, "No space left on device")
+def test_a_log_that_fills_the_disk_is_mended_by_the_next_job(folder, tmp_path):
+    output = tmp_path / "out"
+    run(Mirror(), folder, output)
+    log = output / job.LOG_NAME
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines) * 40)
+    (output / "1.png").unlink()
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 50, hard))
+    try:
+        summary = run(Mirror(), folder, output)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert "File too large" in summary.stopped
+    assert len(log.read_bytes().splitlines()[-1]) == 50  # cut off
+    (output / "0.png").unlink()
+    assert run(Mirror(), folder, output).done == 1
+    cut_off, last = log.read_text().splitlines()[-2:]
+    assert len(cut_off) == 50
+    assert json.loads(last)["output"].endswith("0.png")
+    assert run(Mirror(), folder, output, options={**OPTIONS, "steps": 9}).other_settings == 3
+
+
+@pytest.mark.parametrize("when", ["read_size", "form_of_any"])
+def test_an_input_that_the_disk_does_not_give_is_listed(folder, tmp_path, monkeypatch, when):
+    real = getattr(job, when)
+
+    def damaged_disk(path):
+        if getattr(path, "name", "") == "1.png":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(path)
+
+    monkeypatch.setattr(job, when, damaged_disk)
+    summary = run(Mirror(), folder, tmp_path / "out")
+    assert (summary.done, summary.stopped) == (2, "")
+    assert summary.failed == {str(folder / "1.png"): "cannot be read: Input/output error"}
+
+
+def test_a_name_too_long_for_the_result_is_listed(folder, tmp_path):
+    (folder / "0.png").rename(folder / f"{'x' * 251}.png")
+    summary = run(Mirror(), folder, tmp_path / "out", ".tiff")
+    assert summary.done == 2
+    assert "File name too long" in next(iter(summary.failed.values()))
+
+
+def test_a_result_that_is_no_number_is_listed(folder, tmp_path):
+    restorer, calls = Mirror(), []
+    real = restorer.restore_all
+
+    def second_fails(forms, strict, **options):
+        assert not strict
+        calls.append(1)
+        return [None] if len(calls) == 2 else real(forms, **options)
+
+    restorer.restore_all = second_fails
+    summary = run(restorer, folder, tmp_path / "out")
+    assert summary.done == 2
+    assert "not finite" in next(iter(summary.failed.values()))
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 2
 
 
 @pytest.mark.parametrize(
