@@ -59,6 +59,42 @@ def test_unknown_override_names_the_nearest_key(experiment, override, words):
     assert all(word in str(error.value) for word in words)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--mode=restore", "--input", "configs/quickstart_photos", "--output=o"],
+        ["--mode", "restore", "--input=configs/quickstart_photos", "--configure_nothing=1"],
+        ["--mode=convert", "--input", "config.json", "--output", "config.safetensors"],
+    ],
+)
+def test_values_that_begin_with_config_name_no_experiment_file(arguments):
+    assert command_line._goes_without_config(["main", *arguments])
+    for named in (["--config=a.py"], ["-config", "a.py"], ["--config.seed=1"]):
+        assert not command_line._goes_without_config(["main", *arguments, *named])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"num_processes": 2, "process_id": 1}, "--num_processes=2 alone starts one process"),
+        ({"process_id": 0}, "--process_id=0 alone starts one process"),
+    ],
+)
+def test_numbers_of_processes_that_nothing_joins_are_refused(flags, words):
+    alone = {"distributed": False, "coordinator": None, "num_processes": None, "process_id": None}
+    with pytest.raises(UserError, match=f"{words}.*--coordinator=.*--distributed"):
+        command_line.check_processes(**alone | flags)
+    for joined in ({"distributed": True}, {"coordinator": "host:1"}):
+        command_line.check_processes(**alone | flags | joined)
+    command_line.check_processes(**alone)
+
+
+def test_what_an_output_cannot_show_is_escaped():
+    assert command_line.printable("caf\udce9 \u00e4", "utf-8") == "caf\\udce9 \u00e4"
+    assert command_line.printable("\u56fe", "ascii") == "\\u56fe"
+    assert command_line.printable("a", None) == "a"
+
+
 def test_mistyped_key_inside_an_experiment_file(experiment):
     path = experiment("config.optim.stepz = 3")
     with pytest.raises(UserError) as error:

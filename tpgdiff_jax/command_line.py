@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from tpgdiff_jax import config as configuration
 
 _OVERRIDE = re.compile(r"--?config\.([\w.]+)(=|$)")
+_NAMES_CONFIG = re.compile(r"--?config\b")  # not the value configs/... of another flag
 _HELP = ("--help", "-help", "--helpfull", "--helpshort", "-?")
 # These modes need no experiment file: weights bring their own settings.
 _WITHOUT_CONFIG = [(flag, mode) for flag in ("--mode", "-mode") for mode in ("convert", "restore")]
@@ -70,7 +71,7 @@ def _goes_without_config(argv: Sequence[str]) -> bool:
     """Tell whether the mode needs no experiment file, and none is named."""
     words = " ".join(argv).replace("=", " ").split()
     mode = any(pair in itertools.pairwise(words) for pair in _WITHOUT_CONFIG)
-    return mode and not any(argument.lstrip("-").startswith("config") for argument in argv)
+    return mode and not any(_NAMES_CONFIG.match(argument) for argument in argv)
 
 
 def config_name(argv: Sequence[str]) -> tuple[pathlib.Path, str | None]:
@@ -193,6 +194,24 @@ def parse_strengths(texts: Sequence[str]) -> dict[str, float]:
                 f"--guidance={text}: expected BRANCH=STRENGTH, e.g. semantic=2."
             ) from error
     return strengths
+
+
+def check_processes(
+    distributed: bool, coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+    """Refuse flags of several processes that would be ignored; the arguments are those flags."""
+    for name, value in (("num_processes", num_processes), ("process_id", process_id)):
+        if value is not None and not (distributed or coordinator):
+            raise UserError(
+                f"--{name}={value} alone starts one process; add --coordinator=HOST:PORT (of "
+                "process 0), or --distributed where JAX finds the others itself."
+            )
+
+
+def printable(text: str, encoding: str | None) -> str:
+    """Replace what an output cannot show, such as file names that are no text, by escapes."""
+    encoding = encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def quiet_libraries() -> None:

@@ -40,11 +40,13 @@ flags.DEFINE_integer("process_id", None, "This process's number; goes with --coo
 def main(_) -> None:
     """Check the configuration, start JAX, run the mode."""
     config = command_line.checked_config(FLAGS["config"].value)
+    processes = (FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+    command_line.check_processes(FLAGS.distributed, *processes)
     # Imported after the checks: a mistyped key should not cost the import of JAX.
     import jax
 
     if FLAGS.distributed or FLAGS.coordinator:
-        jax.distributed.initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+        jax.distributed.initialize(*processes)
     from tpgdiff_jax import modes
 
     logging.set_verbosity(logging.INFO)

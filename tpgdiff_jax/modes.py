@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax import experiment
 from tpgdiff_jax.checkpoints import assemble, published
-from tpgdiff_jax.command_line import parse_strengths, user_errors
+from tpgdiff_jax.command_line import parse_strengths, printable, user_errors
 from tpgdiff_jax.data import prepare as prepared
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.diffusion import samplers
@@ -124,7 +124,8 @@ def restore(flags: FlagValues, options: dict[str, Any]) -> None:
         log_name=f"restored_{index}.jsonl" if count > 1 else job.LOG_NAME,
     )
     whose = f"process {index} of {count}, {len(tasks)} of {len(every_task)} files: "
-    print((whose if count > 1 else "") + job.describe(summary, output), flush=True)
+    said = (whose if count > 1 else "") + job.describe(summary, output)
+    print(printable(said, sys.stdout.encoding), flush=True)
     if summary.failed or summary.stopped:
         sys.exit(1)
 

@@ -65,6 +65,14 @@ def test_8_bit_resizing_is_pillows(size, wanted, method):
     assert (difference == 0).mean() >= 0.95
 
 
+@pytest.mark.parametrize("size", [(40, 60), (97, 40), (24, 31), (31, 24)])
+def test_a_part_is_cut_from_the_whole(size):
+    image = np.random.default_rng(3).integers(0, 256, (1, *size, 3)).astype(np.float32)
+    whole = resize_bytes(jnp.asarray(image), (31, 60), "cubic")
+    part = resize_bytes(jnp.asarray(image), (31, 60), "cubic", ((4, 20), (7, 59)))
+    np.testing.assert_array_equal(part, whole[:, 4:20, 7:59])
+
+
 def test_cubic_overshoot_is_clipped_to_bytes():
     edge = jnp.zeros((1, 4, 8, 1)).at[:, :, 4:].set(255)
     resized = resize_bytes(edge, (4, 24), "cubic")

@@ -1,6 +1,7 @@
 """CLIP's view of an image, and its image tower, are those of the programs they come from."""
 
 import json
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +62,20 @@ def test_any_aspect_ratio_gives_pillows_centre_crop(size):
     apart = levels_apart(view[0], (crop / 255 - CLIP_MEAN) / CLIP_STD)
     assert apart.mean() < 0.05
     assert apart.max() <= 1.1
+
+
+@pytest.mark.parametrize("long", ["height", "width"])
+def test_a_long_strip_needs_no_more_memory_than_its_crop(long):
+    """Whole, the filter of this picture would be a matrix of 16 GiB."""
+    image = np.zeros((1, 25_000, 64, 3), np.float32)
+    image[:, 12_450:12_550] = 0.5  # the crop shows 64 rows in the middle
+    image = image if long == "height" else image.swapaxes(1, 2)
+    tracemalloc.start()
+    view = np.asarray(clip_view(jnp.asarray(image)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**29
+    assert levels_apart(view[0], (128 / 255 - np.array(CLIP_MEAN)) / CLIP_STD).max() < 0.1
 
 
 def test_the_view_rounds_and_clips_to_grey_levels():

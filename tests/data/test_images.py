@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import pickle
+import resource
 import struct
 import warnings
 import zlib
@@ -44,6 +45,35 @@ def test_round_trip_and_no_temporary_file_left(tmp_path):
     np.testing.assert_array_equal(read_rgb(path), RGB)
     assert [p.name for p in path.parent.iterdir()] == ["photo.png"]
     assert read_size(path) == (20, 30)
+
+
+def test_two_programs_may_write_one_file_at_once(tmp_path, monkeypatch):
+    """The second begins and ends while the first has written but not yet renamed."""
+    path, real, seen = tmp_path / "photo.png", os.replace, []
+
+    def replace(source, target):
+        seen.append(source)
+        if len(seen) == 1:
+            write_image(path, 255 - RGB)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    write_image(path, RGB)
+    assert len(set(seen)) == 2
+    np.testing.assert_array_equal(read_rgb(path), RGB)
+
+
+def test_an_image_that_does_not_fit_on_the_disk_is_not_there(tmp_path):
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_image(tmp_path / "photo.jpg", RGB)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"'\.psd' is no image format"):
+        write_image(tmp_path / "photo.psd", RGB)
 
 
 def test_memory_and_file_give_the_same(tmp_path):

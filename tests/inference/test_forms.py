@@ -1,12 +1,14 @@
 """Pictures of every kind come back as they came."""
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tpgdiff_jax.inference.forms import form_of
+from tpgdiff_jax.inference.forms import form_of, form_of_any
 
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 5)).flatmap(
     lambda size: st.sampled_from([size, (*size, 1), (*size, 3), (*size, 4)])
@@ -42,6 +44,45 @@ def test_a_pil_image_comes_back_as_one():
     form = form_of(np.zeros((4, 5, 3), np.uint8))
     form.as_picture = True
     assert isinstance(form.rebuild(form.rgb), Image.Image)
+
+
+def reloaded(image, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **options)
+    return Image.open(buffer)
+
+
+def test_a_picture_that_lies_on_its_side_is_turned_upright(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = reloaded(Image.fromarray(pixels), exif=exif)
+    lying.save(tmp_path / "phone.png", exif=exif)
+    forms = [form_of_any(lying), form_of_any(tmp_path / "phone.png")]
+    for form in forms:
+        np.testing.assert_array_equal(np.asarray(form.rebuild(form.rgb)), np.rot90(pixels, -1))
+    back = forms[0].rebuild(forms[0].rgb)
+    assert back.size == (4, 6)
+    assert 0x0112 not in back.getexif()
+    assert lying.size == (6, 4)  # what was given stays as it was
+
+
+@pytest.mark.parametrize(
+    ("mode", "transparent", "back"), [("L", 7, "LA"), ("RGB", (7, 7, 7), "RGBA")]
+)
+def test_one_colour_that_stands_for_transparent_becomes_alpha(tmp_path, mode, transparent, back):
+    grey = np.full((3, 4), 50, np.uint8)
+    grey[1, 2] = 7
+    image = reloaded(Image.fromarray(grey).convert(mode), transparency=transparent)
+    image.save(tmp_path / "a.png", transparency=transparent)
+    alpha = np.where(grey == 7, 0, 255)
+    form = form_of_any(image)
+    picture = form.rebuild(form.rgb)
+    assert picture.mode == back
+    np.testing.assert_array_equal(np.asarray(picture)[..., -1], alpha)
+    form = form_of_any(tmp_path / "a.png")
+    np.testing.assert_array_equal(form.rebuild(form.rgb)[..., 3], alpha)
+    np.testing.assert_array_equal(form.rebuild(form.rgb)[..., 0], grey)
 
 
 @pytest.mark.parametrize(

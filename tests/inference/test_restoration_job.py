@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 import pathlib
+import resource
 import struct
 import zlib
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tpgdiff_jax.command_line import printable
 from tpgdiff_jax.inference import files, job, plan
 from tpgdiff_jax.inference.forms import Restored
 
@@ -36,7 +39,7 @@ class Mirror:
     fingerprint = "abc"
     on_call = staticmethod(lambda: None)
 
-    def groups(self, shapes, batch_size, tile):
+    def groups(self, shapes, batch_size, tile, samples):
         return [[index] for index in range(len(shapes))]
 
     def restore_all(self, forms, **options):
@@ -89,11 +92,19 @@ def test_bad_files_are_listed_and_stop_nothing(folder, tmp_path):
         whole[:16] + struct.pack(">II", 30_000, 30_000) + whole[24:29] + bomb_checksum(whole)
     )
     Image.fromarray(np.full((3, 3), 7.0, np.float32)).save(folder / "float.tif")
+    files.write_picture(folder / "deep.png", np.full((9, 9, 3), 5000, np.uint16))
+    (folder / "deep.png").write_bytes((folder / "deep.png").read_bytes()[:-30])
     output = tmp_path / "out"
     summary = run(Mirror(), folder, output)
     assert summary.done == 2
     reasons = {name.split("/")[-1]: reason for name, reason in summary.failed.items()}
-    assert reasons.keys() == {"0.png", "text.jpg", "empty.png", "bomb.png", "float.tif"}
+    assert reasons.keys() == {
+        "0.png",
+        "text.jpg",
+        "empty.png",
+        "bomb.png",
+        *("float.tif", "deep.png"),
+    }
     assert reasons["empty.png"] == "empty file (0 bytes)"
     assert "900000000 pixels" in reasons["bomb.png"]
     assert "outside [0, 1]" in reasons["float.tif"]
@@ -150,37 +161,120 @@ def test_a_full_disk_stops_the_job_and_leaves_nothing_half_written(
             raise OSError(errno.ENOSPC, "No space left on device")
         real(source, target)
 
+    output.mkdir()
     if full == "picture":
         monkeypatch.setattr(files.os, "replace", replace)
     else:
-        monkeypatch.setattr(job.json, "dumps", no_space)
+        (output / job.LOG_NAME).symlink_to("/dev/full")  # takes nothing
     summary = run(Mirror(), folder, output)
     assert (summary.done, summary.left) == (1, 2)
     assert "No space left on device" in summary.stopped
     assert "2 files are left, run it again" in job.describe(summary, output)
     assert not leftovers(output)
     monkeypatch.undo()
+    if full == "log":
+        (output / job.LOG_NAME).unlink()
     assert run(Mirror(), folder, output).done == 2
 
 
-def no_space(*_):
-    raise OSError(errno.ENOSPC, "No space left on device")
+def test_a_log_that_fills_the_disk_is_mended_by_the_next_job(folder, tmp_path):
+    output = tmp_path / "out"
+    run(Mirror(), folder, output)
+    log = output / job.LOG_NAME
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines) * 40)
+    (output / "1.png").unlink()
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 50, hard))
+    try:
+        summary = run(Mirror(), folder, output)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert "File too large" in summary.stopped
+    assert len(log.read_bytes().splitlines()[-1]) == 50  # cut off
+    (output / "0.png").unlink()
+    assert run(Mirror(), folder, output).done == 1
+    cut_off, last = log.read_text().splitlines()[-2:]
+    assert len(cut_off) == 50
+    assert json.loads(last)["output"].endswith("0.png")
+    assert run(Mirror(), folder, output, options={**OPTIONS, "steps": 9}).other_settings == 3
 
 
-def test_a_picture_too_large_for_the_memory_fails_alone(folder, tmp_path):
+@pytest.mark.parametrize("when", ["read_size", "form_of_any"])
+def test_an_input_that_the_disk_does_not_give_is_listed(folder, tmp_path, monkeypatch, when):
+    real = getattr(job, when)
+
+    def damaged_disk(path):
+        if getattr(path, "name", "") == "1.png":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(path)
+
+    monkeypatch.setattr(job, when, damaged_disk)
+    summary = run(Mirror(), folder, tmp_path / "out")
+    assert (summary.done, summary.stopped) == (2, "")
+    assert summary.failed == {str(folder / "1.png"): "cannot be read: Input/output error"}
+
+
+def test_a_name_too_long_for_the_result_is_listed(folder, tmp_path):
+    (folder / "0.png").rename(folder / f"{'x' * 251}.png")
+    summary = run(Mirror(), folder, tmp_path / "out", ".tiff")
+    assert summary.done == 2
+    assert "File name too long" in next(iter(summary.failed.values()))
+
+
+def test_a_result_that_is_no_number_is_listed(folder, tmp_path):
+    restorer, calls = Mirror(), []
+    real = restorer.restore_all
+
+    def second_fails(forms, strict, **options):
+        assert not strict
+        calls.append(1)
+        return [None] if len(calls) == 2 else real(forms, **options)
+
+    restorer.restore_all = second_fails
+    summary = run(restorer, folder, tmp_path / "out")
+    assert summary.done == 2
+    assert "not finite" in next(iter(summary.failed.values()))
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+            "needs more memory than the device has; try a smaller --tile",
+        ),
+        (MemoryError(), "needs more memory than there is; try a smaller --tile"),
+    ],
+)
+def test_a_picture_too_large_for_the_memory_fails_alone(folder, tmp_path, error, reason):
     restorer, calls = Mirror(), []
 
     def on_call():
         calls.append(1)
         if len(calls) == 2:
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+            raise error
 
     restorer.on_call = on_call
     summary = run(restorer, folder, tmp_path / "out")
-    assert (summary.done, list(summary.failed.values())) == (
-        2,
-        ["needs more memory than the device has; try a smaller --tile"],
-    )
+    assert (summary.done, list(summary.failed.values())) == (2, [reason])
+
+
+@pytest.mark.parametrize("when", ["form_of_any", "for_format"])
+def test_a_file_too_large_for_the_memory_fails_alone(folder, tmp_path, monkeypatch, when):
+    real, calls = getattr(job, when), []
+
+    def at_the_second(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError
+        return real(*args)
+
+    monkeypatch.setattr(job, when, at_the_second)
+    summary = run(Mirror(), folder, tmp_path / "out")
+    assert summary.done == 2
+    assert "more memory than there is" in next(iter(summary.failed.values()))
 
 
 def test_two_jobs_on_one_folder(folder, tmp_path):
@@ -247,6 +341,38 @@ def test_inputs_may_be_files_folders_and_patterns(folder, tmp_path):
     assert [task.target.relative_to(tmp_path).as_posix() for task in found] == [
         *("0.png", "1.png", "sub/2.png"),
     ]
+
+
+def test_results_among_the_files_of_a_pattern_are_not_restored_again(folder):
+    """Nor are they where the pattern goes by way of a link."""
+    link, output = folder.with_name("link"), folder / "restored"
+    link.symlink_to(folder)
+    for _ in range(2):
+        for start in (folder, link):
+            tasks = plan.plan([str(start / "**" / "*.png")], output)
+            found = [task.target.relative_to(output).as_posix() for task in tasks]
+            assert found == ["0.png", "1.png", "sub/2.png"]
+        run(Mirror(), folder, output)
+    with pytest.raises(ValueError, match="matches nothing besides results of --output"):
+        plan.plan([str(folder / "rest*" / "*.png")], output)
+    # Inputs may lie below the folder of the results.
+    assert len(plan.plan([str(folder / "sub" / "*.png")], folder)) == 1
+
+
+def test_names_that_are_no_text(folder, tmp_path, restorer):
+    names = [os.fsdecode(b"caf\xe9.png"), os.fsdecode(b"b\xe4d.png")]
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    (source / names[0]).write_bytes((folder / "0.png").read_bytes())
+    (source / names[1]).write_bytes(b"no image")
+    summary = run(restorer, source, output)
+    assert (summary.done, len(summary.failed)) == (1, 1)
+    assert Image.open(output / names[0]).size == (56, 48)
+    assert run(restorer, source, output).present == 1
+    row = json.loads((output / job.LOG_NAME).read_text().splitlines()[0])
+    assert row["output"] == str(output / names[0])
+    said = printable(job.describe(summary, output), "utf-8")
+    assert r"b\udce4d.png: not an image" in said
 
 
 @pytest.mark.parametrize(

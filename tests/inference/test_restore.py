@@ -144,11 +144,49 @@ def test_several_samples_give_a_mean_and_a_deviation(restorer):
         restorer.restore_all([PHOTO])[0].deviation_picture()
 
 
-def test_samples_of_a_tiled_image(restorer):
-    image = np.tile(PHOTO, (2, 3, 1)) / 255
-    found = restorer(image, samples=2, tile=64)
-    assert found.deviation.shape == image.shape[:2]
-    assert found.deviation.mean() > 1e-3
+@pytest.mark.parametrize("tile", [0, 64])
+def test_samples_that_do_not_fit_together_are_drawn_in_turns(restorer, monkeypatch, tile):
+    image = np.tile(PHOTO, (1, 2, 1))[:, : 50 + tile] / 255  # whole 64 x 64; else two windows
+    options = {"samples": 4, "tile": tile, "seed": 5}
+    together = restorer(image, **options)
+    assert together.deviation.shape == image.shape[:2]
+    assert together.deviation.mean() > 1e-3
+    seen, real = [], restore.run_batch
+
+    def spy(*args, **options):
+        seen.append((args[1].shape[0], options["at_once"]))
+        return real(*args, **options)
+
+    monkeypatch.setattr(restore, "run_batch", spy)
+    monkeypatch.setattr(sizes, "LARGEST_WHOLE", 2 * 64 * 64)
+    turns = restorer([image, image], names=["", ""], **options)
+    assert seen == [(1, 2), (1, 2)]
+    for found in turns:
+        np.testing.assert_allclose(found.image, together.image, atol=1e-5)
+        np.testing.assert_allclose(found.deviation, together.deviation, atol=1e-5)
+
+
+def test_a_result_that_is_no_number_is_an_error_and_not_a_black_picture(restorer):
+    variables = jax.tree.map(np.array, jax.device_get(restorer._variables))
+    variables["params"]["unet"]["final_conv"]["bias"][1] = np.nan
+    broken = Restorer(restorer._model, variables, restorer.config)
+    with pytest.raises(ValueError, match="image 0: its restoration is not finite"):
+        broken(PHOTO)
+    with pytest.raises(ValueError, match=r"photo\.png: its restoration is not finite"):
+        broken.restore_all([PHOTO], names=["photo.png"], samples=2)
+    assert broken.restore_all([PHOTO], strict=False) == [None]
+
+
+def test_one_result_that_is_no_number_leaves_the_others(restorer, monkeypatch):
+    real = restore.run_batch
+
+    def second_fails(*args, **options):
+        answer = real(*args, **options)
+        return answer.replace(finite=answer.finite.at[1].set(False))
+
+    monkeypatch.setattr(restore, "run_batch", second_fails)
+    found = restorer.restore_all([PHOTO, PHOTO, PHOTO[::-1]], strict=False)
+    assert [each is None for each in found] == [False, True, False]
 
 
 @pytest.mark.parametrize(

@@ -44,17 +44,33 @@ def test_large_images_are_tiled_unless_asked_otherwise():
     assert sizes.tile_for((512, 576), 512) == 512
 
 
-@given(st.lists(st.tuples(sides, sides), max_size=12), st.integers(1, 5), st.integers(1, 4))
-def test_groups_hold_every_image_once_and_one_padded_size_each(shapes, most, devices):
-    found = list(sizes.groups(shapes, most, None, devices=devices))
+@given(
+    *(st.lists(st.tuples(sides, sides), max_size=12), st.integers(1, 5), st.integers(1, 4)),
+    st.integers(1, 8),
+)
+def test_groups_hold_every_image_once_and_one_padded_size_each(shapes, most, devices, samples):
+    found = list(sizes.groups(shapes, most, None, devices=devices, samples=samples))
     assert sorted(index for group in found for index in group) == list(range(len(shapes)))
     for group in found:
         padded = {sizes.padded_size(shapes[index]) for index in group}
         assert len(padded) == 1
         assert len(group) <= most * devices
-        height, width = padded.pop()
+        height, width = size = padded.pop()
         limit = max(sizes.LARGEST_WHOLE, height * width) * devices
-        assert len(group) * height * width <= limit
+        copies = sizes.samples_at_once(size, samples)
+        assert samples % copies == 0
+        assert len(group) * copies * height * width <= limit
+
+
+def test_samples_are_drawn_together_as_far_as_they_fit():
+    assert sizes.samples_at_once((512, 512), 8) == 4
+    assert sizes.samples_at_once((512, 512), 6) == 3
+    assert sizes.samples_at_once((512, 512), 5) == 1
+    assert sizes.samples_at_once((512, 512), 3) == 3
+    assert sizes.samples_at_once((512, 512), 8, spatial=2) == 8
+    assert sizes.samples_at_once((4096, 4096), 8) == 1
+    assert sizes.samples_at_once((4096, 4096), 8, tile=768) == 1
+    assert sizes.samples_at_once((4096, 4096), 8, tile=256, windows=4) == 4
 
 
 @given(st.integers(1, 40), st.integers(1, 6))

@@ -47,7 +47,12 @@ def resize(
     return x.astype(images.dtype)
 
 
-def resize_bytes(images: jax.Array, size: tuple[int, int], method: str) -> jax.Array:
+def resize_bytes(
+    images: jax.Array,
+    size: tuple[int, int],
+    method: str,
+    part: tuple[tuple[int, int], tuple[int, int]] | None = None,
+) -> jax.Array:
     """Resize 8-bit images as Pillow does: antialiased, whole grey levels after each axis.
 
     Columns come before rows, as in Pillow before version 13.
@@ -56,18 +61,22 @@ def resize_bytes(images: jax.Array, size: tuple[int, int], method: str) -> jax.A
       images: float32 [B, H, W, C] in [0, 255], whole numbers.
       size: (height, width) of the result, pixels.
       method: one of `METHODS`.
+      part: rows and columns of the result that are wanted, (first, behind the last) of each; all by
+        default.  The rest costs neither time nor memory.
 
     Returns:
-      float32 [B, *size, C] in [0, 255], whole numbers.
+      float32 [B, *size, C] in [0, 255], whole numbers; of a part its size.
     """
-    columns = _filter_matrix(images.shape[2], size[1], method, True, False)
-    rows = _filter_matrix(images.shape[1], size[0], method, True, False)
+    (top, bottom), (left, right) = part or ((0, size[0]), (0, size[1]))
+    columns = _filter_matrix(images.shape[2], size[1], method, True, False, left, right)
+    rows = _filter_matrix(images.shape[1], size[0], method, True, False, top, bottom)
     x = images
     for weights, along in ((columns, _along_width), (rows, _along_height)):
         if weights is not None:
             # Pillow rounds halves up.
             x = jnp.clip(jnp.floor(along(x, weights) + 0.5), 0, 255)
-    return x
+    x = x if columns is not None else x[:, :, left:right]
+    return x if rows is not None else x[:, top:bottom]
 
 
 def _along_height(x, weights):
@@ -80,17 +89,27 @@ def _along_width(x, weights):
 
 @functools.lru_cache(maxsize=64)
 def _filter_matrix(
-    length: int, wanted: int, method: str, antialias: bool, align_corners: bool
+    length: int,
+    wanted: int,
+    method: str,
+    antialias: bool,
+    align_corners: bool,
+    start: int = 0,
+    stop: int | None = None,
 ) -> np.ndarray | None:
-    """Return the float32 matrix [wanted, length] of one axis; None where nothing changes."""
+    """Return rows start:stop of one axis' float32 matrix [wanted, length].
+
+    None where nothing changes: `wanted` is `length`.
+    """
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; expected one of {', '.join(METHODS)}.")
     if length == wanted:
         return None
+    index = np.arange(start, wanted if stop is None else stop)
     if align_corners:
-        centres = np.arange(wanted) * ((length - 1) / max(wanted - 1, 1))
+        centres = index * ((length - 1) / max(wanted - 1, 1))
     else:
-        centres = (np.arange(wanted) + 0.5) * (length / wanted) - 0.5
+        centres = (index + 0.5) * (length / wanted) - 0.5
     if antialias:
         return _windowed(centres, length, method, max(length / wanted, 1.0))
     return _neighbours(centres, length, method)

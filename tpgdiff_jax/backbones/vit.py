@@ -32,9 +32,10 @@ def clip_view(images: jax.Array, size: int = 224) -> jax.Array:
     height, width = images.shape[1:3]
     short = min(height, width)
     resized = (size * height // short, size * width // short)
-    view = resize_bytes(grey_levels(images), resized, "cubic")
-    top, left = (round((side - size) / 2) for side in resized)
-    view = view[:, top : top + size, left : left + size]
+    corner = [round((side - size) / 2) for side in resized]
+    # Only the crop is computed: of a long strip the resized picture would not fit into the memory.
+    crop = tuple((first, first + size) for first in corner)
+    view = resize_bytes(grey_levels(images), resized, "cubic", crop)
     return normalise(view, CLIP_MEAN, CLIP_STD)
 
 

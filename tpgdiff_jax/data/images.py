@@ -4,8 +4,10 @@ import errno
 import io
 import os
 import pathlib
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -46,7 +48,7 @@ def read_size(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> tuple[in
     Raises:
       UnreadableImageError: no image, or not one that can be opened.
     """
-    with _opened(path, str(path), max_pixels) as image:
+    with opened(path, str(path), max_pixels) as image:
         # The base class reads what the header holds; a PNG's own getexif would decode the pixels.
         turned = Image.Image.getexif(image).get(0x0112, 1) in _TURNED
         width, height = image.size
@@ -69,7 +71,7 @@ def read_rgb(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarra
     Raises:
       UnreadableImageError: empty, no image, truncated, damaged or too large; says which.
     """
-    with _opened(path, str(path), max_pixels) as image:
+    with opened(path, str(path), max_pixels) as image:
         return _to_rgb(image)
 
 
@@ -83,7 +85,7 @@ def open_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Image.I
     Raises:
       UnreadableImageError: as `read_rgb`.
     """
-    with _opened(path, str(path), max_pixels) as image:
+    with opened(path, str(path), max_pixels) as image:
         image.load()
         return ImageOps.exif_transpose(image)
 
@@ -102,7 +104,7 @@ def decode_rgb(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarr
     Raises:
       UnreadableImageError: as `read_rgb`.
     """
-    with _opened(io.BytesIO(data), name, max_pixels) as image:
+    with opened(io.BytesIO(data), name, max_pixels) as image:
         return _to_rgb(image)
 
 
@@ -114,10 +116,20 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 @contextmanager
-def _opened(
-    source: str | os.PathLike | io.BytesIO, name: str, max_pixels: int
+def opened(
+    source: str | os.PathLike | io.BytesIO, name: str, max_pixels: int = MAX_PIXELS
 ) -> Iterator[Image.Image]:
-    """Open an image, turning whatever goes wrong before the block ends into one exception."""
+    """Open an image, turning whatever goes wrong before the block ends into one exception.
+
+    Args:
+      source: a file's path or content.
+      name: what errors call it.
+      max_pixels: larger images are refused.
+
+    Raises:
+      UnreadableImageError: whatever is wrong with the file.
+      OSError: what is wrong with the machine.
+    """
     try:
         with Image.open(source) as image:
             width, height = image.size
@@ -186,12 +198,55 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
     Args:
       path: where to; the ending chooses the format.  Missing folders are made.
       image: uint8 [H, W, 3].
+
+    Raises:
+      OSError: disk full, folder read-only, ...; nothing is left behind.
     """
     path = pathlib.Path(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(encode(Image.fromarray(image), path.suffix))
+
+
+def encode(image: Image.Image, suffix: str, **options: Any) -> bytes:
+    """Encode an image in memory.
+
+    Pillow's JPEG encoder, writing to a file itself, does not notice when the disk is full.
+
+    Args:
+      image: of a mode that the format holds.
+      suffix: of the file; chooses the format.
+      options: of the format, as for `Image.save`.
+
+    Raises:
+      ValueError: a suffix of no format that can be written.
+    """
+    kind = Image.registered_extensions().get(suffix.lower())
+    if kind not in Image.SAVE:
+        raise ValueError(
+            f"{suffix!r} is no image format that can be written; expected one of "
+            f"{', '.join(EXTENSIONS)}."
+        )
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield a name to write to, which then becomes `path`; it is removed if anything fails.
+
+    The name is drawn at random, so that two programs may write the same file at once.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
-    Image.fromarray(image).save(temporary)
-    os.replace(temporary, path)
+    name = f".{os.getpid()}.{secrets.token_hex(8)}.partial{path.suffix}"
+    temporary = path.with_name(name)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:

@@ -26,18 +26,20 @@ class Answer:
       deviation: standard deviation over the samples of each image, root mean square over the
         colours, float32 [B, H, W] in units of the image's range; None for one sample.
       logits: the degradation classifier's [B, classes]; None where there is none.
+      finite: whether every value of an image was a number, bool [B].
     """
 
     restored: jax.Array
     deviation: jax.Array | None
     logits: jax.Array | None
+    finite: jax.Array
 
 
 @functools.partial(
     jax.jit,
     static_argnames=(
         *("model", "sde", "sampler", "steps", "prediction", "clamp"),
-        *("tile", "windows", "guidance", "samples", "mesh"),
+        *("tile", "windows", "guidance", "samples", "at_once", "mesh"),
     ),
 )
 def run_batch(
@@ -55,6 +57,7 @@ def run_batch(
     windows: int = 1,
     guidance: tuple[float, ...] = AS_TRAINED,
     samples: int = 1,
+    at_once: int | None = None,
     mesh: Mesh | None = None,
 ) -> Answer:
     """Restore images: priors once, then one compiled loop over the sampler's steps.
@@ -70,17 +73,20 @@ def run_batch(
       windows: how many windows of each image the network sees at once.
       guidance: strength of each prior branch, see `guidance.guided`.
       samples: restorations drawn of each image.
+      at_once: how many of them are drawn together, a divisor of `samples`; all by default.
       mesh: whole images lie over (`data`, `fsdp`), their rows over `spatial`; windows lie over all
         devices, so their number (times B) must be a multiple of them.
     """
     is_bytes = lq.dtype == jnp.uint8
     mu = lq.astype(jnp.float32) / (255 if is_bytes else 1)
     priors, logits = model.apply(variables, mu, method="priors_and_logits")
-    priors = jax.tree.map(lambda p: jnp.repeat(p, samples, axis=0), priors)
-    mu = jnp.repeat(mu, samples, axis=0)
+    at_once = at_once or samples
+    priors = jax.tree.map(lambda p: jnp.repeat(p, at_once, axis=0), priors)
+    mu = jnp.repeat(mu, at_once, axis=0)
+    count = mu.shape[0]
 
     def denoise(x_t, mu, t):
-        copies = x_t.shape[0] // len(keys)  # windows of each image
+        copies = x_t.shape[0] // count  # windows of each image
         theirs = jax.tree.map(lambda p: jnp.tile(p, (copies, *[1] * (p.ndim - 1))), priors)
 
         def answer(priors):
@@ -98,14 +104,31 @@ def run_batch(
             return denoise(place(x_t), mu, t)
 
     options = {"steps": steps, "prediction": prediction, "clamp": clamp}
-    drawn = jnp.clip(samplers.sample(sampler, network, sde, mu, keys, **options), 0, 1)
+
+    def draw(keys):
+        return samplers.sample(sampler, network, sde, mu, keys, **options)
+
+    drawn = _in_turns(draw, keys, samples, at_once)
+    finite = jnp.isfinite(drawn).all(axis=(1, 2, 3, 4))
+    drawn = jnp.clip(drawn, 0, 1)
     deviation = None
     if samples > 1:
-        drawn = drawn.reshape(-1, samples, *drawn.shape[1:])
         deviation = jnp.sqrt(drawn.var(axis=1, ddof=1).mean(axis=-1))
-        drawn = drawn.mean(axis=1)
+    drawn = drawn.mean(axis=1) if samples > 1 else drawn[:, 0]
     restored = jnp.round(drawn * 255).astype(jnp.uint8) if is_bytes else drawn
-    return Answer(restored, deviation, logits)
+    return Answer(restored, deviation, logits, finite)
+
+
+def _in_turns(draw, keys, samples, at_once):
+    """Draw the samples [B, samples, H, W, 3] of images, `at_once` of each together."""
+    if at_once == samples:
+        drawn = draw(keys)
+        return drawn.reshape(-1, samples, *drawn.shape[1:])
+    turns = samples // at_once
+    by_turn = keys.reshape(-1, turns, at_once).swapaxes(0, 1).reshape(turns, -1)
+    drawn = jax.lax.map(draw, by_turn)
+    drawn = drawn.reshape(turns, -1, at_once, *drawn.shape[2:]).swapaxes(0, 1)
+    return drawn.reshape(-1, samples, *drawn.shape[3:])
 
 
 def restore_batch(variables: Any, lq: jax.Array, keys: jax.Array, **options: Any) -> jax.Array:

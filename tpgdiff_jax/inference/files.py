@@ -1,16 +1,19 @@
 """Read pictures with all their bits, and write them so that no reader ever sees half a file."""
 
-import contextlib
 import os
 import pathlib
-import secrets
-from collections.abc import Iterator
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from tpgdiff_jax.data.images import UnreadableImageError, open_image, read_size
+from tpgdiff_jax.data.images import (
+    UnreadableImageError,
+    encode,
+    open_image,
+    opened,
+    replacing,
+)
 
 DEEP_SUFFIXES = (".png", ".tif", ".tiff")  # formats that hold 16 bit and alpha
 _ALPHA_SUFFIXES = (*DEEP_SUFFIXES, ".webp")
@@ -32,12 +35,13 @@ def read_picture(path: str | os.PathLike) -> Image.Image | np.ndarray:
     Raises:
       UnreadableImageError: no image, a damaged one, or one too large.
     """
-    read_size(path)
-    with Image.open(path) as image:
+    with opened(path, str(path)) as image:
         is_deep = image.mode in ("RGB", "RGBA", "LA") and _has_deep_channels(image)
+        planes = getattr(image, "tag_v2", {}).get(284, 1)  # PlanarConfiguration
+        # Of a PNG this decodes the pixels, so it must stay in this block.
         orientation = image.getexif().get(0x0112, 1) if is_deep else 1
-        if is_deep and getattr(image, "tag_v2", {}).get(284, 1) != 1:  # PlanarConfiguration
-            raise UnreadableImageError(path, "16-bit TIFF with one plane per colour, not read")
+    if is_deep and planes != 1:
+        raise UnreadableImageError(path, "16-bit TIFF with one plane per colour, not read")
     return _read_deep(path, orientation) if is_deep else open_image(path)
 
 
@@ -50,7 +54,10 @@ def _has_deep_channels(image: Image.Image) -> bool:
 
 def _read_deep(path: str | os.PathLike, orientation: int) -> np.ndarray:
     data = np.fromfile(path, np.uint8)  # cv2.imread fails on some names
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise UnreadableImageError(path, f"damaged ({error.err})") from error
     if image is None or image.ndim != 3 or image.shape[2] not in (3, 4):
         raise UnreadableImageError(path, "damaged, or a kind of 16-bit picture that is not read")
     to_rgb = cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
@@ -113,22 +120,5 @@ def write_picture(path: pathlib.Path, image: np.ndarray, icc_profile: bytes | No
             temporary.write_bytes(data.tobytes())
         else:
             options = {"icc_profile": icc_profile} if icc_profile else {}
-            picture = Image.fromarray(image)
-            picture.save(temporary, **options, **_LOSSY.get(suffix, {}))
-
-
-@contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield a name to write to, which then becomes `path`; it is removed if anything fails.
-
-    The name is drawn at random, so that two programs may write the same file at once.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{secrets.token_hex(8)}.partial{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+            options |= _LOSSY.get(suffix, {})
+            temporary.write_bytes(encode(Image.fromarray(image), suffix, **options))

@@ -6,7 +6,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tpgdiff_jax.inference.files import read_picture
 
@@ -85,7 +85,8 @@ def form_of_any(image: Any) -> Form:
     """Take any picture apart.
 
     Args:
-      image: a path, a PIL image, an array as `form_of` takes it, or a `Form`.
+      image: a path, a PIL image, an array as `form_of` takes it, or a `Form`.  Files and PIL images
+        are turned upright, as their EXIF orientation says.
 
     Raises:
       ValueError: as `form_of`.
@@ -98,9 +99,10 @@ def form_of_any(image: Any) -> Form:
         form.name = pathlib.Path(image).name
         return form
     if isinstance(image, Image.Image):
-        form = _form_of_picture(image)
+        form = _form_of_picture(ImageOps.exif_transpose(image))
         form.as_picture = True
-        form.mode = "LA" if image.mode == "LA" else ""
+        is_grey = image.mode == "LA" or (image.mode == "L" and "transparency" in image.info)
+        form.mode = "LA" if is_grey else ""
         return form
     return form_of(np.asarray(image))
 
@@ -114,11 +116,14 @@ def _form_of_picture(picture: Image.Image | np.ndarray) -> Form:
 
 def _plain(image: Image.Image | np.ndarray) -> Image.Image | np.ndarray:
     """Turn palettes, CMYK and the like into grey, RGB or RGBA; 16 bit and floats stay."""
-    if isinstance(image, np.ndarray) or image.mode in ("L", "RGB", "RGBA", "I;16", "F"):
+    if isinstance(image, np.ndarray) or image.mode in ("I;16", "F"):
         return image
     if image.mode.startswith("I"):
         return Image.fromarray(np.clip(np.asarray(image), 0, 65535).astype(np.uint16))
+    # In a PNG one grey level or colour may stand for "transparent", without an alpha channel.
     has_alpha = "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBa")
+    if not has_alpha and image.mode in ("L", "RGB", "RGBA"):
+        return image
     return image.convert("RGBA" if has_alpha else "RGB")
 
 

@@ -3,12 +3,12 @@
 import dataclasses
 import datetime
 import errno
-import json
+import os
 import pathlib
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,12 +18,14 @@ from absl import logging
 from tpgdiff_jax.data.images import UnreadableImageError, read_size, to_uint8
 from tpgdiff_jax.inference.files import for_format, write_picture
 from tpgdiff_jax.inference.forms import Form, Restored, form_of_any
+from tpgdiff_jax.inference.log import JobLog, made_otherwise
 from tpgdiff_jax.inference.plan import Task
-from tpgdiff_jax.inference.restore import Restorer
+from tpgdiff_jax.inference.restore import NOT_FINITE, Restorer
 
 LOG_NAME = "restored.jsonl"
 # Not this file is at fault but the folder or the disk: every other file would fail, too.
 _FOLDER_AT_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+_LOG_AT_FAULT = (*_FOLDER_AT_FAULT, errno.EFBIG)
 
 
 @dataclasses.dataclass
@@ -77,34 +79,35 @@ def run(
       side_by_side: write these pictures.
       log_name: name of the log; processes that share a folder need different ones.
     """
-    waiting = [task for task in tasks if not task.target.exists()]
+    # Not Path.exists: it raises for names too long for the disk, which are to be listed later.
+    waiting = [task for task in tasks if not os.path.exists(task.target)]
     settings = {**options, "weights": restorer.fingerprint}
     present = {str(task.target) for task in tasks} - {str(task.target) for task in waiting}
     summary = Summary(
-        present=len(present), other_settings=_made_otherwise(output / log_name, present, settings)
+        present=len(present), other_settings=made_otherwise(output / log_name, present, settings)
     )
-    batches = list(_batches(restorer, waiting, batch_size, options.get("tile"), summary))
+    batches = list(_batches(restorer, waiting, batch_size, options, summary))
     came_to = len(summary.failed)
     is_terminal = sys.stderr.isatty()
-    with (
-        (output / log_name).open("a") as log,
-        tqdm.tqdm(
-            total=len(waiting), initial=came_to, unit="image", disable=not is_terminal
-        ) as bar,
-    ):
-        for batch in batches:
-            try:
+    try:
+        with (
+            JobLog(output / log_name) as log,
+            tqdm.tqdm(
+                total=len(waiting), initial=came_to, unit="image", disable=not is_terminal
+            ) as bar,
+        ):
+            for batch in batches:
                 _restore(restorer, batch, options, settings, side_by_side, log, summary)
-            except OSError as error:
-                if error.errno not in _FOLDER_AT_FAULT:
-                    raise
-                summary.stopped = f"{output} cannot be written: {error.strerror}"
-                summary.left = len(waiting) - summary.done - len(summary.failed)
-                break
-            came_to += len(batch)
-            bar.update(len(batch))
-            if not is_terminal:
-                logging.info("%d of %d images", came_to, len(waiting))
+                came_to += len(batch)
+                bar.update(len(batch))
+                if not is_terminal:
+                    logging.info("%d of %d images", came_to, len(waiting))
+    except OSError as error:  # of a result's folder or the log; inputs at fault are listed
+        if error.errno not in _LOG_AT_FAULT:
+            raise
+        summary.stopped = f"{output} cannot be written: {error.strerror}"
+        made_elsewhere = summary.present - len(present)
+        summary.left = len(waiting) - summary.done - len(summary.failed) - made_elsewhere
     return summary
 
 
@@ -125,24 +128,12 @@ def describe(summary: Summary, output: pathlib.Path) -> str:
     return "\n".join(lines)
 
 
-def _made_otherwise(log: pathlib.Path, present: set[str], settings: Mapping[str, Any]) -> int:
-    """Count results that are there already but that the log says were made with other settings."""
-    if not present or not log.is_file():
-        return 0
-    wanted = json.loads(json.dumps(settings))
-    otherwise = {}
-    for line in log.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:  # cut off when a disk was full
-            continue
-        if row.get("output") in present:
-            otherwise[row["output"]] = any(row.get(key) != wanted[key] for key in wanted)
-    return sum(otherwise.values())
-
-
 def _batches(
-    restorer: Restorer, tasks: Sequence[Task], batch_size: int, tile: int | None, summary: Summary
+    restorer: Restorer,
+    tasks: Sequence[Task],
+    batch_size: int,
+    options: Mapping[str, Any],
+    summary: Summary,
 ) -> Iterator[list[Task]]:
     """Yield files of one padded size; only headers are read."""
     usable, shapes = [], []
@@ -151,13 +142,16 @@ def _batches(
             shapes.append(read_size(task.source))
         except UnreadableImageError as error:
             summary.fail(task, error.reason)
+        except OSError as error:
+            summary.fail(task, f"cannot be read: {error.strerror or error}")
         else:
             usable.append(task)
-    for chosen in restorer.groups(shapes, batch_size, tile):
+    tile, samples = options.get("tile"), options.get("samples", 1)
+    for chosen in restorer.groups(shapes, batch_size, tile, samples):
         yield [usable[index] for index in chosen]
 
 
-def _restore(restorer, batch, options, settings, side_by_side, log: TextIO, summary) -> None:
+def _restore(restorer, batch, options, settings, side_by_side, log: JobLog, summary) -> None:
     """Restore, write and log one batch; a file at fault is listed."""
     usable = list(_read(batch, summary))
     if not usable:
@@ -165,20 +159,30 @@ def _restore(restorer, batch, options, settings, side_by_side, log: TextIO, summ
     started = time.perf_counter()
     try:
         results = restorer.restore_all(
-            [form for _, form in usable], batch_size=len(batch), **options
+            [form for _, form in usable], batch_size=len(batch), strict=False, **options
         )
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError):
+            where = "there is"
+        elif "RESOURCE_EXHAUSTED" in str(error):
+            where = "the device has"
+        else:
             raise
         for task, _ in usable:
-            summary.fail(task, "needs more memory than the device has; try a smaller --tile")
+            summary.fail(task, f"needs more memory than {where}; try a smaller --tile")
         return
     seconds = (time.perf_counter() - started) / len(usable)
     for (task, form), restored in zip(usable, results, strict=True):
+        if restored is None:
+            summary.fail(task, NOT_FINITE)
+            continue
         try:
             _write(task, form, restored, side_by_side)
         except ValueError as error:
             summary.fail(task, str(error))
+            continue
+        except MemoryError:
+            summary.fail(task, "its result needs more memory than there is")
             continue
         except OSError as error:
             if error.errno in _FOLDER_AT_FAULT:
@@ -197,13 +201,12 @@ def _restore(restorer, batch, options, settings, side_by_side, log: TextIO, summ
         }
         if restored.deviation is not None:
             row["mean_deviation"] = round(float(restored.deviation.mean()), 5)
-        log.write(json.dumps({**row, **settings}) + "\n")
-        log.flush()
+        log.write({**row, **settings})
 
 
 def _read(batch: Sequence[Task], summary: Summary) -> Iterator[tuple[Task, Form]]:
     for task in batch:
-        if task.target.exists():  # another job on this folder was faster
+        if os.path.exists(task.target):  # another job on this folder was faster
             summary.present += 1
             continue
         try:
@@ -212,6 +215,10 @@ def _read(batch: Sequence[Task], summary: Summary) -> Iterator[tuple[Task, Form]
             summary.fail(task, error.reason)
         except ValueError as error:
             summary.fail(task, str(error))
+        except MemoryError:
+            summary.fail(task, "needs more memory than there is")
+        except OSError as error:
+            summary.fail(task, f"cannot be read: {error.strerror or error}")
         else:
             yield task, form
 

@@ -27,8 +27,8 @@ def plan(inputs: Sequence[str], output: pathlib.Path, suffix: str = ".png") -> l
     """List what is to be restored; names and sub-folders are kept.
 
     Args:
-      inputs: files, folders (searched with their sub-folders; what lies in `output` is left out) or
-        patterns such as `photos/**/*.jpg`.
+      inputs: files, folders (searched with their sub-folders) or patterns such as
+        `photos/**/*.jpg`; of folders and patterns what lies in `output` is left out.
       output: the folder results go to.
       suffix: of the results; decides their format.
 
@@ -70,18 +70,27 @@ def _files(text: str, output: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]
                 f"--input={text} and --output are one folder; results would be taken for inputs "
                 "the next time. Choose another --output."
             )
-        names, results = image_names(path), output.resolve()
-        if results.is_relative_to(path.resolve()):
-            names = [n for n in names if not (path / n).resolve().is_relative_to(results)]
+        names = _without_results(path, image_names(path), output)
         if not names:
             raise ValueError(f"--input={text}: the folder holds no image files.")
         yield from ((path, name) for name in names)
         return
     matches = sorted(name for name in glob.glob(text, recursive=True) if os.path.isfile(name))
-    if not matches:
-        raise ValueError(f"--input={text} is no file, no folder, and matches nothing.")
     root = _fixed_part(path)
-    yield from ((root, str(pathlib.Path(name).relative_to(root))) for name in matches)
+    names = [str(pathlib.Path(name).relative_to(root)) for name in matches]
+    names = _without_results(root, names, output)
+    if not names:
+        besides = " besides results of --output" if matches else ""
+        raise ValueError(f"--input={text} is no file, no folder, and matches nothing{besides}.")
+    yield from ((root, name) for name in names)
+
+
+def _without_results(root: pathlib.Path, names: list[str], output: pathlib.Path) -> list[str]:
+    """Leave out what lies in `output`, where that is a folder below `root`."""
+    results = output.resolve()
+    if root.resolve() not in results.parents:
+        return names
+    return [name for name in names if not (root / name).resolve().is_relative_to(results)]
 
 
 def _fixed_part(pattern: pathlib.Path) -> pathlib.Path:

@@ -26,6 +26,8 @@ from tpgdiff_jax.priors.degradation import class_probabilities
 
 __all__ = ["Restorer", "restore_batch"]
 
+NOT_FINITE = "its restoration is not finite (damaged weights?); try another sampler or more steps"
+
 
 class Restorer:
     """Restore any picture.
@@ -101,7 +103,8 @@ class Restorer:
 
         Returns:
           for each image one of the same size and kind (an array for a path, 8-bit unless the image
-          is deeper), or with `samples` a `Restored`; a list for a list.
+          is deeper), or with `samples` a `Restored`; a list for a list.  Files and PIL images come
+          back upright: an EXIF orientation is applied first.
 
         Raises:
           ValueError: an array of another shape or type, or an option that does not fit.
@@ -126,7 +129,8 @@ class Restorer:
         samples: int = 1,
         batch_size: int = 4,
         names: Sequence[str] | None = None,
-    ) -> list[Restored]:
+        strict: bool = True,
+    ) -> list[Restored | None]:
         """Restore images and tell what harmed them; also how sure the result is, where asked.
 
         Args:
@@ -141,15 +145,18 @@ class Restorer:
           windows: how many of them each device sees at once; memory grows with it.
           guidance: strengths of prior branches, such as {"semantic": 2.0}; see
             `guidance.check_strengths`.
-          samples: restorations drawn of each image, in one batch; 2 or more also give the
-            deviation.
+          samples: restorations drawn of each image; 2 or more also give the deviation.  As many
+            are drawn together as a whole image may have pixels, the others in turns (one by one
+            where their number is prime), so that only the results themselves take more memory.
           batch_size: images of similar size that each device restores together, at most; large
             ones come in smaller batches.
           names: of the images; with the seed they decide the noise.  A path has its file's name,
             other images have none.
+          strict: raise where a result is not finite; else None stands in its place.
 
         Raises:
-          ValueError, UnreadableImageError: as `__call__`.
+          ValueError: as `__call__`; or a result is not finite, as of damaged weights.
+          UnreadableImageError: as `__call__`.
         """
         options = self.checked_options(steps, sampler, clamp, tile, windows, guidance, samples)
         forms = [form_of_any(image) for image in images]
@@ -157,9 +164,12 @@ class Restorer:
             form.name = name
         shapes = [form.rgb.shape[:2] for form in forms]
         results: list[Any] = [None] * len(forms)
-        for chosen in self.groups(shapes, batch_size, tile):
+        for chosen in self.groups(shapes, batch_size, tile, samples):
             batch = self._run([forms[index] for index in chosen], seed, options)
             for index, restored in zip(chosen, batch, strict=True):
+                if restored is None and strict:
+                    name = forms[index].name or f"image {index}"
+                    raise ValueError(f"{name}: {NOT_FINITE}")
                 results[index] = restored
         return results
 
@@ -204,21 +214,32 @@ class Restorer:
         return self._named(classify(self._variables, rgb, model=self._model)[0])
 
     def groups(
-        self, shapes: Sequence[tuple[int, int]], batch_size: int, tile: int | None
+        self,
+        shapes: Sequence[tuple[int, int]],
+        batch_size: int,
+        tile: int | None,
+        samples: int = 1,
     ) -> Iterator[list[int]]:
         """Yield indices of images [(height, width)] that are restored together."""
-        return sizes.groups(shapes, batch_size, tile, self._rows, self._sharing, self._spatial)
+        devices = (self._rows, self._sharing, self._spatial)
+        return sizes.groups(shapes, batch_size, tile, *devices, samples)
 
     def _named(self, logits: jax.Array) -> dict[str, float]:
         probabilities = class_probabilities(logits, self.config.priors.classification)
         named = zip(self.config.data.degradations, map(float, probabilities), strict=True)
         return dict(sorted(named, key=lambda pair: -pair[1]))
 
-    def _run(self, forms: Sequence[Form], seed: int, options: dict[str, Any]) -> list[Restored]:
-        """Restore images of one padded size; cut the results back."""
+    def _run(
+        self, forms: Sequence[Form], seed: int, options: dict[str, Any]
+    ) -> list[Restored | None]:
+        """Restore images of one padded size and cut them back; None for what is not finite."""
         images = [sizes.padded(form.rgb, self._rows) for form in forms]
-        tile = sizes.tile_for(images[0].shape[:2], options["tile"], self._spatial)
-        options = options | {"tile": tile}
+        size = images[0].shape[:2]
+        tile = sizes.tile_for(size, options["tile"], self._spatial)
+        at_once = sizes.samples_at_once(
+            size, options["samples"], tile, options["windows"], self._spatial
+        )
+        options = options | {"tile": tile, "at_once": at_once}
         # A tiled image is alone, and its windows fill the devices.  Other batches are filled up
         # with copies, so that few programs serve all numbers of images.
         rows = 1 if tile else sizes.filled_up(len(forms), self._sharing)
@@ -239,6 +260,9 @@ class Restorer:
         answer = jax.device_get(answer)
         results = []
         for index, form in enumerate(forms):
+            if not answer.finite[index]:
+                results.append(None)
+                continue
             height, width = form.rgb.shape[:2]
             deviation, logits = answer.deviation, answer.logits
             results.append(
@@ -268,5 +292,7 @@ def _keys(forms: Sequence[Form], seed: int, samples: int) -> jax.Array:
         for form in forms
         for number in range(samples)
     ]
-    seeds = np.array([zlib.crc32(name.encode()) for name in names], np.uint32)
+    # A file's name may be no text; its bytes come back as they are on the disk.
+    names = [name.encode("utf-8", "surrogateescape") for name in names]
+    seeds = np.array([zlib.crc32(name) for name in names], np.uint32)
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), seeds)

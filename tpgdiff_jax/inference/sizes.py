@@ -50,6 +50,30 @@ def tile_for(size: tuple[int, int], wanted: int | None, spatial: int = 1) -> int
     return wanted if wanted and max(size) > wanted else 0
 
 
+def samples_at_once(
+    size: tuple[int, int], samples: int, tile: int = 0, windows: int = 1, spatial: int = 1
+) -> int:
+    """Return how many samples of an image are drawn together, the rest following in turns.
+
+    Args:
+      size: padded (height, width).
+      samples: drawn of the image.
+      tile: side of the windows; 0 for the whole image.
+      windows: that a device sees at once.
+      spatial: devices that share the rows of an image.
+
+    Returns:
+      the largest divisor of `samples` with which a device sees no more than `LARGEST_WHOLE` pixels,
+      at least 1.
+    """
+    fitting = LARGEST_WHOLE // (windows * tile**2) if tile else _fitting(size, spatial)
+    return max(n for n in range(1, max(1, min(samples, fitting)) + 1) if samples % n == 0)
+
+
+def _fitting(size: tuple[int, int], spatial: int) -> int:
+    return LARGEST_WHOLE * spatial // (size[0] * size[1])
+
+
 def groups(
     sizes: Sequence[tuple[int, int]],
     most: int,
@@ -57,6 +81,7 @@ def groups(
     rows: int = 64,
     devices: int = 1,
     spatial: int = 1,
+    samples: int = 1,
 ) -> Iterator[list[int]]:
     """Yield indices of images of one padded size, which are restored together.
 
@@ -67,12 +92,14 @@ def groups(
       tile, spatial: as for `tile_for`.
       rows: as for `padded_size`.
       devices: that share a batch of images.
+      samples: drawn of each image; each counts as an image.
     """
     by_size: dict[tuple[int, int], list[int]] = {}
     for index, size in enumerate(sizes):
         by_size.setdefault(padded_size(size, rows), []).append(index)
     for size, members in by_size.items():
-        fitting = max(1, LARGEST_WHOLE * spatial // (size[0] * size[1]))
+        copies = samples_at_once(size, samples, spatial=spatial)
+        fitting = max(1, _fitting(size, spatial) // copies)
         together = 1 if tile_for(size, tile, spatial) else min(most, fitting) * devices
         for start in range(0, len(members), together):
             yield members[start : start + together]
