@@ -194,7 +194,7 @@ def base_config() -> ConfigDict:
             "without": "",  # priors switched off: "semantic, semantic+structure", or "all" subsets
             "batch_size": 4,  # images of each device read and run together
             "exact": True,  # one image per device and program: batches cannot change any digit
-            "bucket": 16,  # images are padded to multiples of so many pixels
+            "bucket": 16,  # images are padded to multiples of so many pixels; 1: not at all
             "tile": 768,  # window for images above `largest_whole` megapixels; 0: always whole
             "largest_whole": 1.05,
             "seed": 1,  # of degradations and sampling noise, with each image's name

@@ -305,5 +305,5 @@ def fingerprint(sources: Sequence[Any]) -> dict[str, Any]:
     digest = hashlib.sha256()
     for source in sources:
         for number in range(len(source)):
-            digest.update(f"{source.name(number)}\n".encode())
+            digest.update(f"{source.name(number)}\n".encode("utf-8", "surrogateescape"))
     return {"images": sum(map(len, sources)), "names": digest.hexdigest()}

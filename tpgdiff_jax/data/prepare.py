@@ -52,7 +52,7 @@ class Plan:
 
     def recipe(self, seed: int, photo: str) -> Recipe:
         """Return the recipe of a photo; it depends on nothing but the photo's name and the plan."""
-        key = f"{photo}/{self.class_name}/{self.tag}".encode()
+        key = f"{photo}/{self.class_name}/{self.tag}".encode("utf-8", "surrogateescape")
         own = np.random.default_rng([seed, zlib.crc32(key)]).integers(2**31)
         return Recipe(self.steps, int(own))
 

@@ -117,7 +117,7 @@ class Source(abc.ABC):
     def _fingerprint(self) -> str:
         """Return what tells the elements from others; no absolute path, so folders may move."""
         names = "\n".join(self.name(index) for index in range(len(self)))
-        return hashlib.sha1(names.encode()).hexdigest()[:8]
+        return hashlib.sha1(names.encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
     def _check_size(self, index: int, element: Any) -> None:
         image = element["gt"] if isinstance(element, dict) else element

@@ -97,7 +97,7 @@ def step_params(recipe: Recipe) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _step_rng(seed: int, name: str) -> np.random.Generator:
-    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return np.random.default_rng([seed, zlib.crc32(name.encode("utf-8", "surrogateescape"))])
 
 
 def parse(text: str, *, severity: float = 3.0, seed: int = 0) -> Recipe:
