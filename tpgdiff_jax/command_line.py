@@ -176,10 +176,13 @@ def define_restore_flags() -> tuple[str, ...]:
     flags.DEFINE_string("sampler", None, "restore: which sampler, if not the weights' own.")
     flags.DEFINE_integer("seed", 0, "restore: of the sampling noise.")
     flags.DEFINE_integer("tile", None, "restore: window for large images, pixels; 0: always whole.")
+    flags.DEFINE_bool(
+        "exact_size", False, "restore: pad no image; every size needs a program of its own."
+    )
     flags.DEFINE_integer("windows", 1, "restore: windows a device sees at once.")
     flags.DEFINE_integer("samples", 1, "restore: draws per image; 2 or more show the uncertainty.")
     flags.DEFINE_multi_string("guidance", [], "restore: BRANCH=STRENGTH, e.g. semantic=2.")
-    return ("steps", "sampler", "seed", "tile", "windows", "samples", "guidance")
+    return ("steps", "sampler", "seed", "tile", "windows", "samples", "guidance", "exact_size")
 
 
 def parse_strengths(texts: Sequence[str]) -> dict[str, float]:

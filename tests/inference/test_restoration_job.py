@@ -39,7 +39,7 @@ class Mirror:
     fingerprint = "abc"
     on_call = staticmethod(lambda: None)
 
-    def groups(self, shapes, batch_size, tile, samples):
+    def groups(self, shapes, batch_size, options):
         return [[index] for index in range(len(shapes))]
 
     def restore_all(self, forms, **options):

@@ -77,6 +77,24 @@ def test_similar_sizes_share_a_program(restorer):
     assert restore.run_batch._cache_size() == 2
 
 
+def test_exact_size_shows_the_priors_the_picture_alone(restorer, monkeypatch):
+    seen = []
+    real = restore.run_batch
+
+    def watched(variables, lq, keys, **options):
+        seen.append(lq.shape[1:3])
+        return real(variables, lq, keys, **options)
+
+    monkeypatch.setattr(restore, "run_batch", watched)
+    padded, exact = restorer(PHOTO), restorer(PHOTO, exact_size=True)
+    assert seen == [(64, 64), (40, 48)]
+    assert exact.shape == PHOTO.shape
+    assert 0 < np.abs(exact.astype(int) - padded).mean() < 60
+    one, other = (restorer.degradations(PHOTO, exact_size=exact) for exact in (False, True))
+    assert one.keys() == other.keys()
+    assert one != other
+
+
 def test_degradations_come_with_probabilities(restorer):
     found = restorer.degradations(PHOTO)
     assert found.keys() == {"noise", "haze"}

@@ -1,11 +1,14 @@
 """The compiled program: a batch of degraded images of one size in, restored images out."""
 
 import functools
+import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tpgdiff_jax.diffusion import samplers
@@ -129,6 +132,27 @@ def _in_turns(draw, keys, samples, at_once):
     drawn = jax.lax.map(draw, by_turn)
     drawn = drawn.reshape(turns, -1, at_once, *drawn.shape[2:]).swapaxes(0, 1)
     return drawn.reshape(-1, samples, *drawn.shape[3:])
+
+
+def sample_keys(names: Sequence[str], seed: int, samples: int) -> jax.Array:
+    """Return a random key for each sample of each image; the same for any number of them.
+
+    It depends on the name and the seed, so that one image restored with samples and without starts
+    from the same noise.
+
+    Args:
+      names: of the images.
+      seed: of all noise.
+      samples: drawn of each image.
+
+    Returns:
+      [images * samples], those of one image together.
+    """
+    names = [f"{name}/sample {n}" if n else name for name in names for n in range(samples)]
+    # A file's name may be no text; its bytes come back as they are on the disk.
+    names = [name.encode("utf-8", "surrogateescape") for name in names]
+    seeds = np.array([zlib.crc32(name) for name in names], np.uint32)
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), seeds)
 
 
 def restore_batch(variables: Any, lq: jax.Array, keys: jax.Array, **options: Any) -> jax.Array:

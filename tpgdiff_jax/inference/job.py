@@ -146,8 +146,7 @@ def _batches(
             summary.fail(task, f"cannot be read: {error.strerror or error}")
         else:
             usable.append(task)
-    tile, samples = options.get("tile"), options.get("samples", 1)
-    for chosen in restorer.groups(shapes, batch_size, tile, samples):
+    for chosen in restorer.groups(shapes, batch_size, options):
         yield [usable[index] for index in chosen]
 
 

@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.distributed.sharding import AXES, batch_sharding, make_mesh, replicated
 from tpgdiff_jax.inference import sizes
-from tpgdiff_jax.inference.batch import classify, restore_batch, run_batch
+from tpgdiff_jax.inference.batch import classify, restore_batch, run_batch, sample_keys
 from tpgdiff_jax.inference.compile_cache import keep_compiled_programs
 from tpgdiff_jax.inference.forms import Form, Restored, form_of_any
 from tpgdiff_jax.inference.guidance import check_strengths
@@ -127,6 +126,7 @@ class Restorer:
         windows: int = 1,
         guidance: Mapping[str, float] | None = None,
         samples: int = 1,
+        exact_size: bool = False,
         batch_size: int = 4,
         names: Sequence[str] | None = None,
         strict: bool = True,
@@ -148,6 +148,8 @@ class Restorer:
           samples: restorations drawn of each image; 2 or more also give the deviation.  As many
             are drawn together as a whole image may have pixels, the others in turns (one by one
             where their number is prime), so that only the results themselves take more memory.
+          exact_size: pad no image before its priors are computed, as the released program; every
+            size then needs a program of its own.
           batch_size: images of similar size that each device restores together, at most; large
             ones come in smaller batches.
           names: of the images; with the seed they decide the noise.  A path has its file's name,
@@ -158,13 +160,15 @@ class Restorer:
           ValueError: as `__call__`; or a result is not finite, as of damaged weights.
           UnreadableImageError: as `__call__`.
         """
-        options = self.checked_options(steps, sampler, clamp, tile, windows, guidance, samples)
+        options = self.checked_options(
+            steps, sampler, clamp, tile, windows, guidance, samples, exact_size
+        )
         forms = [form_of_any(image) for image in images]
         for form, name in zip(forms, names or (), strict=bool(names)):
             form.name = name
         shapes = [form.rgb.shape[:2] for form in forms]
         results: list[Any] = [None] * len(forms)
-        for chosen in self.groups(shapes, batch_size, tile, samples):
+        for chosen in self.groups(shapes, batch_size, options):
             batch = self._run([forms[index] for index in chosen], seed, options)
             for index, restored in zip(chosen, batch, strict=True):
                 if restored is None and strict:
@@ -174,7 +178,15 @@ class Restorer:
         return results
 
     def checked_options(
-        self, steps=None, sampler=None, clamp=None, tile=None, windows=1, guidance=None, samples=1
+        self,
+        steps=None,
+        sampler=None,
+        clamp=None,
+        tile=None,
+        windows=1,
+        guidance=None,
+        samples=1,
+        exact_size=False,
     ) -> dict[str, Any]:
         """Fill in what the weights decide and check the rest; see `restore_all`.
 
@@ -194,15 +206,19 @@ class Restorer:
             "windows": windows,
             "guidance": check_strengths(guidance, self.config),
             "samples": samples,
+            "exact_size": exact_size,
         }
+        if exact_size and self._spatial > 1:
+            raise ValueError("exact_size=True: devices cannot share an image's rows then.")
         samplers.check_sampler(options["sampler"], self._sde, options["steps"])
         return options
 
-    def degradations(self, image: Any) -> dict[str, float]:
+    def degradations(self, image: Any, *, exact_size: bool = False) -> dict[str, float]:
         """Say what harmed an image.
 
         Args:
           image: as for `__call__`.
+          exact_size: as for `restore_all`.
 
         Returns:
           name of each degradation -> its probability, the likeliest first; {} where the system has
@@ -210,19 +226,20 @@ class Restorer:
         """
         if self._model.encoder is None and self._model.degradation is None:
             return {}
-        rgb = sizes.padded(form_of_any(image).rgb)[None]
+        rgb = sizes.padded(form_of_any(image).rgb, exact=exact_size)[None]
         return self._named(classify(self._variables, rgb, model=self._model)[0])
 
     def groups(
         self,
         shapes: Sequence[tuple[int, int]],
         batch_size: int,
-        tile: int | None,
-        samples: int = 1,
+        options: Mapping[str, Any],
     ) -> Iterator[list[int]]:
         """Yield indices of images [(height, width)] that are restored together."""
         devices = (self._rows, self._sharing, self._spatial)
-        return sizes.groups(shapes, batch_size, tile, *devices, samples)
+        tile, samples = options.get("tile"), options.get("samples", 1)
+        exact = options.get("exact_size", False)
+        return sizes.groups(shapes, batch_size, tile, *devices, samples, exact)
 
     def _named(self, logits: jax.Array) -> dict[str, float]:
         probabilities = class_probabilities(logits, self.config.priors.classification)
@@ -233,7 +250,9 @@ class Restorer:
         self, forms: Sequence[Form], seed: int, options: dict[str, Any]
     ) -> list[Restored | None]:
         """Restore images of one padded size and cut them back; None for what is not finite."""
-        images = [sizes.padded(form.rgb, self._rows) for form in forms]
+        options = dict(options)
+        exact = options.pop("exact_size")
+        images = [sizes.padded(form.rgb, self._rows, exact=exact) for form in forms]
         size = images[0].shape[:2]
         tile = sizes.tile_for(size, options["tile"], self._spatial)
         at_once = sizes.samples_at_once(
@@ -246,7 +265,8 @@ class Restorer:
         if self._mesh is not None:
             options["windows"] *= self._mesh.size
         filling = rows - len(forms)
-        keys = _keys([*forms, *forms[:1] * filling], seed, options["samples"])
+        names = [form.name for form in [*forms, *forms[:1] * filling]]
+        keys = sample_keys(names, seed, options["samples"])
         answer = run_batch(
             self._variables,
             self._placed(np.stack(images + images[:1] * filling), by_rows=not tile),
@@ -279,20 +299,3 @@ class Restorer:
             return images
         where = batch_sharding(self._mesh, 4) if by_rows else replicated(self._mesh)
         return jax.device_put(images, where)
-
-
-def _keys(forms: Sequence[Form], seed: int, samples: int) -> jax.Array:
-    """Return a random key for each sample of each image; the same for any number of them.
-
-    It depends on the name and the seed, so that one image restored with samples and without starts
-    from the same noise.
-    """
-    names = [
-        f"{form.name}/sample {number}" if number else form.name
-        for form in forms
-        for number in range(samples)
-    ]
-    # A file's name may be no text; its bytes come back as they are on the disk.
-    names = [name.encode("utf-8", "surrogateescape") for name in names]
-    seeds = np.array([zlib.crc32(name) for name in names], np.uint32)
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), seeds)

@@ -25,14 +25,20 @@ def bucket(side: int, multiple: int = 64) -> int:
     return int(-(-side // step) * step)
 
 
-def padded_size(size: tuple[int, int], rows: int = 64) -> tuple[int, int]:
-    """Return the padded (height, width) of an image; the height is a multiple of `rows`."""
-    return bucket(size[0], rows), bucket(size[1])
+def padded_size(size: tuple[int, int], rows: int = 64, *, exact: bool = False) -> tuple[int, int]:
+    """Return the padded (height, width) of an image.
+
+    Args:
+      size: its (height, width).
+      rows: the height becomes a multiple of this.
+      exact: pad nothing.
+    """
+    return size if exact else (bucket(size[0], rows), bucket(size[1]))
 
 
-def padded(image: np.ndarray, rows: int = 64) -> np.ndarray:
-    """Reflect-pad an image [H, W, C] at the bottom and right to its bucket."""
-    target = padded_size(image.shape[:2], rows)
+def padded(image: np.ndarray, rows: int = 64, *, exact: bool = False) -> np.ndarray:
+    """Reflect-pad an image [H, W, C] at the bottom and right, see `padded_size`."""
+    target = padded_size(image.shape[:2], rows, exact=exact)
     missing = [wanted - side for wanted, side in zip(target, image.shape[:2], strict=True)]
     return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect")
 
@@ -82,6 +88,7 @@ def groups(
     devices: int = 1,
     spatial: int = 1,
     samples: int = 1,
+    exact: bool = False,
 ) -> Iterator[list[int]]:
     """Yield indices of images of one padded size, which are restored together.
 
@@ -90,13 +97,13 @@ def groups(
       most: images in a group, for each device; large ones come in smaller groups, so that whole
         images hold no more than `LARGEST_WHOLE` pixels a device, and images in windows come alone.
       tile, spatial: as for `tile_for`.
-      rows: as for `padded_size`.
+      rows, exact: as for `padded_size`.
       devices: that share a batch of images.
       samples: drawn of each image; each counts as an image.
     """
     by_size: dict[tuple[int, int], list[int]] = {}
     for index, size in enumerate(sizes):
-        by_size.setdefault(padded_size(size, rows), []).append(index)
+        by_size.setdefault(padded_size(size, rows, exact=exact), []).append(index)
     for size, members in by_size.items():
         copies = samples_at_once(size, samples, spatial=spatial)
         fitting = max(1, _fitting(size, spatial) // copies)
