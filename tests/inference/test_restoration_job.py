@@ -359,7 +359,7 @@ def test_results_among_the_files_of_a_pattern_are_not_restored_again(folder):
     assert len(plan.plan([str(folder / "sub" / "*.png")], folder)) == 1
 
 
-def test_names_that_are_no_text(folder, tmp_path, restorer):
+def test_names_that_are_no_text(folder, tmp_path, restorer, caplog):
     names = [os.fsdecode(b"caf\xe9.png"), os.fsdecode(b"b\xe4d.png")]
     source, output = tmp_path / "in", tmp_path / "out"
     source.mkdir()
@@ -373,6 +373,7 @@ def test_names_that_are_no_text(folder, tmp_path, restorer):
     assert row["output"] == str(output / names[0])
     said = printable(job.describe(summary, output), "utf-8")
     assert r"b\udce4d.png: not an image" in said
+    assert caplog.text.encode().count(rb"b\udce4d.png") == 2
 
 
 @pytest.mark.parametrize(

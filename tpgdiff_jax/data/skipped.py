@@ -52,7 +52,9 @@ class SkipReport:
             if file in self._logged:
                 return
             self._logged.add(file)
-        logging.warning("Skipping %s: %s", file, reason)
+        # A name that is no text must not harm whoever reads the log.
+        name = str(file).encode("utf-8", "backslashreplace").decode()
+        logging.warning("Skipping %s: %s", name, reason)
 
     def items(self, source: str | os.PathLike | None = None) -> dict[str, str]:
         """Return file -> reason, sorted by file; with a path, those of all processes.

@@ -51,7 +51,9 @@ class Summary:
     def fail(self, task: Task, reason: str) -> None:
         """List a file that could not be restored."""
         self.failed[str(task.source)] = reason
-        logging.warning("Skipping %s: %s", task.source, reason)
+        # A name that is no text must not harm whoever reads the log.
+        name = str(task.source).encode("utf-8", "backslashreplace").decode()
+        logging.warning("Skipping %s: %s", name, reason)
 
 
 def run(
