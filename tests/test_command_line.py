@@ -89,12 +89,6 @@ def test_numbers_of_processes_that_nothing_joins_are_refused(flags, words):
     command_line.check_processes(**alone)
 
 
-def test_what_an_output_cannot_show_is_escaped():
-    assert command_line.printable("caf\udce9 \u00e4", "utf-8") == "caf\\udce9 \u00e4"
-    assert command_line.printable("\u56fe", "ascii") == "\\u56fe"
-    assert command_line.printable("a", None) == "a"
-
-
 def test_mistyped_key_inside_an_experiment_file(experiment):
     path = experiment("config.optim.stepz = 3")
     with pytest.raises(UserError) as error:

@@ -211,12 +211,6 @@ def check_processes(
             )
 
 
-def printable(text: str, encoding: str | None) -> str:
-    """Replace what an output cannot show, such as file names that are no text, by escapes."""
-    encoding = encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
 def quiet_libraries() -> None:
     """Keep the libraries' chatter out of the log; their warnings stay."""
 

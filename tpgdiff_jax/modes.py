@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax import experiment
 from tpgdiff_jax.checkpoints import assemble, published
-from tpgdiff_jax.command_line import parse_strengths, printable, user_errors
+from tpgdiff_jax.command_line import parse_strengths, user_errors
 from tpgdiff_jax.data import prepare as prepared
+from tpgdiff_jax.data.images import printable
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE

@@ -19,6 +19,7 @@ from tpgdiff_jax.data.images import (
     UnreadableImageError,
     decode_rgb,
     encode_png,
+    printable,
     read_rgb,
     read_size,
     write_image,
@@ -248,3 +249,9 @@ def test_the_machines_own_trouble_is_no_bad_file(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "open", too_many_open)
     with pytest.raises(OSError, match=r"Too many open files.*photo\.png"):
         read_rgb(tmp_path / "photo.png")
+
+
+def test_what_an_output_cannot_show_is_escaped():
+    assert printable("caf\udce9 \u00e4", "utf-8") == "caf\\udce9 \u00e4"
+    assert printable("\u56fe", "ascii") == "\\u56fe"
+    assert printable("a", None) == "a"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tpgdiff_jax.command_line import printable
+from tpgdiff_jax.data.images import printable
 from tpgdiff_jax.inference import files, job, plan
 from tpgdiff_jax.inference.forms import Restored
 

@@ -252,3 +252,14 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 def to_uint8(image: np.ndarray) -> np.ndarray:
     """Round a float image in [0, 1] to uint8, clipping what lies outside."""
     return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def printable(text: object, encoding: str | None = None) -> str:
+    """Replace what an output cannot show, such as file names that are no text, by escapes.
+
+    Args:
+      text: what is to be shown.
+      encoding: of the output, UTF-8 if not known.
+    """
+    encoding = encoding or "utf-8"
+    return str(text).encode(encoding, "backslashreplace").decode(encoding)

@@ -7,6 +7,8 @@ import threading
 
 from absl import logging
 
+from tpgdiff_jax.data.images import printable
+
 _NAMED = 5  # so many files are named in a text
 
 
@@ -52,9 +54,7 @@ class SkipReport:
             if file in self._logged:
                 return
             self._logged.add(file)
-        # A name that is no text must not harm whoever reads the log.
-        name = str(file).encode("utf-8", "backslashreplace").decode()
-        logging.warning("Skipping %s: %s", name, reason)
+        logging.warning("Skipping %s: %s", printable(file), reason)
 
     def items(self, source: str | os.PathLike | None = None) -> dict[str, str]:
         """Return file -> reason, sorted by file; with a path, those of all processes.

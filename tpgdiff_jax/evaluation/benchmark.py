@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 import tpgdiff_jax
-from tpgdiff_jax.data.images import read_rgb
+from tpgdiff_jax.data.images import printable, read_rgb
 from tpgdiff_jax.evaluation import html
 from tpgdiff_jax.evaluation.finding import AbsentSetError, open_set
 from tpgdiff_jax.evaluation.job import ROWS, Job, System, image_path
@@ -54,7 +54,7 @@ def open_sets(settings: Settings) -> tuple[list[OpenSet], dict[str, str]]:
         for remark in found[-1].remarks:
             logging.warning("Test set %s: %s", spec.name, remark)
         for file, reason in found[-1].skipped.items():
-            logging.warning("Skipping %s: %s", file, reason)
+            logging.warning("Skipping %s: %s", printable(file), reason)
     if not any(opened.items for opened in found):
         listed = "".join(f"\n  {name}: {reason}" for name, reason in absent.items())
         raise ValueError(
@@ -195,7 +195,7 @@ def _current_rows(
         if key not in rows:
             names = dict(zip(("variant", "set", "image"), key, strict=True))
             why = "its files changed while the job ran; the same command scores it again"
-            logging.warning("%s, %s: %s", key[1], key[2], why)
+            logging.warning("%s, %s: %s", key[1], printable(key[2]), why)
             rows[key] = names | {"error": why}
     return [rows[key] for key in sorted(rows)]
 

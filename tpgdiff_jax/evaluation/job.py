@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tpgdiff_jax.data.images import write_image
+from tpgdiff_jax.data.images import printable, write_image
 from tpgdiff_jax.evaluation import perceptual, program
 from tpgdiff_jax.evaluation.progress import Progress
 from tpgdiff_jax.evaluation.protocols import PROTOCOLS, SCORES
@@ -211,7 +211,7 @@ class Job:
         if error is None and not numbers["finite"]:
             error = "the output holds NaN or infinite values"
         if error is not None:
-            logging.warning("%s, %s: %s", item.spec.name, item.name, error)
+            logging.warning("%s, %s: %s", item.spec.name, printable(item.name), error)
             return line | {"error": error} | files, None
         height, width = item.size
         line |= {"height": height, "width": width, "protocol": item.spec.protocol}

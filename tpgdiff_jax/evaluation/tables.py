@@ -6,6 +6,7 @@ from typing import Any
 
 import tabulate
 
+from tpgdiff_jax.data.images import printable
 from tpgdiff_jax.evaluation import optional, perceptual
 from tpgdiff_jax.evaluation.presets import GROUPS, PRESETS
 from tpgdiff_jax.evaluation.protocols import SCORES
@@ -88,7 +89,7 @@ def short_table(summary: Mapping[str, Any]) -> str:
     ]
     text = tabulate.tabulate(table, headers, disable_numparse=True)
     text = "\n".join([text, *([""] if lines else []), *lines])
-    return text.encode("utf-8", "backslashreplace").decode()  # names of files need not be text
+    return printable(text)
 
 
 def _title(key: str) -> str:

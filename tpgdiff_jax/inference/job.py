@@ -15,7 +15,7 @@ import numpy as np
 import tqdm
 from absl import logging
 
-from tpgdiff_jax.data.images import UnreadableImageError, read_size, to_uint8
+from tpgdiff_jax.data.images import UnreadableImageError, printable, read_size, to_uint8
 from tpgdiff_jax.inference.files import for_format, write_picture
 from tpgdiff_jax.inference.forms import Form, Restored, form_of_any
 from tpgdiff_jax.inference.log import JobLog, made_otherwise
@@ -51,9 +51,7 @@ class Summary:
     def fail(self, task: Task, reason: str) -> None:
         """List a file that could not be restored."""
         self.failed[str(task.source)] = reason
-        # A name that is no text must not harm whoever reads the log.
-        name = str(task.source).encode("utf-8", "backslashreplace").decode()
-        logging.warning("Skipping %s: %s", name, reason)
+        logging.warning("Skipping %s: %s", printable(task.source), reason)
 
 
 def run(
