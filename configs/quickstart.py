@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
     config.data.train_folder = "configs/quickstart_photos/train"
     config.data.eval_folder = "configs/quickstart_photos/eval"
     config.data.crop_size = 48
-    config.data.tone_jitter = 0.4
+    config.data.tone_jitter = 0.8
     config.loss.objective = "residual"
     config.loss.time_power = 20.0
     config.loss.relative_power = 1.0
