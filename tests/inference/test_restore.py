@@ -11,6 +11,7 @@ from PIL import Image
 import tpgdiff_jax
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.checkpoints.manager import RunCheckpoints
+from tpgdiff_jax.checkpoints.run import fingerprint_of
 from tpgdiff_jax.config import to_json
 from tpgdiff_jax.data.images import UnreadableImageError
 from tpgdiff_jax.inference import restore, sizes
@@ -252,7 +253,7 @@ def test_a_run_is_loaded_as_its_export_is(restorer, tmp_path):
         state = TrainState(
             jnp.int32(7), jax.tree.map(jnp.zeros_like, params), params, {"m": params}
         )
-        checkpoints.save(7, state, {"batches": 7})
+        checkpoints.save(7, state, {"batches": 7, "frozen": fingerprint_of({})})
     found = [Restorer.load(path, compile_cache=False) for path in (run, tmp_path / "w.safetensors")]
     assert found[0].fingerprint == found[1].fingerprint == restorer.fingerprint
     np.testing.assert_array_equal(found[0](PHOTO), restorer(PHOTO))
