@@ -7,6 +7,7 @@ import functools
 import gc
 import os
 import pathlib
+import resource
 import runpy
 
 import hypothesis
@@ -45,8 +46,9 @@ hypothesis.settings.load_profile("repeatable")
 def _forget_programs():
     """Free compiled programs, which few modules share: a process would grow to 9 GB else."""
     yield
-    jax.clear_caches()
-    gc.collect()
+    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 3 * 2**20:  # KiB
+        jax.clear_caches()
+        gc.collect()
 
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
