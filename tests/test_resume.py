@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from tpgdiff_jax import experiment as experiments
+from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.checkpoints.manager import RunCheckpoints, abstract
 from tpgdiff_jax.config import stage_config
 from tpgdiff_jax.training import setup
@@ -141,7 +141,7 @@ def test_killed_asked_to_end_and_continued_equals_straight_through(start, config
     assert place["batches"] == STEPS
     jax.tree.map(np.testing.assert_array_equal, state, same_state)
     assert len(state.more_ema) == 1
-    files = [folder / experiments.WEIGHTS_NAME for folder in (straight, broken)]
+    files = [folder / published.WEIGHTS_NAME for folder in (straight, broken)]
     assert files[0].read_bytes() == files[1].read_bytes()
     starts = [json.loads(line) for line in (broken / "starts.jsonl").read_text().splitlines()]
     assert len(starts) == 3

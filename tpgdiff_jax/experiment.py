@@ -36,7 +36,6 @@ from tpgdiff_jax.evaluation.stage_one import evaluate_stage_one
 from tpgdiff_jax.training import setup
 from tpgdiff_jax.training import train as training
 from tpgdiff_jax.training.stages import (
-    WEIGHTS_NAME,
     Stage,
     build_stage,
     check_structure_weights,
@@ -104,7 +103,7 @@ def _train_stage(config: ConfigDict, workdir: pathlib.Path) -> bool:
         raise UserError(str(error)) from error
     if not outcome.is_finished:
         return False
-    publish(stage, outcome.state, mesh, workdir / WEIGHTS_NAME, is_new=False)
+    publish(stage, outcome.state, mesh, workdir / published.WEIGHTS_NAME, is_new=False)
     if outcome.is_preempted:
         return False
     if photos is not None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints import published, released
 from tpgdiff_jax.checkpoints.convert import Converted, convert, to_reference
+from tpgdiff_jax.data.images import replacing
 from tpgdiff_jax.models.tpgdiff import sizes_of
 from tpgdiff_jax.priors.cues import RELEASED_CUES
 
@@ -227,7 +227,6 @@ def export_released(source: str, folder: str) -> list[pathlib.Path]:
             name: {k: torch.from_numpy(np.array(v)) for k, v in part.items()}
             for name, part in content.items()
         }
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        torch.save(tensors, temporary)
-        os.replace(temporary, target)
+        with replacing(target) as temporary:
+            torch.save(tensors, temporary)
     return targets

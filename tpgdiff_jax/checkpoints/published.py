@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints.shapes import abstract_params
 from tpgdiff_jax.config import base_config
+from tpgdiff_jax.data.images import replacing
 from tpgdiff_jax.models import tpgdiff
 
 FORMAT = "tpgdiff_jax weights 1"
@@ -36,6 +37,8 @@ GROUPS = (
     "teacher",
     "clip",
 )
+# What a finished run publishes in its folder; stage two looks for stage one's here.
+WEIGHTS_NAME = "weights.safetensors"
 STAGE_ONE = ("semantic", "degradation")
 # What of a configuration decides how weights are used.
 _DESCRIBED = ("model", "priors", "diffusion")
@@ -101,20 +104,15 @@ def save(
     text = json.dumps({"format": FORMAT, **description, "parts": parts}, indent=2, sort_keys=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = safetensors.numpy.save(flat, metadata={"description": text})
-    _write(path, data)
-    _write(path.with_suffix(".json"), f"{text}\n".encode())
+    for target, content in ((path, data), (path.with_suffix(".json"), f"{text}\n".encode())):
+        with replacing(target) as temporary:
+            temporary.write_bytes(content)
     return json.loads(text)
 
 
 def _count(group: Mapping[str, Any]) -> dict[str, int]:
     leaves = flatten_dict(group).values()
     return {"tensors": len(leaves), "parameters": sum(int(np.size(leaf)) for leaf in leaves)}
-
-
-def _write(path: pathlib.Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
 
 
 def set_aside(path: pathlib.Path) -> pathlib.Path:

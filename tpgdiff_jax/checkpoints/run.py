@@ -14,7 +14,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from tpgdiff_jax.checkpoints.published import check_group, load_frozen
+from tpgdiff_jax.checkpoints.published import WEIGHTS_NAME, check_group, load_frozen
 from tpgdiff_jax.checkpoints.shapes import abstract_params
 from tpgdiff_jax.checkpoints.step_folder import DATA, STATE, DamagedStepError, read_json
 from tpgdiff_jax.config import base_config
@@ -72,12 +72,12 @@ def _stage_one(folder: pathlib.Path, config: ConfigDict) -> str | pathlib.Path:
     """Return the file with stage one's weights; "" where they are in `priors.weights`."""
     path = config.priors.stage_one
     # An experiment of both stages may have been moved or copied since.
-    sibling = folder.parent / "priors" / "weights.safetensors"
+    sibling = folder.parent / "priors" / WEIGHTS_NAME
     is_both = folder.name == "diffusion" and pathlib.Path(path).name == "priors"
     if is_both and sibling.is_file():
         return sibling
     is_folder = path and pathlib.Path(path).is_dir()
-    return pathlib.Path(path) / "weights.safetensors" if is_folder else path
+    return pathlib.Path(path) / WEIGHTS_NAME if is_folder else path
 
 
 def check_frozen(data: Mapping[str, Any], now: str) -> None:

@@ -3,7 +3,6 @@
 import csv
 import datetime
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 import tpgdiff_jax
-from tpgdiff_jax.data.images import printable, read_rgb
+from tpgdiff_jax.data.images import printable, read_rgb, replacing
 from tpgdiff_jax.evaluation import html
 from tpgdiff_jax.evaluation.finding import AbsentSetError, open_set
 from tpgdiff_jax.evaluation.job import ROWS, Job, System, image_path
@@ -227,19 +226,16 @@ def write_reports(
 
 def _write_csv(path: pathlib.Path, rows: Sequence[Row]) -> None:
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("w", newline="", **_TEXT) as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", **_TEXT) as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for row in rows:
             writer.writerow(
                 {k: json.dumps(v) if isinstance(v, dict) else v for k, v in row.items()}
             )
-    os.replace(temporary, path)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Write a file under a temporary name, then rename it."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, **_TEXT)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, **_TEXT)

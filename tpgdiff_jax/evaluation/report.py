@@ -1,7 +1,6 @@
 """Show results: a table per degradation, a JSON of all scores, one picture."""
 
 import json
-import os
 import pathlib
 from collections.abc import Sequence
 
@@ -9,7 +8,7 @@ import numpy as np
 import tabulate
 from PIL import Image, ImageDraw, ImageFont
 
-from tpgdiff_jax.data.images import write_image
+from tpgdiff_jax.data.images import replacing, write_image
 from tpgdiff_jax.evaluation.evaluate import Result
 
 _PROTOCOL = "PSNR (dB) and SSIM on RGB, 8 bit, whole crop, no border removed"
@@ -87,9 +86,8 @@ def write_report(results: Sequence[Result], folder: pathlib.Path) -> pathlib.Pat
 
 
 def _write_text(path: pathlib.Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text)
 
 
 def comparison_picture(results: Sequence[Result], most_photos: int = 3) -> np.ndarray:

@@ -3,7 +3,6 @@
 import datetime
 import json
 import math
-import os
 import pathlib
 import sys
 import time
@@ -13,7 +12,8 @@ import numpy as np
 import tensorboardX
 import tqdm
 from absl import logging
-from PIL import Image
+
+from tpgdiff_jax.data.images import write_image
 
 
 class RunReport:
@@ -109,9 +109,7 @@ class RunReport:
         folder = self._workdir / "pictures"
         folder.mkdir(exist_ok=True)
         target = folder / f"{name.replace('/', '_')}_{step}.png"
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        Image.fromarray(image).save(temporary, format="PNG")
-        os.replace(temporary, target)
+        write_image(target, image)
         self._board.add_image(name, image, step, dataformats="HWC")
 
     def event(self, text: str) -> None:

@@ -18,8 +18,6 @@ from tpgdiff_jax.training import diffusion_step, priors_step
 from tpgdiff_jax.training.step import Loss
 
 STAGES = ("priors", "diffusion", "both")
-# What a finished run publishes; stage two looks for stage one's here.
-WEIGHTS_NAME = "weights.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +104,7 @@ def stage_one_weights(text: str) -> pathlib.Path:
     """
     path = pathlib.Path(text)
     if path.is_dir():
-        path = path / WEIGHTS_NAME
+        path = path / published.WEIGHTS_NAME
     if not path.is_file():
         raise ValueError(
             f"config.priors.stage_one={text!r}: {path} is missing; train stage one to its end "

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +11,8 @@ import jax
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
+
+from tpgdiff_jax.data.images import replacing
 
 
 class RunStoppedError(Exception):
@@ -129,9 +130,8 @@ class Watch:
     def _write(self, record: StepRecord) -> pathlib.Path:
         suffix = f"_{jax.process_index()}" if jax.process_count() > 1 else ""
         path = self._workdir / f"bad_step_{record.step}{suffix}.json"
-        temporary = path.with_name(f".{path.name}.partial")
-        temporary.write_text(json.dumps(record.described(self._config), indent=2) + "\n")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(record.described(self._config), indent=2) + "\n")
         return path
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from tpgdiff_jax import config as configuration
+from tpgdiff_jax.data.images import replacing
 from tpgdiff_jax.training.trouble import RunStoppedError
 
 
@@ -77,6 +77,5 @@ def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Store the resolved configuration of a run, once; the first process writes for all."""
     path = workdir / "config.json"
     if jax.process_index() == 0 and not path.exists():
-        temporary = workdir / ".config.json.partial"
-        temporary.write_text(configuration.to_json(config))
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(configuration.to_json(config))
