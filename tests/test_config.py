@@ -43,6 +43,9 @@ def test_every_shipped_config_is_valid_and_says_what_it_is_for(path, load_config
         ("eval.sampler", "ddim"),
         ("eval.steps", 0),
         ("diffusion.schedule", "sigmoid"),
+        ("model.unet", "tiny"),
+        ("loss.first_step_share", 1.5),
+        ("priors.teacher_size", 0),
     ],
 )
 def test_wrong_values_are_named(key, value):
@@ -52,6 +55,15 @@ def test_wrong_values_are_named(key, value):
     with pytest.raises(ValueError, match=name) as error:
         validate(config)
     assert str(value[-1] if isinstance(value, tuple) and value else value) in str(error.value)
+
+
+@pytest.mark.parametrize(("key", "value"), [("blocks", (1, 2)), ("width", 6)])
+def test_wrong_values_of_the_lean_network_are_named(key, value):
+    config = configuration.base_config()
+    config.model.unet = "lean"
+    setattr(config.model, key, value)
+    with pytest.raises(ValueError, match=rf"model\.{key}="):
+        validate(config)
 
 
 def test_differences_list_what_may_not_change(tmp_path):

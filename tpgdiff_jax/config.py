@@ -63,8 +63,11 @@ def base_config() -> ConfigDict:
     config.profile_steps = ()  # (first, last) step of a JAX profiler trace
     config.model = ConfigDict(
         {
+            "unet": "released",  # released (ConditionalUNet) | lean (plain convolutions)
             "width": 64,  # channels at full resolution (nf)
             "multipliers": (1, 2, 4, 8),  # output width of each level, in units of `width`
+            "blocks": (2, 2, 2, 2),  # of the lean UNet: residual blocks of each level, each way
+            "middle_blocks": 2,  # of the lean UNet: residual blocks below the deepest level
             "attention_heads": 4,  # of the linear attention
             "head_dim": 32,
             "first_attention_level": 0,  # shallower levels go without attention
@@ -84,9 +87,13 @@ def base_config() -> ConfigDict:
     )
     config.priors = ConfigDict(
         {
-            "encoder": "compact",  # of both vectors: compact (trained along) | clip (frozen) | none
+            # Of both vectors: compact (trained along) | clip, conv (of stage one, frozen) | none
+            "encoder": "compact",
             "encoder_width": 24,  # of the compact encoder
             "clip": _CLIP,  # sizes of the student and of the degradation backbone
+            "conv": {"widths": (24, 48, 72, 96), "features": 512},  # the same of `conv`
+            "head_blocks": 2,  # GEGLU blocks between the degradation backbone and its classes
+            "teacher_size": 224,  # stage one's teacher sees the clean crop at so many pixels
             "weights": "",  # published .safetensors with the frozen networks that are used
             # A finished run of stage one, or its weights.safetensors: the clip encoder's towers,
             # where they are not in `weights`.
@@ -136,8 +143,10 @@ def base_config() -> ConfigDict:
     config.loss = ConfigDict(
         {
             "objective": "optimum",  # optimum (released program) | residual
-            "distance": "l1",  # l1 | l2
+            "distance": "l1",  # l1 | l2 | log_l2 (proportional to the PSNR in dB)
             "time_power": 1.0,  # 1: uniform times; above: large times more often
+            # Share of the examples trained at the last time, where sampling starts.
+            "first_step_share": 0.0,
             "time_weighting": "uniform",  # of the loss over times: uniform | min_snr
             "relative_power": 0.0,  # divide by (least_harm + mean |lq - gt|)^power
             "least_harm": 0.03,  # keeps the weight of hardly harmed crops finite

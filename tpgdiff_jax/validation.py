@@ -13,7 +13,7 @@ from tpgdiff_jax.diffusion.prediction import PREDICTIONS
 from tpgdiff_jax.diffusion.samplers import check_sampler
 from tpgdiff_jax.distributed.rules import check_rules
 from tpgdiff_jax.evaluation.settings import read_settings
-from tpgdiff_jax.models.tpgdiff import ENCODERS
+from tpgdiff_jax.models.tpgdiff import ENCODERS, TAUGHT_ENCODERS, UNETS
 from tpgdiff_jax.models.unet import REMAT
 from tpgdiff_jax.priors import BRANCHES
 from tpgdiff_jax.priors.cues import CUES
@@ -38,6 +38,7 @@ def validate(config: ConfigDict) -> None:
     one_of = (
         ("stage", STAGES),
         ("eval.which", ("last", "best")),
+        ("model.unet", UNETS),
         ("model.remat", REMAT),
         ("loss.time_weighting", TIME_WEIGHTINGS),
         ("model.prediction", PREDICTIONS),
@@ -64,13 +65,13 @@ def validate(config: ConfigDict) -> None:
         "checkpoint.keep log.every_steps eval.batch_size eval.photos loss.time_power "
         "priors.map_size priors.tokens priors.depth_size priors.segmentation_size "
         "priors.clip.patch priors.clip.width priors.clip.layers priors.clip.heads "
-        "priors.clip.image_size priors.clip.features"
+        "priors.clip.image_size priors.clip.features priors.conv.features priors.teacher_size"
     )
     for key in positive.split():
         _require(get(config, key) > 0, config, key, "a positive number")
     not_negative = (
         "eval.crop_size eval.every_steps data.cache_mb data.workers data.tone_jitter "
-        "prepare.crop_size"
+        "prepare.crop_size priors.head_blocks model.middle_blocks"
     )
     for key in not_negative.split():
         _require(get(config, key) >= 0, config, key, "zero or more")
@@ -78,8 +79,7 @@ def validate(config: ConfigDict) -> None:
     _require(config.model.width % 2 == 0, config, "model.width", "an even number")
     for prefix in ("", "stage_one."):
         _check_learning(config, prefix)
-    for name in BRANCHES:
-        key = f"model.dropout_{name}"
+    for key in (*(f"model.dropout_{name}" for name in BRANCHES), "loss.first_step_share"):
         _require(0 <= get(config, key) <= 1, config, key, "a share in [0, 1]")
     decays = (0, config.ema.decay, *config.ema.more_decays)
     expected = f"one of the averages kept: {decays}"
@@ -103,7 +103,9 @@ def validate(config: ConfigDict) -> None:
         _require(
             width % heads == 0, config, f"priors.{name}.heads", f"a divisor of the width {width}"
         )
-    if config.model.use_semantic:
+    if config.model.unet == "lean":
+        _check_lean(config)
+    elif config.model.use_semantic:
         _check_transformer_widths(config)
 
 
@@ -133,6 +135,17 @@ def _check_learning(config: ConfigDict, prefix: str) -> None:
     )
 
 
+def _check_lean(config: ConfigDict) -> None:
+    levels = len(config.model.multipliers)
+    fits = len(config.model.blocks) == levels and all(n >= 0 for n in config.model.blocks)
+    expected = f"a number of blocks for each of the {levels} levels of model.multipliers"
+    _require(fits, config, "model.blocks", expected)
+    # The time embedding has half the width, and needs an even number of at least 4.
+    fits = config.model.width % 4 == 0 and config.model.width >= 8
+    _require(fits, config, "model.width", "a multiple of 4, at least 8, for model.unet='lean'")
+    _require(all(w > 0 for w in config.priors.conv.widths), config, "priors.conv.widths", "above 0")
+
+
 def _check_transformer_widths(config: ConfigDict) -> None:
     """The deepest level and the middle hold transformers: group norm of 32, heads of head_dim."""
     widths = [config.model.width * m for m in (1, *config.model.multipliers)][-2:]
@@ -160,15 +173,15 @@ def validate_weights(config: ConfigDict) -> None:
     if config.init_from and not pathlib.Path(config.init_from).is_file():
         raise ValueError(f"config.init_from={config.init_from!r} is no file.")
     model, priors = config.model, config.priors
-    unused = priors.stage_one and priors.encoder != "clip"
-    expected = "'clip', since config.priors.stage_one names weights of stage one"
+    unused = priors.stage_one and priors.encoder not in TAUGHT_ENCODERS
+    expected = "'clip' or 'conv', since config.priors.stage_one names weights of stage one"
     _require(not unused, config, "priors.encoder", expected)
     needing = []
-    if priors.encoder == "clip" and (model.use_semantic or model.use_degradation):
+    if priors.encoder in TAUGHT_ENCODERS and (model.use_semantic or model.use_degradation):
         if priors.stage_one:
             stage_one_weights(priors.stage_one)
         elif config.stage != "both":
-            needing.append("priors.encoder='clip'")
+            needing.append(f"priors.encoder={priors.encoder!r}")
     nets = [cue for cue in priors.cues if cue in ("depth", "segmentation")]
     if nets and model.use_structure:
         needing.append(f"priors.cues with {' and '.join(nets)}")
@@ -183,12 +196,16 @@ def validate_weights(config: ConfigDict) -> None:
 
 
 def _check_stage_one(config: ConfigDict) -> None:
-    """Stage one trains CLIP towers, and needs a teacher."""
+    """Stage one trains image towers, and needs a teacher."""
     priors = config.priors
-    _require(priors.encoder == "clip", config, "priors.encoder", "'clip', which stage one trains")
+    expected = "'clip' or 'conv', which stage one trains"
+    _require(priors.encoder in TAUGHT_ENCODERS, config, "priors.encoder", expected)
     if priors.teacher == "vgg":
-        wanted = 512
-        _require(priors.clip.features == wanted, config, "priors.clip.features", f"{wanted}, VGG's")
+        key, wanted = f"priors.{priors.encoder}.features", 512
+        _require(get(config, key) == wanted, config, key, f"{wanted}, VGG's")
+    elif priors.encoder == "conv":
+        expected = "'vgg': only a student of CLIP's own shape learns from CLIP"
+        _require(False, config, "priors.teacher", expected)
     elif not pathlib.Path(priors.weights).is_file():
         raise ValueError(
             f"config.priors.weights={priors.weights!r} is no file, but the teacher 'clip' needs "

@@ -66,6 +66,15 @@ def test_uniform_times_are_uniform_with_both_ends():
     np.testing.assert_allclose(counts[1:], 10_000, rtol=0.05)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.7, 1.0])
+def test_a_share_of_the_times_is_the_first_step_and_the_rest_stays_uniform(share):
+    draw = {"first_step_share": share}
+    t = np.asarray(sample_times(jax.random.key(2), 100_000, 100, **draw))
+    others = np.bincount(t, minlength=101)[1:100] / len(t)
+    np.testing.assert_allclose(others, (1 - share) / 100, atol=0.0015)
+    assert (t == 100).mean() == pytest.approx(share + (1 - share) / 100, abs=0.006)
+
+
 @pytest.mark.parametrize("power", [0.5, 2.0, 3.0])
 def test_power_shapes_the_distribution_of_times(power):
     """A density proportional to u^(power - 1) has the distribution function u^power."""
@@ -105,7 +114,8 @@ def released_loss_by_hand(sde: IRSDE, noise_estimate, x_t, x0, mu, distance):
     wanted = wanted + step * (1 - before**2) / (1 - here**2) * (x_t - mu)
     wanted = wanted + before * (1 - step**2) / (1 - here**2) * (x0 - mu)
     error = reached - wanted
-    return (np.abs(error) if distance == "l1" else error**2).mean(axis=(1, 2, 3))
+    mean = (np.abs(error) if distance == "l1" else error**2).mean(axis=(1, 2, 3))
+    return np.log(mean + 1e-4) if distance == "log_l2" else mean
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -136,9 +146,10 @@ def test_a_perfect_answer_has_no_residual_loss(prediction, distance):
     x_t, x0, mu, noise = training_pair(sde)
     answer = perfect_answer(prediction, sde, x0, mu, noise)
     kinds = {"prediction": prediction, "objective": "residual", "distance": distance}
-    rounding = 1e-5 if distance == "l1" else 1e-10
-    assert diffusion_loss(sde, answer, x_t, x0, mu, TIMES, **kinds).max() < rounding
-    assert diffusion_loss(sde, answer + 1, x_t, x0, mu, TIMES, **kinds).min() > 1e-5
+    least = np.log(1e-4) if distance == "log_l2" else 0.0
+    rounding = {"l1": 1e-5, "l2": 1e-10, "log_l2": 1e-5}[distance]
+    assert diffusion_loss(sde, answer, x_t, x0, mu, TIMES, **kinds).max() < least + rounding
+    assert diffusion_loss(sde, answer + 1, x_t, x0, mu, TIMES, **kinds).min() > least + 1e-5
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -190,6 +201,30 @@ def test_distances_are_mean_absolute_and_mean_squared_error():
     l2 = diffusion_loss(sde, off, x_t, x0, mu, TIMES, distance="l2", **kinds)
     np.testing.assert_allclose(l1, np.abs(error).mean(axis=(1, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(l2, np.square(error).mean(axis=(1, 2, 3)), rtol=1e-5)
+
+
+def test_log_l2_moves_alike_for_every_db():
+    """Ten dB less error lower the loss by log 10, for strong and for weak degradations."""
+    sde = IRSDE()
+    rng = np.random.default_rng(0)
+    x0 = rng.random((1, 8, 8, 3), dtype=np.float32)
+    t = np.array([50])
+    losses = [
+        diffusion_loss(
+            sde,
+            np.full_like(x0, error),
+            x0,
+            x0,
+            x0,
+            t,
+            prediction="x0",
+            objective="residual",
+            distance="log_l2",
+        )[0]
+        for error in (1.0, 0.1**0.5, 0.0)
+    ]
+    assert losses[0] - losses[1] == pytest.approx(np.log(10), rel=1e-3)
+    assert losses[2] == pytest.approx(np.log(1e-4), rel=1e-5)
 
 
 def test_the_loss_is_float32_for_a_bfloat16_network():

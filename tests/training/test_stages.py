@@ -16,6 +16,7 @@ from tpgdiff_jax.training.stages import (
     check_structure_weights,
     stage_one_weights,
 )
+from tpgdiff_jax.validation import validate_weights
 
 CLIP = {"patch": 8, "width": 16, "layers": 1, "heads": 2, "image_size": 16, "features": 512}
 
@@ -50,6 +51,32 @@ def test_stage_two_takes_its_vectors_from_a_run_of_stage_one(config, stage_one):
         frozen = build_stage(config).frozen
         assert frozen.keys() == {"semantic", "degradation"}
         jax.tree.map(np.testing.assert_array_equal, frozen, weights)
+
+
+@pytest.fixture
+def conv_config(tiny_config):
+    tiny_config.priors.update({"encoder": "conv", "teacher": "vgg", "head_blocks": 0})
+    tiny_config.priors.conv.widths = (4, 6)
+    tiny_config.model.update({"unet": "lean", "width": 8, "blocks": (1, 1), "middle_blocks": 0})
+    return tiny_config
+
+
+def test_convolutional_towers_pass_from_stage_one_to_stage_two(conv_config, tmp_path):
+    networks = build_stage_one(conv_config)
+    weights = random_weights(jax.eval_shape(networks.init, jax.random.key(0)))
+    published.save(tmp_path / "weights.safetensors", weights, published.describe(conv_config))
+    conv_config.priors.stage_one = str(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, build_stage(conv_config).frozen, weights)
+    conv_config.priors.conv.widths = (4, 8)
+    with pytest.raises(ValueError, match=r"priors\.conv\.widths"):
+        build_stage(conv_config)
+
+
+def test_only_a_student_of_its_own_shape_learns_from_clip(conv_config):
+    conv_config.stage = "priors"
+    conv_config.priors.teacher = "clip"
+    with pytest.raises(ValueError, match=r"priors\.teacher='clip'.*'vgg'"):
+        validate_weights(conv_config)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +114,7 @@ def test_both_stages_get_folders_of_their_own_and_the_second_reads_the_first(con
 
 
 def test_stage_one_starts_both_towers_from_clip_and_teaches_with_it(config, tmp_path):
-    tower = tpgdiff.clip_tower(config)
+    tower = tpgdiff.image_tower(config)
     clip = random_weights(abstract_params(tower))
     published.save(tmp_path / "clip.safetensors", {"clip": clip}, published.describe(config))
     config.priors.weights = str(tmp_path / "clip.safetensors")
@@ -137,7 +164,7 @@ def test_without_a_classifier_any_stage_one_will_do(config, stage_one):
 
 def test_clip_itself_is_the_semantic_prior_where_there_is_no_student(config, tmp_path):
     config.model.use_degradation = False
-    clip = random_weights(abstract_params(tpgdiff.clip_tower(config)))
+    clip = random_weights(abstract_params(tpgdiff.image_tower(config)))
     config.priors.weights = str(tmp_path / "clip.safetensors")
     published.save(tmp_path / "clip.safetensors", {"clip": clip}, published.describe(config))
     frozen = build_stage(config).frozen

@@ -164,6 +164,10 @@ class ClipImageTower(nn.Module):
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
+    def view(self, images: jax.Array) -> jax.Array:
+        """Return what the tower looks at: `clip_view` of images [B, H, W, 3] in [0, 1]."""
+        return clip_view(images, self.image_size)
+
     @nn.compact
     def __call__(self, view: jax.Array) -> jax.Array:
         """Embed.

@@ -7,11 +7,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tpgdiff_jax.backbones.conv_tower import ConvTower
 from tpgdiff_jax.backbones.depth_anything import DepthAnything
 from tpgdiff_jax.backbones.segformer import SegFormer
 from tpgdiff_jax.backbones.vgg import Vgg16
 from tpgdiff_jax.backbones.vit import ClipImageTower
-from tpgdiff_jax.models.unet import ConditionalUNet
+from tpgdiff_jax.models.unet import GuidedUNet
 from tpgdiff_jax.priors.compact import CompactEncoder
 from tpgdiff_jax.priors.degradation import DegradationPrior
 from tpgdiff_jax.priors.semantic import SemanticPrior
@@ -43,16 +44,16 @@ def _inputs(module: nn.Module) -> tuple[jax.ShapeDtypeStruct, ...]:
         return jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
 
     match module:
-        case ConditionalUNet():
+        case GuidedUNet():
             return image(16), image(16), jax.ShapeDtypeStruct((1,), jnp.float32)
         case StructuralPrior():
             return image(16), image(16, 1), image(16, 1)
         case ClipImageTower(image_size=size):
             return (image(size),)
         case SemanticPrior(student=tower) | DegradationPrior(backbone=tower):
-            return (image(tower.image_size),)
+            return _inputs(tower)
         case DepthAnything(patch=patch):
             return (image(2 * patch),)
-        case SegFormer() | Vgg16() | CompactEncoder():
+        case SegFormer() | Vgg16() | CompactEncoder() | ConvTower():
             return (image(64),)
     raise ValueError(f"{type(module).__name__} is no network of this project.")

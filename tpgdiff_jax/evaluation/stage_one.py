@@ -12,7 +12,6 @@ import tabulate
 from ml_collections import ConfigDict
 from PIL import Image
 
-from tpgdiff_jax.backbones.vit import clip_view
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.evaluation.evaluate import TestPair, make_pairs
 from tpgdiff_jax.priors.semantic import unit_length
@@ -116,10 +115,11 @@ def _batches(pairs: list[TestPair]) -> Iterator[tuple[list[TestPair], int]]:
 
 @jax.jit(static_argnames="networks")
 def _ask(params, teacher, gt, lq, *, networks: StageOne):
-    size = networks.semantic.student.image_size
-    gt_view, lq_view = (clip_view(x.astype(jnp.float32) / 255, size) for x in (gt, lq))
+    gt, lq = (x.astype(jnp.float32) / 255 for x in (gt, lq))
+    gt_view, lq_view = networks.views(gt, lq)
     _, logits = networks.degradation.apply({"params": params["degradation"]}, lq_view)
-    answers = (networks.teacher.apply({"params": teacher}, view) for view in (gt_view, lq_view))
+    views = (gt_view, networks.views(lq, lq)[0])
+    answers = (networks.teacher.apply({"params": teacher}, view) for view in views)
     taught, untaught = map(unit_length, answers)
     student = networks.semantic.apply({"params": params["semantic"]}, lq_view)
     return logits.argmax(axis=-1), (student * taught).sum(-1), (untaught * taught).sum(-1)

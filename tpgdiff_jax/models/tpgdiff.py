@@ -8,18 +8,23 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from tpgdiff_jax.backbones.conv_tower import ConvTower
 from tpgdiff_jax.backbones.depth_anything import DepthAnything
 from tpgdiff_jax.backbones.frozen import apply_frozen
 from tpgdiff_jax.backbones.segformer import SegFormer
-from tpgdiff_jax.backbones.vit import ClipImageTower, clip_view
-from tpgdiff_jax.models.unet import ConditionalUNet
+from tpgdiff_jax.backbones.vit import ClipImageTower
+from tpgdiff_jax.models.lean import LeanUNet
+from tpgdiff_jax.models.unet import ConditionalUNet, GuidedUNet
 from tpgdiff_jax.priors import Priors, compact, structural
 from tpgdiff_jax.priors.compact import CompactEncoder
 from tpgdiff_jax.priors.degradation import DegradationPrior
 from tpgdiff_jax.priors.semantic import SemanticPrior
 from tpgdiff_jax.priors.structural import StructuralPrior
 
-ENCODERS = ("compact", "clip", "none")
+ENCODERS = ("compact", "clip", "conv", "none")
+UNETS = ("released", "lean")
+# Of the encoders, the ones that stage one trains; they are frozen in stage two.
+TAUGHT_ENCODERS = ("clip", "conv")
 
 
 class TPGDiff(nn.Module):
@@ -36,7 +41,7 @@ class TPGDiff(nn.Module):
       Any of them may be None: that branch is then left out, unless its vectors are given.
     """
 
-    unet: ConditionalUNet
+    unet: GuidedUNet
     encoder: CompactEncoder | None = None
     semantic: SemanticPrior | None = None
     degradation: DegradationPrior | None = None
@@ -62,10 +67,10 @@ class TPGDiff(nn.Module):
             degradation, semantic, logits = self.encoder(lq)
             known = {"degradation": degradation, "semantic": semantic} | known
         if self.semantic is not None and "semantic" not in known:
-            view = clip_view(lq, self.semantic.student.image_size)
+            view = self.semantic.student.view(lq)
             known["semantic"] = apply_frozen(self, "semantic", self.semantic, view)
         if self.degradation is not None and "degradation" not in known:
-            view = clip_view(lq, self.degradation.backbone.image_size)
+            view = self.degradation.backbone.view(lq)
             answer = apply_frozen(self, "degradation", self.degradation, view)
             known["degradation"], logits = answer
         priors = Priors()
@@ -113,26 +118,13 @@ def build(config: ConfigDict) -> TPGDiff:
     """
     model, priors = config.model, config.priors
     kinds = {"dtype": jnp.dtype(model.dtype), "param_dtype": jnp.dtype(model.param_dtype)}
-    unet = ConditionalUNet(
-        width=model.width,
-        multipliers=tuple(model.multipliers),
-        use_degradation=model.use_degradation,
-        use_semantic=model.use_semantic,
-        use_structure=model.use_structure,
-        attention_heads=model.attention_heads,
-        head_dim=model.head_dim,
-        first_attention_level=model.first_attention_level,
-        identity_init=model.identity_init,
-        remat=model.remat,
-        **kinds,
-    )
     branches: dict[str, Any] = {}
     classes = len(config.data.degradations)
-    if priors.encoder == "clip":
+    if priors.encoder in TAUGHT_ENCODERS:
         if model.use_semantic:
-            branches["semantic"] = SemanticPrior(clip_tower(config))
+            branches["semantic"] = SemanticPrior(image_tower(config))
         if model.use_degradation:
-            branches["degradation"] = DegradationPrior(clip_tower(config), classes, **kinds)
+            branches["degradation"] = degradation_prior(config)
     elif priors.encoder == "compact" and (model.use_degradation or model.use_semantic):
         branches["encoder"] = CompactEncoder(classes, priors.encoder_width, **kinds)
     if model.use_structure and priors.cues:
@@ -153,14 +145,52 @@ def build(config: ConfigDict) -> TPGDiff:
             connector_depth=priors.connector_depth,
             **kinds,
         )
-    return TPGDiff(unet, **branches)
+    return TPGDiff(build_unet(config), **branches)
 
 
-def clip_tower(config: ConfigDict) -> ClipImageTower:
-    """Build the image tower that student, teacher and degradation backbone share the shape of."""
+def build_unet(config: ConfigDict) -> GuidedUNet:
+    """Build the UNet that `config.model` describes, without weights."""
+    model = config.model
+    shared = {
+        "width": model.width,
+        "multipliers": tuple(model.multipliers),
+        "use_degradation": model.use_degradation,
+        "use_semantic": model.use_semantic,
+        "use_structure": model.use_structure,
+        "identity_init": model.identity_init,
+        "remat": model.remat,
+        "dtype": jnp.dtype(model.dtype),
+        "param_dtype": jnp.dtype(model.param_dtype),
+    }
+    if model.unet == "lean":
+        return LeanUNet(blocks=tuple(model.blocks), middle_blocks=model.middle_blocks, **shared)
+    return ConditionalUNet(
+        attention_heads=model.attention_heads,
+        head_dim=model.head_dim,
+        first_attention_level=model.first_attention_level,
+        **shared,
+    )
+
+
+def image_tower(config: ConfigDict) -> ClipImageTower | ConvTower:
+    """Build the image tower that student and degradation backbone share the shape of."""
     model = config.model
     kinds = {"dtype": jnp.dtype(model.dtype), "param_dtype": jnp.dtype(model.param_dtype)}
+    if config.priors.encoder == "conv":
+        return _from_fields(ConvTower, config.priors.conv, kinds)
     return _from_fields(ClipImageTower, config.priors.clip, kinds)
+
+
+def degradation_prior(config: ConfigDict) -> DegradationPrior:
+    """Build stage one's degradation backbone and classifier."""
+    tower = image_tower(config)
+    return DegradationPrior(
+        tower,
+        len(config.data.degradations),
+        blocks=config.priors.head_blocks,
+        dtype=tower.dtype,
+        param_dtype=tower.param_dtype,
+    )
 
 
 def _from_fields(kind: type[nn.Module], sizes: ConfigDict, dtypes: dict[str, Any]) -> nn.Module:

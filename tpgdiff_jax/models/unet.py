@@ -22,6 +22,7 @@ from tpgdiff_jax.models.layers import (
 )
 from tpgdiff_jax.models.linear_attention import LinearAttention
 from tpgdiff_jax.priors import BRANCHES, Priors
+from tpgdiff_jax.priors.semantic import unit_length
 
 REMAT = ("none", "attention", "blocks")
 
@@ -53,20 +54,20 @@ class PreNormAttention(nn.Module):
         return x + attention(PixelNorm(name="norm", **kinds)(x), context, share)
 
 
-class ConditionalUNet(nn.Module):
+class GuidedUNet(nn.Module):
     """Predict what is needed to undo one diffusion step, given the degraded image and its priors.
+
+    What all UNets of this project share: the call, its checks, and how the degradation and the
+    structure enter.  Subclasses give the layers between, as `_run`.
 
     Attributes:
       width: nf, channels at full resolution; even, at least 4.
       multipliers: output width of each level in units of `width`, shallow to deep.
-      use_degradation, use_semantic, use_structure: build the layers of that prior.  Without
-        semantics the deepest level and the middle use linear attention too.
+      use_degradation, use_semantic, use_structure: build the layers of that prior.
       prior_dim: width of the degradation and semantic vectors.
       structure_dim: width of a structural token.
-      attention_heads, head_dim: of the linear attention; the transformers share `head_dim`.
-      first_attention_level: levels above this one (0 is full resolution) go without attention.
-      identity_init: start the last convolution, the linear attention's gains and all modulations
-        at zero and the degradation prompt wide; small networks then learn faster, and safely.
+      identity_init: start the last convolution and all modulations at zero and the degradation
+        prompt wide; small networks then learn faster, and safely.
       remat: what the backward pass computes again instead of keeping it: `none`; `attention`, the
         insides of attention layers; `blocks`, those of residual blocks too.
       dtype, param_dtype: of the computation and of the parameters; norms, softmax and embeddings'
@@ -80,9 +81,6 @@ class ConditionalUNet(nn.Module):
     use_structure: bool = True
     prior_dim: int = 512
     structure_dim: int = 256
-    attention_heads: int = 4
-    head_dim: int = 32
-    first_attention_level: int = 0
     identity_init: bool = False
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
@@ -128,6 +126,47 @@ class ConditionalUNet(nn.Module):
                     "pass None or build it with that prior."
                 )
 
+    def _run(self, x: jax.Array, t: jax.Array, priors: Priors) -> jax.Array:
+        """Turn the padded input [B, H, W, 6] into the answer [B, H, W, 3]."""
+        raise NotImplementedError
+
+    def _add_degradation(self, time, priors):
+        degradation = priors.degradation
+        if not self.use_degradation or (degradation is None and not self.is_initializing()):
+            return time
+        if degradation is None:
+            degradation = jnp.zeros((time.shape[0], self.prior_dim))
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        prompt = DegradationPrompt(time.shape[-1], self.identity_init, name="degradation", **kinds)
+        share = priors.share("degradation", 2, self.dtype)
+        return time + share * prompt(degradation.astype(self.dtype))
+
+    def _film(self, x, priors, active, name):
+        structure = priors.structure
+        if not self.use_structure or (structure is None and not self.is_initializing()):
+            return x
+        if structure is None:
+            structure = jnp.zeros((x.shape[0], 1, self.structure_dim))
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        film = StructuralFiLM(active, self.identity_init, name=name, **kinds)
+        token = structure.astype(self.dtype).mean(axis=1)
+        return film(x, token, priors.share("structure", 2, self.dtype))
+
+
+class ConditionalUNet(GuidedUNet):
+    """The released program's UNet.
+
+    Attributes:
+      attention_heads, head_dim: of the linear attention; the transformers share `head_dim`.
+      first_attention_level: levels above this one (0 is full resolution) go without attention.
+      Those of `GuidedUNet`.  Without semantics the deepest level and the middle use linear
+      attention, too.  `identity_init` starts the linear attention's gains at zero as well.
+    """
+
+    attention_heads: int = 4
+    head_dim: int = 32
+    first_attention_level: int = 0
+
     def _run(self, x, t, priors):
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         depth = len(self.multipliers)
@@ -139,7 +178,7 @@ class ConditionalUNet(nn.Module):
         res_block = nn.remat(ResBlock) if self.remat == "blocks" else ResBlock
         attention = PreNormAttention if self.remat == "none" else nn.remat(PreNormAttention)
         if priors.semantic is not None:
-            context = _unit_length(priors.semantic)[:, None, :]
+            context = unit_length(priors.semantic)[:, None, :]
 
         def block(features, name, x):
             return res_block(features, self.identity_init, name=name, **kinds)(x, time)
@@ -192,28 +231,6 @@ class ConditionalUNet(nn.Module):
         last = Conv3x3(3, True, self.identity_init, name="final_conv", **kinds)
         return last(x)
 
-    def _add_degradation(self, time, priors):
-        degradation = priors.degradation
-        if not self.use_degradation or (degradation is None and not self.is_initializing()):
-            return time
-        if degradation is None:
-            degradation = jnp.zeros((time.shape[0], self.prior_dim))
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        prompt = DegradationPrompt(4 * self.width, self.identity_init, name="degradation", **kinds)
-        share = priors.share("degradation", 2, self.dtype)
-        return time + share * prompt(degradation.astype(self.dtype))
-
-    def _film(self, x, priors, active, name):
-        structure = priors.structure
-        if not self.use_structure or (structure is None and not self.is_initializing()):
-            return x
-        if structure is None:
-            structure = jnp.zeros((x.shape[0], 1, self.structure_dim))
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        film = StructuralFiLM(active, self.identity_init, name=name, **kinds)
-        token = structure.astype(self.dtype).mean(axis=1)
-        return film(x, token, priors.share("structure", 2, self.dtype))
-
 
 def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
     """Reflect-pad [B, H, W, C] at the bottom and right to multiples of `multiple`.
@@ -233,9 +250,3 @@ def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
 
 def _concat(x, skip):
     return jnp.concatenate([x, skip], axis=-1)
-
-
-def _unit_length(vector: jax.Array) -> jax.Array:
-    vector = vector.astype(jnp.float32)
-    norm = jnp.linalg.norm(vector, axis=-1, keepdims=True)
-    return vector / jnp.maximum(norm, 1e-12)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tpgdiff_jax.backbones.conv_tower import ConvTower
 from tpgdiff_jax.backbones.transformer import layer_norm
 from tpgdiff_jax.backbones.vit import ClipImageTower
 
@@ -46,7 +47,7 @@ class DegradationPrior(nn.Module):
       dropout: share of the head's hidden values dropped in training.
     """
 
-    backbone: ClipImageTower
+    backbone: ClipImageTower | ConvTower
     num_classes: int
     blocks: int = 2
     dropout: float = 0.1
@@ -58,7 +59,7 @@ class DegradationPrior(nn.Module):
         """Look at degraded images.
 
         Args:
-          view: degraded images, normalised, float [B, S, S, 3]; see `clip_view`.
+          view: degraded images as the backbone looks at them, float [B, S, S, 3]; see its `view`.
           deterministic: no dropout; else the random stream `dropout` must be given.
 
         Returns:

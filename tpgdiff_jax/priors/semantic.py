@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tpgdiff_jax.backbones.conv_tower import ConvTower
 from tpgdiff_jax.backbones.vgg import Vgg16
 from tpgdiff_jax.backbones.vit import ClipImageTower
 
@@ -22,14 +23,14 @@ class SemanticPrior(nn.Module):
       student: looks at the degraded image; may start from CLIP's weights.
     """
 
-    student: ClipImageTower
+    student: ClipImageTower | ConvTower
 
     @nn.compact
     def __call__(self, view: jax.Array) -> jax.Array:
         """Embed.
 
         Args:
-          view: degraded images, normalised, float [B, S, S, 3]; see `clip_view`.
+          view: degraded images as the student looks at them, float [B, S, S, 3]; see its `view`.
 
         Returns:
           float32 [B, features], unit length.

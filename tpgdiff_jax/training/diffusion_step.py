@@ -65,7 +65,7 @@ def draw(
       keys: one random key per example [B].
       shape: of an image, (H, W, 3).
       sde: its number of steps bounds the times.
-      config: reads `loss.time_power` and `model.dropout_*`.
+      config: reads `loss.time_power`, `loss.first_step_share` and `model.dropout_*`.
 
     Returns:
       times int [B], noise float32 [B, H, W, 3], and which priors are present float32 [B, 3] as in
@@ -75,7 +75,13 @@ def draw(
 
     def draw_one(key):
         time_key, noise_key, prior_key = jax.random.split(key, 3)
-        t = sample_times(time_key, 1, sde.num_steps, config.loss.time_power)[0]
+        t = sample_times(
+            time_key,
+            1,
+            sde.num_steps,
+            config.loss.time_power,
+            first_step_share=config.loss.first_step_share,
+        )[0]
         present = jax.random.uniform(prior_key, (len(BRANCHES),)) >= rates
         return t, jax.random.normal(noise_key, shape), present.astype(jnp.float32)
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.backbones.vgg import Vgg16
 from tpgdiff_jax.backbones.vit import ClipImageTower, clip_view
-from tpgdiff_jax.models.tpgdiff import clip_tower
+from tpgdiff_jax.models.tpgdiff import degradation_prior, image_tower
 from tpgdiff_jax.priors.degradation import DegradationPrior, accuracy, classification_loss
 from tpgdiff_jax.priors.semantic import SemanticPrior, distillation_loss
 from tpgdiff_jax.training.state import to_unit_range
@@ -32,21 +32,31 @@ class StageOne:
       semantic: its student learns from the teacher.
       degradation: backbone and classifier.
       teacher: frozen; sees the clean image.
+      teacher_size: at so many pixels.
     """
 
     semantic: SemanticPrior
     degradation: DegradationPrior
     teacher: ClipImageTower | Vgg16
+    teacher_size: int = 224
 
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Return random parameters of the trained networks."""
         keys = jax.random.split(key)
-        size = self.semantic.student.image_size
-        view = jnp.zeros((1, size, size, 3))
+        image = jnp.zeros((1, self.teacher_size, self.teacher_size, 3))
+        view = self.semantic.student.view(image)
         return {
             "semantic": self.semantic.init(keys[0], view)["params"],
             "degradation": self.degradation.init(keys[1], view)["params"],
         }
+
+    def views(self, gt: jax.Array, lq: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return what the teacher sees of clean, and student and backbone of degraded images.
+
+        Args:
+          gt, lq: float [B, H, W, 3] in [0, 1].
+        """
+        return clip_view(gt, self.teacher_size), self.semantic.student.view(lq)
 
 
 def build_stage_one(config: ConfigDict) -> StageOne:
@@ -55,12 +65,13 @@ def build_stage_one(config: ConfigDict) -> StageOne:
     Args:
       config: a whole configuration; reads `model`, `priors` and `data.degradations`.
     """
-    tower = clip_tower(config)
-    kinds = {"dtype": tower.dtype, "param_dtype": tower.param_dtype}
+    tower = image_tower(config)
+    is_clip = config.priors.teacher == "clip"
     return StageOne(
         semantic=SemanticPrior(tower),
-        degradation=DegradationPrior(tower, len(config.data.degradations), **kinds),
-        teacher=tower if config.priors.teacher == "clip" else Vgg16(**kinds),
+        degradation=degradation_prior(config),
+        teacher=tower if is_clip else Vgg16(tower.dtype, tower.param_dtype),
+        teacher_size=tower.image_size if is_clip else config.priors.teacher_size,
     )
 
 
@@ -80,7 +91,7 @@ def loss_of_views(
     Args:
       params: {"semantic", "degradation"}.
       teacher_params: the teacher's; no gradient flows into them.
-      gt_view, lq_view: clean and degraded images, normalised, float [B, S, S, 3].
+      gt_view, lq_view: of clean and degraded images, see `StageOne.views`.
       label: class numbers int [B], or 0 and 1 of each degradation [B, K].
       dropout_key: a random key; None leaves dropout out.
       networks, config: reads `priors.classification` and `priors.label_smoothing`.
@@ -128,8 +139,7 @@ def loss_fn(
     Returns:
       as `loss_of_views`.
     """
-    size = networks.semantic.student.image_size
-    views = (clip_view(to_unit_range(batch[name]), size) for name in ("gt", "lq"))
+    views = networks.views(to_unit_range(batch["gt"]), to_unit_range(batch["lq"]))
     return loss_of_views(
         params, teacher_params, *views, batch["label"], keys[0], networks=networks, config=config
     )

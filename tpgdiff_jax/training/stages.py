@@ -125,9 +125,10 @@ def check_structure_weights(config: ConfigDict) -> None:
 
 def check_stage_one(config: ConfigDict, path: pathlib.Path) -> None:
     """Raise ValueError unless stage one learned what stage two is told; names the field."""
-    fields = [f"priors.clip.{name}" for name in config.priors.clip]
+    sizes = config.priors[config.priors.encoder]
+    fields = ["priors.encoder", *(f"priors.{config.priors.encoder}.{name}" for name in sizes)]
     if config.model.use_degradation:  # else no classifier is used
-        fields += ["priors.classification", "data.degradations"]
+        fields += ["priors.head_blocks", "priors.classification", "data.degradations"]
     _check_fields(config, path, fields, "stage one, whose", "train stage one again")
 
 

