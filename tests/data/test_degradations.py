@@ -15,8 +15,8 @@ from tpgdiff_jax.data.degradations import (
     display,
     image_ops,
     optics,
+    rain,
     sensor,
-    weather,
 )
 from tpgdiff_jax.data.degradations.registry import DEGRADATIONS, STAGES
 from tpgdiff_jax.data.images import read_rgb, to_uint8
@@ -306,7 +306,7 @@ def test_guessed_depth_does_not_see_how_bright_a_flat_picture_is():
 
 @few
 @given(
-    name=st.sampled_from(["rain", "snow", "cloud_thin", "cloud_thick"]),
+    name=st.sampled_from(["snow", "cloud_thin", "cloud_thick"]),
     severity=st.floats(0.1, 5),
     seed=seeds,
     share=st.floats(0, 1),
@@ -320,18 +320,83 @@ def test_veils_mix_the_image_with_something_of_their_own(name, severity, seed, s
     assert (np.abs(first - second) <= np.abs(2 * SMALL - 1) + 1e-5).all()
 
 
+def test_rain_that_hides_mixes_the_image_with_its_streaks():
+    for style in ("drops", "streaks"):
+        images = SMALL, 1 - SMALL, 0.5 * SMALL + 0.5 * (1 - SMALL)
+        first, second, between = (
+            rain.rain(image, style=style, angle=15.0, **(RAIN | {"veil": 0.1})) for image in images
+        )
+        np.testing.assert_allclose(between, 0.5 * first + 0.5 * second, atol=1e-5)
+        assert (np.abs(first - second) <= np.abs(2 * SMALL - 1) + 1e-5).all()
+
+
 def test_patchy_haze_is_patchier_than_haze():
     even, patchy = (degrade(name, grey(0.2, 128), 4, 2)[..., 1] for name in ("haze", "haze_patchy"))
     assert patchy.std() > 1.5 * even.std()
 
 
-def test_rain_falls_along_its_angle():
-    params = {"coverage": 0.01, "length": 20, "brightness": 0.8, "veil": 0.0, "seed": 1}
-    upright = weather.rain(grey(0.2, 128), angle=0.0, **params)[..., 0]
-    down = np.corrcoef(upright[3:].ravel(), upright[:-3].ravel())[0, 1]
-    across = np.corrcoef(upright[:, 3:].ravel(), upright[:, :-3].ravel())[0, 1]
-    assert down > 0.6
-    assert across < 0.3
+RAIN = {
+    "coverage": 0.15,
+    "length": 24.0,
+    "width": 0.7,
+    "layers": 1,
+    "spread": 0.0,
+    "brightness": 0.8,
+    "hardness": 1.0,
+    "additive": 0.0,
+    "veil": 0.0,
+    "seed": 1,
+}
+
+
+def directions(picture):
+    """Return the share of a picture's power in 36 directions of its structures, upright first."""
+    spectrum = np.abs(np.fft.fft2(picture - picture.mean())) ** 2
+    rows, columns = np.meshgrid(*2 * (np.fft.fftfreq(len(picture)),), indexing="ij")
+    middle = (np.hypot(rows, columns) > 0.05) & (np.hypot(rows, columns) < 0.3)
+    angle = np.degrees(np.arctan2(rows, columns))[middle] % 180
+    bins = np.round(angle / 5).astype(int) % 36
+    return np.bincount(bins, weights=spectrum[middle], minlength=36) / spectrum[middle].sum()
+
+
+@pytest.mark.parametrize("style", ["drops", "streaks"])
+def test_rain_falls_along_its_angle(style):
+    for angle in (0.0, 20.0):
+        fallen = rain.rain(grey(0.2, 128), style=style, angle=angle, **RAIN)[..., 0]
+        power = directions(fallen)
+        turned = {0.0: (35, 0, 1), 20.0: (31, 32, 33)}[angle]
+        assert power[list(turned)].sum() > 0.5, power.round(2)
+
+
+def test_rain_of_several_layers_has_several_directions():
+    params = RAIN | {"layers": 4, "spread": 30.0}
+    one, many = (
+        rain.rain(grey(0.2, 128), style="streaks", angle=0.0, **p)[..., 0] for p in (RAIN, params)
+    )
+    assert directions(many).max() < 0.7 * directions(one).max()
+
+
+@few
+@given(seed=seeds, coverage=st.floats(0.02, 0.4))
+def test_rain_that_adds_light_adds_the_same_grey_to_every_picture(seed, coverage):
+    params = RAIN | {"additive": 1.0, "seed": seed, "coverage": coverage}
+    added = [
+        rain.rain(image, style="streaks", angle=10.0, **params) - image
+        for image in (grey(0.0), 0.2 * SMALL[:48, :48])
+    ]
+    np.testing.assert_allclose(added[0][..., 0], added[0][..., 2], atol=1e-6)
+    unclipped = added[0] < 0.8
+    np.testing.assert_allclose(added[0][unclipped], added[1][unclipped], atol=1e-5)
+
+
+@pytest.mark.parametrize("style", ["drops", "streaks"])
+def test_rain_covers_what_it_says(style):
+    params = RAIN | {"brightness": 1.0, "additive": 1.0, "coverage": 0.1}
+    means = [
+        rain.rain(grey(0.0, 256), style=style, angle=10.0, **(params | {"seed": s})).mean()
+        for s in range(4)
+    ]
+    assert 0.06 < np.mean(means) < 0.15
 
 
 def test_dense_weather_keeps_the_flakes_and_streaks_of_light_weather():

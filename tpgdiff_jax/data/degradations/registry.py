@@ -11,8 +11,9 @@ from tpgdiff_jax.data.degradations import (
     coding,
     display,
     optics,
+    rain,
     sensor,
-    weather,
+    snow,
 )
 
 # From the scene to the file: a mixture applies its degradations in this order.
@@ -45,8 +46,8 @@ DEGRADATIONS: dict[str, Degradation] = {
         Degradation("haze_patchy", atmosphere.haze_patchy, atmosphere.sample_haze_patchy, "scene"),
         Degradation("cloud_thin", atmosphere.cloud_thin, atmosphere.sample_cloud_thin, "scene"),
         Degradation("cloud_thick", atmosphere.cloud_thick, atmosphere.sample_cloud_thick, "scene"),
-        Degradation("rain", weather.rain, weather.sample_rain, "weather"),
-        Degradation("snow", weather.snow, weather.sample_snow, "weather"),
+        Degradation("rain", rain.rain, rain.sample_rain, "weather"),
+        Degradation("snow", snow.snow, snow.sample_snow, "weather"),
         Degradation("raindrops", optics.raindrops, optics.sample_raindrops, "lens"),
         Degradation("poled", display.poled, display.sample_poled, "lens"),
         Degradation("toled", display.toled, display.sample_toled, "lens"),
