@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpgdiff_jax.data.degradations import (
-    atmosphere,
     coding,
     display,
+    haze,
     image_ops,
     optics,
     rain,
@@ -279,28 +279,28 @@ def test_raindrops_turn_the_scene_around_and_leave_the_rest():
 @given(density=st.floats(0.1, 3), airlight=st.floats(0.5, 1), seed=seeds)
 def test_haze_follows_koschmieder(density, airlight, seed):
     depth = np.random.default_rng(seed).random(SMALL.shape[:2], dtype=np.float32)
-    veiled = atmosphere.haze(SMALL, density=density, airlight=airlight, seed=0, depth=depth)
+    veiled = haze.haze(SMALL, density=density, airlight=airlight, seed=0, depth=depth)
     transmission = np.exp(-density * depth)[..., None]
     np.testing.assert_allclose(
         veiled, SMALL * transmission + airlight * (1 - transmission), atol=1e-5
     )
     half = {"density": density / 2, "airlight": airlight, "seed": 0, "depth": depth}
-    twice = atmosphere.haze(atmosphere.haze(SMALL, **half), **half)
+    twice = haze.haze(haze.haze(SMALL, **half), **half)
     np.testing.assert_allclose(twice, veiled, atol=1e-5)
 
 
 @few
 @given(seed=seeds)
 def test_guessed_depth_lies_between_near_and_far_and_grows_upwards(seed):
-    depth = atmosphere.guess_depth(photo(size=128), seed)
+    depth = haze.guess_depth(photo(size=128), seed)
     assert depth.shape == (128, 128)
     assert depth.min() >= 0.1
     assert depth.max() <= 1
-    assert atmosphere.guess_depth(grey(0.5), seed)[0].mean() > 0.5
+    assert haze.guess_depth(grey(0.5), seed)[0].mean() > 0.5
 
 
 def test_guessed_depth_does_not_see_how_bright_a_flat_picture_is():
-    dark, light = (atmosphere.guess_depth(grey(v), 3) for v in (0.1, 0.9))
+    dark, light = (haze.guess_depth(grey(v), 3) for v in (0.1, 0.9))
     np.testing.assert_allclose(dark, light, atol=1e-5)
 
 
@@ -320,6 +320,29 @@ def test_veils_mix_the_image_with_something_of_their_own(name, severity, seed, s
     assert (np.abs(first - second) <= np.abs(2 * SMALL - 1) + 1e-5).all()
 
 
+@pytest.mark.parametrize("scene", haze.SCENES)
+def test_every_scene_has_a_depth_for_every_pixel(scene):
+    image = photo(size=128)
+    depths = [haze.scene_depth(image, scene, seed) for seed in range(8)]
+    for depth in depths:
+        assert depth.shape == (128, 128)
+        assert depth.dtype == np.float32
+        assert 0.1 <= depth.min() <= depth.max() <= 1
+    assert len({depth.tobytes() for depth in depths}) == 8
+    spans = [np.ptp(depth) for depth in depths]
+    assert max(spans) < 0.15 if scene == "flat" else max(spans) > 0.4
+
+
+def test_rooms_and_objects_have_sharp_edges_and_fields_have_none():
+    image = photo(size=128)
+    steps = {
+        scene: max(np.abs(np.diff(haze.scene_depth(image, scene, seed))).max() for seed in range(8))
+        for scene in haze.SCENES
+    }
+    assert min(steps["room"], steps["objects"]) > 0.07
+    assert max(steps["smooth"], steps["flat"]) < 0.05
+
+
 def test_rain_that_hides_mixes_the_image_with_its_streaks():
     for style in ("drops", "streaks"):
         images = SMALL, 1 - SMALL, 0.5 * SMALL + 0.5 * (1 - SMALL)
@@ -331,7 +354,8 @@ def test_rain_that_hides_mixes_the_image_with_its_streaks():
 
 
 def test_patchy_haze_is_patchier_than_haze():
-    even, patchy = (degrade(name, grey(0.2, 128), 4, 2)[..., 1] for name in ("haze", "haze_patchy"))
+    patchy = degrade("haze_patchy", grey(0.2, 128), 4, 2)[..., 1]
+    even = haze.haze(grey(0.2, 128), density=1.4, airlight=0.9, seed=2)[..., 1]
     assert patchy.std() > 1.5 * even.std()
 
 

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import grain
 import numpy as np
 from PIL import Image
@@ -260,17 +261,19 @@ def training_batches(
     if workers:
         batches = batches.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
-            worker_init_fn=_outlive_sigterm,
+            worker_init_fn=_prepare_worker,
         )
     return batches
 
 
-def _outlive_sigterm(index: int, count: int) -> None:
-    """Let a worker go on for a minute after SIGTERM.
+def _prepare_worker(index: int, count: int) -> None:
+    """Let a worker use one core only, and go on for a minute after SIGTERM.
 
-    Job managers send it to all processes of a run; the main one still needs its next batch then, to
-    finish the step after which it saves.
+    OpenCV would start threads for every core in every worker.  Job managers send SIGTERM to all
+    processes of a run; the main one still needs its next batch then, to finish the step after which
+    it saves.
     """
+    cv2.setNumThreads(1)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
 
 

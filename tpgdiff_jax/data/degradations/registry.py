@@ -10,6 +10,7 @@ from tpgdiff_jax.data.degradations import (
     atmosphere,
     coding,
     display,
+    haze,
     optics,
     rain,
     sensor,
@@ -42,7 +43,7 @@ class Degradation:
 DEGRADATIONS: dict[str, Degradation] = {
     entry.name: entry
     for entry in (
-        Degradation("haze", atmosphere.haze, atmosphere.sample_haze, "scene"),
+        Degradation("haze", haze.haze, haze.sample_haze, "scene"),
         Degradation("haze_patchy", atmosphere.haze_patchy, atmosphere.sample_haze_patchy, "scene"),
         Degradation("cloud_thin", atmosphere.cloud_thin, atmosphere.sample_cloud_thin, "scene"),
         Degradation("cloud_thick", atmosphere.cloud_thick, atmosphere.sample_cloud_thick, "scene"),
