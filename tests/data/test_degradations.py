@@ -158,6 +158,34 @@ def test_photon_noise_has_the_variance_of_its_law(shot, read, level, seed):
     assert abs(noise.mean()) < 0.05 * noise.std() + 1e-6
 
 
+@few
+@given(luma=st.floats(0.6, 0.9), chroma=st.floats(1.0, 2.5), colour=st.floats(0.2, 0.6), seed=seeds)
+def test_grain_keeps_the_variance_and_smooths_colour_more(luma, chroma, colour, seed):
+    noise = sensor.grainy_noise((192, 192, 3), seed, sensor.Grain(luma, chroma, colour))
+    np.testing.assert_allclose(noise.std((0, 1)), 1, atol=0.12)
+    correlation = np.corrcoef(noise[..., 0].ravel(), noise[..., 1].ravel())[0, 1]
+    assert abs(correlation - (1 - 1.5 * colour)) < 0.12
+    common, blue = noise.mean(-1), noise[..., 2] - noise.mean(-1)
+    for field, sigma in ((common, luma), (blue, chroma)):
+        neighbours = np.corrcoef(field[:, 1:].ravel(), field[:, :-1].ravel())[0, 1]
+        assert abs(neighbours - np.exp(-0.25 / sigma**2)) < 0.08
+
+
+def test_tone_curves_flatten_noise_in_shadows_and_highlights():
+    params = {"shot": 0.001, "read": 0.0005, "red_gain": 1.5, "blue_gain": 1.5, "seed": 1}
+    for level, kept in ((0.1, 0.75), (0.5, 1.0), (0.9, 0.75)):
+        plain, curved = (
+            sensor.camera_noise(grey(level), tone=tone, **params).std() for tone in (0.0, 1.0)
+        )
+        assert abs(curved / plain - kept) < 0.03
+
+
+def test_low_light_leaves_no_highlights():
+    for seed in range(20):
+        assert degrade("low_light", grey(1.0), 1, seed).mean() < 0.5
+        assert degrade("low_light", grey(1.0), 5, seed).mean() < 0.25
+
+
 def test_camera_noise_is_amplified_where_white_balance_amplifies():
     params = {"shot": 0.002, "read": 0.005, "red_gain": 2.0, "blue_gain": 1.5, "seed": 1}
     noisy = sensor.camera_noise(grey(0.5, 160), **params)
