@@ -16,6 +16,7 @@ from tpgdiff_jax.data.degradations import (
     image_ops,
     optics,
     rain,
+    raindrops,
     sensor,
 )
 from tpgdiff_jax.data.degradations.registry import DEGRADATIONS, STAGES
@@ -263,6 +264,27 @@ def test_shake_kernel_is_a_path_of_its_extent_around_the_middle(extent, shake, a
     assert extent - 1 < reach.max() < extent + 3.5
 
 
+def test_blurred_light_keeps_its_sum_and_blurred_values_theirs():
+    image = photo(size=128)
+    params = {"sigma": 2.0, "stretch": 1.0, "angle": 0.0}
+    values, light = (optics.blur(image, linear=linear, **params) for linear in (0, 1))
+    linear = image_ops.srgb_to_linear
+    assert abs(values.mean() - image.mean()) < 2e-3
+    assert abs(linear(light).mean() - linear(image).mean()) < 2e-3
+    assert linear(values).mean() < linear(light).mean() - 1e-3
+
+
+def test_noise_of_reading_out_follows_blur():
+    for name, params in (
+        ("blur", {"sigma": 1.0, "stretch": 1.0, "angle": 0.0}),
+        ("motion_blur", {"extent": 8.0, "shake": 0.5, "angle": 0.0, "seed": 1}),
+        ("defocus", {"radius": 2.0}),
+    ):
+        apply = DEGRADATIONS[name].apply
+        noise = apply(grey(0.5, 128), readout=2.0, readout_seed=3, **params) - 0.5
+        assert abs(noise.std() * 255 / 2 - 1) < 0.03
+
+
 def test_motion_without_shake_is_a_straight_line():
     kernel = optics.shake_kernel(12, 0, 0, seed=5)
     middle = len(kernel) // 2
@@ -289,7 +311,7 @@ def test_raindrops_turn_the_scene_around_and_leave_the_rest():
     ramp = np.tile(np.linspace(0.2, 0.8, 96, dtype=np.float32)[None, :, None], (96, 1, 3))
     turned = 0
     for seed in range(20):
-        out = optics.raindrops(ramp, density=5, radius=12, softness=0.2, power=3, seed=seed)
+        out = raindrops.raindrops(ramp, density=5, radius=12, softness=0.2, power=3, seed=seed)
         changed = np.abs(out - ramp).max(-1) > 0
         assert 0 < changed.mean() < 0.5
         rows, columns = np.nonzero(scipy.ndimage.binary_erosion(changed, iterations=3))
@@ -514,6 +536,15 @@ def test_better_coding_harms_less(low, gap):
     assert psnr(coding.webp(image, quality=low), image) < psnr(
         coding.webp(image, quality=low + gap), image
     )
+
+
+def test_an_earlier_compression_harms_more_wherever_its_blocks_lie():
+    image = photo(size=96)
+    once = coding.jpeg(image, quality=50, subsampling="4:4:4")
+    for shift in range(8):
+        twice = coding.jpeg(image, quality=50, subsampling="4:4:4", before=30, shift=shift)
+        assert twice.shape == image.shape
+        assert psnr(twice, image) < psnr(once, image) - 0.1
 
 
 def test_subsampling_blurs_colours_only():

@@ -13,6 +13,7 @@ from tpgdiff_jax.data.degradations import (
     haze,
     optics,
     rain,
+    raindrops,
     sensor,
     snow,
 )
@@ -49,7 +50,7 @@ DEGRADATIONS: dict[str, Degradation] = {
         Degradation("cloud_thick", atmosphere.cloud_thick, atmosphere.sample_cloud_thick, "scene"),
         Degradation("rain", rain.rain, rain.sample_rain, "weather"),
         Degradation("snow", snow.snow, snow.sample_snow, "weather"),
-        Degradation("raindrops", optics.raindrops, optics.sample_raindrops, "lens"),
+        Degradation("raindrops", raindrops.raindrops, raindrops.sample_raindrops, "lens"),
         Degradation("poled", display.poled, display.sample_poled, "lens"),
         Degradation("toled", display.toled, display.sample_toled, "lens"),
         Degradation("defocus", optics.defocus, optics.sample_defocus, "lens"),
