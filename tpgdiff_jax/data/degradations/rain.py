@@ -37,16 +37,16 @@ def sample_rain(rng: np.random.Generator, severity: float) -> dict[str, float | 
     additive, weight = rng.random(), rng.random()
     # Added light is what the public sets have; a drop in front of the scene also hides it.
     additive = 1.0 if weight < 0.6 else 0.0 if weight < 0.8 else additive
-    layers = 1 + int(rng.choice(4, p=(0.3, 0.3, 0.25, 0.15)))
+    layers = 1 + int(rng.choice(5, p=(0.25, 0.25, 0.2, 0.15, 0.15)))
     thickness = geometric_ramp(max(severity, 1), 0.08, 0.9) * rng.uniform(0.6, 1.4)
     length = float(np.exp(rng.uniform(np.log(16), np.log(110))))
-    width = float(np.exp(rng.uniform(np.log(0.3), np.log(0.95))))
+    width = float(np.exp(rng.uniform(np.log(0.4), np.log(0.95))))
     return {
         "style": style,
         "coverage": min(severity, 1.0) * thickness,
         "length": length,
-        # Short streaks are thin: a short, wide one is a flake of snow.
-        "width": min(width, length / 40),
+        # Short streaks are thin, for a short, wide one is a flake of snow; thinner ones show beads.
+        "width": max(0.4, min(width, length / 40)),
         "angle": rng.uniform(-steep, steep),
         "layers": layers,
         "spread": rng.uniform(3, 22),
@@ -80,7 +80,7 @@ def rain(
     IJCV 2007); streaks of several directions accumulate (Yang et al., "Deep Joint Rain Detection
     and Removal from a Single Image", CVPR 2017, whose Rain100 adds them to the photo); far ones
     merge into a veil (Li et al., "Heavy Rain Image Restoration", CVPR 2019):
-    I = (J (1 - (1 - a) s) + B s) (1 - v) + A v, with s the streaks' strength in all layers
+    I = (J (1 - (1 - a) B s) + B s) (1 - v) + A v, with s the streaks' strength in all layers
     together, a the additive share, B their brightness and v the veil.
 
     Args:
@@ -93,7 +93,7 @@ def rain(
       angle: of the fall, degrees from the vertical.
       layers: number of directions of "streaks".
       spread: largest departure of a direction from `angle`, in degrees.
-      brightness: B, of the streaks, in [0, 1].
+      brightness: B, light that a streak of strength 1 adds, or its opacity, in [0, 1].
       hardness: contrast of "streaks", 1 (soft) to 3 (flat bars with sharp edges).
       additive: a, 1: light is added and clipped; 0: streaks hide what is behind them.
       veil: v, opacity of the mist at the top of the frame, in [0, 1].
@@ -123,11 +123,9 @@ def rain(
             )
     strength = strength[..., None]
     mist = np.float32(veil) * np.linspace(1, 0.6, height, dtype=np.float32)[:, None, None]
-    hidden = np.minimum(np.float32(1 - additive) * strength, 1)
-    # Where streaks hide, no more light comes from them than an opaque one has.
-    light = np.float32(brightness) * (
-        np.float32(additive) * strength + np.float32(1 - additive) * np.minimum(strength, 1)
-    )
+    # What hides the scene cannot be more than opaque; what adds light may add up.
+    hidden = np.float32(brightness * (1 - additive)) * np.minimum(strength, 1)
+    light = np.float32(brightness * additive) * strength + np.float32(0.95) * hidden
     rainy = np.clip(image * (1 - hidden) + light, 0, 1)
     return np.clip(rainy * (1 - mist) + np.float32(0.8) * mist, 0, 1)
 
@@ -144,8 +142,8 @@ def _streaks(
     hardness: float,
 ) -> np.ndarray:
     """Return the strength [height, width_px] of one layer: points smeared upright, then turned."""
-    span = round(length)
-    side = int(np.ceil(np.hypot(height, width_px))) + 2 * span + 8
+    # Whatever the angle, the frame lies inside, and half a streak's reach around it.
+    side = int(np.ceil(np.hypot(height, width_px) + 1.2 * length)) + 8
     # A streak's mean strength is 0.65; hard ones gain by their contrast.
     area = 0.65 * hardness**0.5 * length * width * (2 * np.pi) ** 0.5
     count = round(coverage * side * side / area)
