@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tpgdiff_jax.data.degradations import (
     coding,
     display,
+    grain,
     haze,
     image_ops,
     optics,
@@ -154,7 +155,7 @@ def test_noise_has_the_standard_deviation_it_promises(sigma, seed):
 @given(shot=st.floats(1e-5, 0.01), read=st.floats(0, 0.02), level=st.floats(0, 1), seed=seeds)
 def test_photon_noise_has_the_variance_of_its_law(shot, read, level, seed):
     light = grey(level, 128)
-    noise = sensor.photon_noise(light, shot, read, seed) - light
+    noise = grain.photon_noise(light, shot, read, seed) - light
     assert np.isclose(noise.std(), np.sqrt(shot * level + read**2), rtol=0.03, atol=1e-6)
     assert abs(noise.mean()) < 0.05 * noise.std() + 1e-6
 
@@ -162,7 +163,7 @@ def test_photon_noise_has_the_variance_of_its_law(shot, read, level, seed):
 @few
 @given(luma=st.floats(0.6, 0.9), chroma=st.floats(1.0, 2.5), colour=st.floats(0.2, 0.6), seed=seeds)
 def test_grain_keeps_the_variance_and_smooths_colour_more(luma, chroma, colour, seed):
-    noise = sensor.grainy_noise((192, 192, 3), seed, sensor.Grain(luma, chroma, colour))
+    noise = grain.grainy_noise((192, 192, 3), seed, grain.Grain(luma, chroma, colour))
     np.testing.assert_allclose(noise.std((0, 1)), 1, atol=0.12)
     correlation = np.corrcoef(noise[..., 0].ravel(), noise[..., 1].ravel())[0, 1]
     assert abs(correlation - (1 - 1.5 * colour)) < 0.12

@@ -1,10 +1,8 @@
 """What happens on the sensor: underexposure and noise of three kinds."""
 
-import dataclasses
-
-import cv2
 import numpy as np
 
+from tpgdiff_jax.data.degradations.grain import WHITE_COLOUR, Grain, photon_noise
 from tpgdiff_jax.data.degradations.image_ops import (
     convolve,
     gaussian_kernel,
@@ -14,88 +12,6 @@ from tpgdiff_jax.data.degradations.image_ops import (
     ramp,
     srgb_to_linear,
 )
-
-# Share of white noise's variance that is colour, not common to red, green and blue.
-_WHITE_COLOUR = 2 / 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Grain:
-    """How noise hangs together between pixels and channels; the default is white noise.
-
-    Attributes:
-      luma, chroma: sigma in pixels of the smoothing of the part common to the channels, and of the
-        rest; 0 for none.
-      colour: share of the variance that is not common to the channels, in [0, 1].
-    """
-
-    luma: float = 0.0
-    chroma: float = 0.0
-    colour: float = _WHITE_COLOUR
-
-
-_WHITE = Grain()
-
-
-def grainy_noise(shape: tuple[int, int, int], seed: int, grain: Grain = _WHITE) -> np.ndarray:
-    """Draw normal noise of variance 1 per channel, correlated as cameras leave it.
-
-    Demosaicking and in-camera denoising smooth brightness a little and colour a lot (Nam et al.,
-    "A Holistic Approach to Cross-Channel Image Noise Modeling and its Application to Image
-    Denoising", CVPR 2016).
-
-    Args:
-      shape: (H, W, 3).
-      seed: of the noise.
-      grain: correlations.
-
-    Returns:
-      float32 [H, W, 3].
-    """
-    white = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-    if grain == _WHITE:
-        return white
-    common = cv2.transform(white, np.full((1, 3), 1 / 3, np.float32)).reshape(shape[:2])
-    colour = white - common[..., None]
-    common = _smooth_unit(common, grain.luma) * np.float32((3 * (1 - grain.colour)) ** 0.5)
-    colour = _smooth_unit(colour, grain.chroma) * np.float32((1.5 * grain.colour) ** 0.5)
-    return colour + common[..., None]
-
-
-def _smooth_unit(field: np.ndarray, sigma: float) -> np.ndarray:
-    """Smooth white noise and keep its variance."""
-    if sigma < 0.2:
-        return field
-    kernel = cv2.getGaussianKernel(2 * int(np.ceil(3 * sigma)) + 1, sigma, cv2.CV_32F)
-    smooth = cv2.sepFilter2D(field, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT)
-    return smooth.reshape(field.shape) / (kernel**2).sum()
-
-
-def photon_noise(
-    light: np.ndarray, shot: float, read: float, seed: int, grain: Grain = _WHITE
-) -> np.ndarray:
-    """Add the noise of counting photons to linear light.
-
-    Poisson-Gaussian noise in its Gaussian form, of variance shot * light + read^2 (Foi et al.,
-    "Practical Poissonian-Gaussian noise modeling", IEEE TIP 2008).
-
-    Args:
-      light: float32 [H, W, 3], linear.
-      shot: variance per unit of light.
-      read: standard deviation in the dark.
-      seed: of the noise.
-      grain: how it hangs together; white if not given.
-
-    Returns:
-      float32 [H, W, 3], linear; noise may carry it below 0 or above 1.
-    """
-    deviation = np.maximum(light, 0)
-    deviation *= np.float32(shot)
-    deviation += np.float32(read**2)
-    np.sqrt(deviation, out=deviation)
-    deviation *= grainy_noise(light.shape, seed, grain)
-    deviation += light
-    return deviation
 
 
 def sample_noise(rng: np.random.Generator, severity: float) -> dict[str, float]:
@@ -135,7 +51,7 @@ def sample_camera_noise(rng: np.random.Generator, severity: float) -> dict[str, 
         "blue_gain": blue,
         "luma_grain": processed * rng.uniform(0.4, 0.9),
         "chroma_grain": processed * float(np.exp(rng.uniform(np.log(0.8), np.log(3.0)))),
-        "colour": _WHITE_COLOUR + processed * (rng.uniform(0.2, 0.6) - _WHITE_COLOUR),
+        "colour": WHITE_COLOUR + processed * (rng.uniform(0.2, 0.6) - WHITE_COLOUR),
         "tone": processed * rng.random(),
         "seed": int(rng.integers(2**31)),
     }
@@ -151,7 +67,7 @@ def camera_noise(
     seed: int,
     luma_grain: float = 0.0,
     chroma_grain: float = 0.0,
-    colour: float = _WHITE_COLOUR,
+    colour: float = WHITE_COLOUR,
     tone: float = 0.0,
 ) -> np.ndarray:
     """Add shot and read noise in linear light, before white balance and sRGB encoding.
