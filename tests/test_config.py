@@ -80,3 +80,15 @@ def test_differences_list_what_may_not_change(tmp_path):
     assert len(lines) == 2
     assert "model.multipliers: [1, 2, 4, 8] -> [1, 2]" in lines
     assert any(line.startswith("optim.learning_rate: 0.0002") for line in lines)
+
+
+def test_clean_examples_need_labels_that_can_say_none():
+    config = configuration.base_config()
+    config.data.clean_share = 0.1
+    with pytest.raises(ValueError, match=r"priors\.classification.*data\.clean_share=0\.1"):
+        validate(config)
+    config.priors.classification = "multi"
+    validate(config)
+    config.data.dark_share = 1.5
+    with pytest.raises(ValueError, match=r"data\.dark_share"):
+        validate(config)

@@ -126,8 +126,12 @@ def base_config() -> ConfigDict:
             "degradations": ("noise", "blur", "low_light", "haze", "rain"),
             "weights": (),  # how often each degradation comes; (): equally often, in turns
             "max_mixed": 1,  # up to so many degradations at once
+            # How often several come together; negative: every number up to max_mixed equally often.
+            "mix_share": -1.0,
+            "clean_share": 0.0,  # of the examples left as they are; needs multi-hot labels
             "severity": (1.0, 5.0),  # least and most, drawn uniformly
             "tone_jitter": 0.0,  # random tone and colour of clean photos, for small collections
+            "dark_share": 0.0,  # of the examples made from a dark, good rendering of the photo
             "crop_size": 256,
             # Crops of this share of the photo (least, most), resized to crop_size; (): crops of
             # crop_size pixels, not resized.

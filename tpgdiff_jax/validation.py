@@ -88,13 +88,24 @@ def validate(config: ConfigDict) -> None:
     fits = len(steps) in (0, 2) and list(steps) == sorted(steps) and all(s > 0 for s in steps)
     _require(fits, config, "profile_steps", "(), or the first and the last step to be traced")
     data = config.data
-    Mixture(tuple(data.degradations), tuple(data.weights), data.max_mixed, tuple(data.severity))
+    Mixture(
+        names=tuple(data.degradations),
+        weights=tuple(data.weights),
+        max_mixed=data.max_mixed,
+        severity=tuple(data.severity),
+        mix_share=data.mix_share,
+        clean_share=data.clean_share,
+    )
     for text in expand(config.prepare.recipes):
         parse(text)
     fits = data.max_mixed <= len(data.degradations)
     _require(fits, config, "data.max_mixed", "at most the number of data.degradations")
     multi = data.max_mixed == 1 or config.priors.classification == "multi"
     _require(multi, config, "priors.classification", "'multi', since data.max_mixed is above 1")
+    named = data.clean_share == 0 or config.priors.classification == "multi"
+    expected = f"'multi', since data.clean_share={data.clean_share} makes examples without a class"
+    _require(named, config, "priors.classification", expected)
+    _require(0 <= data.dark_share <= 1, config, "data.dark_share", "a share in [0, 1]")
     _require(0 <= data.max_bad_share <= 1, config, "data.max_bad_share", "a number in [0, 1]")
     smoothing = config.priors.label_smoothing
     _require(0 <= smoothing < 1, config, "priors.label_smoothing", "a number in [0, 1)")

@@ -10,13 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpgdiff_jax.data.degradations import (
-    atmosphere,
     coding,
     display,
+    grain,
+    haze,
     image_ops,
     optics,
+    rain,
+    raindrops,
     sensor,
-    weather,
 )
 from tpgdiff_jax.data.degradations.registry import DEGRADATIONS, STAGES
 from tpgdiff_jax.data.images import read_rgb, to_uint8
@@ -153,9 +155,37 @@ def test_noise_has_the_standard_deviation_it_promises(sigma, seed):
 @given(shot=st.floats(1e-5, 0.01), read=st.floats(0, 0.02), level=st.floats(0, 1), seed=seeds)
 def test_photon_noise_has_the_variance_of_its_law(shot, read, level, seed):
     light = grey(level, 128)
-    noise = sensor.photon_noise(light, shot, read, seed) - light
+    noise = grain.photon_noise(light, shot, read, seed) - light
     assert np.isclose(noise.std(), np.sqrt(shot * level + read**2), rtol=0.03, atol=1e-6)
     assert abs(noise.mean()) < 0.05 * noise.std() + 1e-6
+
+
+@few
+@given(luma=st.floats(0.6, 0.9), chroma=st.floats(1.0, 2.5), colour=st.floats(0.2, 0.6), seed=seeds)
+def test_grain_keeps_the_variance_and_smooths_colour_more(luma, chroma, colour, seed):
+    noise = grain.grainy_noise((192, 192, 3), seed, grain.Grain(luma, chroma, colour))
+    np.testing.assert_allclose(noise.std((0, 1)), 1, atol=0.12)
+    correlation = np.corrcoef(noise[..., 0].ravel(), noise[..., 1].ravel())[0, 1]
+    assert abs(correlation - (1 - 1.5 * colour)) < 0.12
+    common, blue = noise.mean(-1), noise[..., 2] - noise.mean(-1)
+    for field, sigma in ((common, luma), (blue, chroma)):
+        neighbours = np.corrcoef(field[:, 1:].ravel(), field[:, :-1].ravel())[0, 1]
+        assert abs(neighbours - np.exp(-0.25 / sigma**2)) < 0.08
+
+
+def test_tone_curves_flatten_noise_in_shadows_and_highlights():
+    params = {"shot": 0.001, "read": 0.0005, "red_gain": 1.5, "blue_gain": 1.5, "seed": 1}
+    for level, kept in ((0.1, 0.75), (0.5, 1.0), (0.9, 0.75)):
+        plain, curved = (
+            sensor.camera_noise(grey(level), tone=tone, **params).std() for tone in (0.0, 1.0)
+        )
+        assert abs(curved / plain - kept) < 0.03
+
+
+def test_low_light_leaves_no_highlights():
+    for seed in range(20):
+        assert degrade("low_light", grey(1.0), 1, seed).mean() < 0.5
+        assert degrade("low_light", grey(1.0), 5, seed).mean() < 0.25
 
 
 def test_camera_noise_is_amplified_where_white_balance_amplifies():
@@ -235,6 +265,27 @@ def test_shake_kernel_is_a_path_of_its_extent_around_the_middle(extent, shake, a
     assert extent - 1 < reach.max() < extent + 3.5
 
 
+def test_blurred_light_keeps_its_sum_and_blurred_values_theirs():
+    image = photo(size=128)
+    params = {"sigma": 2.0, "stretch": 1.0, "angle": 0.0}
+    values, light = (optics.blur(image, linear=linear, **params) for linear in (0, 1))
+    linear = image_ops.srgb_to_linear
+    assert abs(values.mean() - image.mean()) < 2e-3
+    assert abs(linear(light).mean() - linear(image).mean()) < 2e-3
+    assert linear(values).mean() < linear(light).mean() - 1e-3
+
+
+def test_noise_of_reading_out_follows_blur():
+    for name, params in (
+        ("blur", {"sigma": 1.0, "stretch": 1.0, "angle": 0.0}),
+        ("motion_blur", {"extent": 8.0, "shake": 0.5, "angle": 0.0, "seed": 1}),
+        ("defocus", {"radius": 2.0}),
+    ):
+        apply = DEGRADATIONS[name].apply
+        noise = apply(grey(0.5, 128), readout=2.0, readout_seed=3, **params) - 0.5
+        assert abs(noise.std() * 255 / 2 - 1) < 0.03
+
+
 def test_motion_without_shake_is_a_straight_line():
     kernel = optics.shake_kernel(12, 0, 0, seed=5)
     middle = len(kernel) // 2
@@ -261,7 +312,7 @@ def test_raindrops_turn_the_scene_around_and_leave_the_rest():
     ramp = np.tile(np.linspace(0.2, 0.8, 96, dtype=np.float32)[None, :, None], (96, 1, 3))
     turned = 0
     for seed in range(20):
-        out = optics.raindrops(ramp, density=5, radius=12, softness=0.2, power=3, seed=seed)
+        out = raindrops.raindrops(ramp, density=5, radius=12, softness=0.2, power=3, seed=seed)
         changed = np.abs(out - ramp).max(-1) > 0
         assert 0 < changed.mean() < 0.5
         rows, columns = np.nonzero(scipy.ndimage.binary_erosion(changed, iterations=3))
@@ -279,34 +330,34 @@ def test_raindrops_turn_the_scene_around_and_leave_the_rest():
 @given(density=st.floats(0.1, 3), airlight=st.floats(0.5, 1), seed=seeds)
 def test_haze_follows_koschmieder(density, airlight, seed):
     depth = np.random.default_rng(seed).random(SMALL.shape[:2], dtype=np.float32)
-    veiled = atmosphere.haze(SMALL, density=density, airlight=airlight, seed=0, depth=depth)
+    veiled = haze.haze(SMALL, density=density, airlight=airlight, seed=0, depth=depth)
     transmission = np.exp(-density * depth)[..., None]
     np.testing.assert_allclose(
         veiled, SMALL * transmission + airlight * (1 - transmission), atol=1e-5
     )
     half = {"density": density / 2, "airlight": airlight, "seed": 0, "depth": depth}
-    twice = atmosphere.haze(atmosphere.haze(SMALL, **half), **half)
+    twice = haze.haze(haze.haze(SMALL, **half), **half)
     np.testing.assert_allclose(twice, veiled, atol=1e-5)
 
 
 @few
 @given(seed=seeds)
 def test_guessed_depth_lies_between_near_and_far_and_grows_upwards(seed):
-    depth = atmosphere.guess_depth(photo(size=128), seed)
+    depth = haze.guess_depth(photo(size=128), seed)
     assert depth.shape == (128, 128)
     assert depth.min() >= 0.1
     assert depth.max() <= 1
-    assert atmosphere.guess_depth(grey(0.5), seed)[0].mean() > 0.5
+    assert haze.guess_depth(grey(0.5), seed)[0].mean() > 0.5
 
 
 def test_guessed_depth_does_not_see_how_bright_a_flat_picture_is():
-    dark, light = (atmosphere.guess_depth(grey(v), 3) for v in (0.1, 0.9))
+    dark, light = (haze.guess_depth(grey(v), 3) for v in (0.1, 0.9))
     np.testing.assert_allclose(dark, light, atol=1e-5)
 
 
 @few
 @given(
-    name=st.sampled_from(["rain", "snow", "cloud_thin", "cloud_thick"]),
+    name=st.sampled_from(["snow", "cloud_thin", "cloud_thick"]),
     severity=st.floats(0.1, 5),
     seed=seeds,
     share=st.floats(0, 1),
@@ -320,18 +371,107 @@ def test_veils_mix_the_image_with_something_of_their_own(name, severity, seed, s
     assert (np.abs(first - second) <= np.abs(2 * SMALL - 1) + 1e-5).all()
 
 
+@pytest.mark.parametrize("scene", haze.SCENES)
+def test_every_scene_has_a_depth_for_every_pixel(scene):
+    image = photo(size=128)
+    depths = [haze.scene_depth(image, scene, seed) for seed in range(8)]
+    for depth in depths:
+        assert depth.shape == (128, 128)
+        assert depth.dtype == np.float32
+        assert 0.1 <= depth.min() <= depth.max() <= 1
+    assert len({depth.tobytes() for depth in depths}) == 8
+    spans = [np.ptp(depth) for depth in depths]
+    assert max(spans) < 0.15 if scene == "flat" else max(spans) > 0.4
+
+
+def test_rooms_and_objects_have_sharp_edges_and_fields_have_none():
+    image = photo(size=128)
+    steps = {
+        scene: max(np.abs(np.diff(haze.scene_depth(image, scene, seed))).max() for seed in range(8))
+        for scene in haze.SCENES
+    }
+    assert min(steps["room"], steps["objects"]) > 0.07
+    assert max(steps["smooth"], steps["flat"]) < 0.05
+
+
+def test_rain_that_hides_mixes_the_image_with_its_streaks():
+    for style in ("drops", "streaks"):
+        images = SMALL, 1 - SMALL, 0.5 * SMALL + 0.5 * (1 - SMALL)
+        first, second, between = (
+            rain.rain(image, style=style, angle=15.0, **(RAIN | {"veil": 0.1})) for image in images
+        )
+        np.testing.assert_allclose(between, 0.5 * first + 0.5 * second, atol=1e-5)
+        assert (np.abs(first - second) <= np.abs(2 * SMALL - 1) + 1e-5).all()
+
+
 def test_patchy_haze_is_patchier_than_haze():
-    even, patchy = (degrade(name, grey(0.2, 128), 4, 2)[..., 1] for name in ("haze", "haze_patchy"))
+    patchy = degrade("haze_patchy", grey(0.2, 128), 4, 2)[..., 1]
+    even = haze.haze(grey(0.2, 128), density=1.4, airlight=0.9, seed=2)[..., 1]
     assert patchy.std() > 1.5 * even.std()
 
 
-def test_rain_falls_along_its_angle():
-    params = {"coverage": 0.01, "length": 20, "brightness": 0.8, "veil": 0.0, "seed": 1}
-    upright = weather.rain(grey(0.2, 128), angle=0.0, **params)[..., 0]
-    down = np.corrcoef(upright[3:].ravel(), upright[:-3].ravel())[0, 1]
-    across = np.corrcoef(upright[:, 3:].ravel(), upright[:, :-3].ravel())[0, 1]
-    assert down > 0.6
-    assert across < 0.3
+RAIN = {
+    "coverage": 0.15,
+    "length": 24.0,
+    "width": 0.7,
+    "layers": 1,
+    "spread": 0.0,
+    "brightness": 0.8,
+    "hardness": 1.0,
+    "additive": 0.0,
+    "veil": 0.0,
+    "seed": 1,
+}
+
+
+def directions(picture):
+    """Return the share of a picture's power in 36 directions of its structures, upright first."""
+    spectrum = np.abs(np.fft.fft2(picture - picture.mean())) ** 2
+    rows, columns = np.meshgrid(*2 * (np.fft.fftfreq(len(picture)),), indexing="ij")
+    middle = (np.hypot(rows, columns) > 0.05) & (np.hypot(rows, columns) < 0.3)
+    angle = np.degrees(np.arctan2(rows, columns))[middle] % 180
+    bins = np.round(angle / 5).astype(int) % 36
+    return np.bincount(bins, weights=spectrum[middle], minlength=36) / spectrum[middle].sum()
+
+
+@pytest.mark.parametrize("style", ["drops", "streaks"])
+def test_rain_falls_along_its_angle(style):
+    for angle in (0.0, 20.0):
+        fallen = rain.rain(grey(0.2, 128), style=style, angle=angle, **RAIN)[..., 0]
+        power = directions(fallen)
+        turned = {0.0: (35, 0, 1), 20.0: (31, 32, 33)}[angle]
+        assert power[list(turned)].sum() > 0.5, power.round(2)
+
+
+def test_rain_of_several_layers_has_several_directions():
+    params = RAIN | {"layers": 4, "spread": 30.0}
+    one, many = (
+        rain.rain(grey(0.2, 128), style="streaks", angle=0.0, **p)[..., 0] for p in (RAIN, params)
+    )
+    assert directions(many).max() < 0.7 * directions(one).max()
+
+
+@few
+@given(seed=seeds, coverage=st.floats(0.02, 0.4))
+def test_rain_that_adds_light_adds_the_same_grey_to_every_picture(seed, coverage):
+    params = RAIN | {"additive": 1.0, "seed": seed, "coverage": coverage}
+    added = [
+        rain.rain(image, style="streaks", angle=10.0, **params) - image
+        for image in (grey(0.0), 0.2 * SMALL[:48, :48])
+    ]
+    np.testing.assert_allclose(added[0][..., 0], added[0][..., 2], atol=1e-6)
+    unclipped = added[0] < 0.8
+    np.testing.assert_allclose(added[0][unclipped], added[1][unclipped], atol=1e-5)
+
+
+@pytest.mark.parametrize("style", ["drops", "streaks"])
+def test_rain_covers_what_it_says(style):
+    params = RAIN | {"brightness": 1.0, "additive": 1.0, "coverage": 0.1}
+    means = [
+        rain.rain(grey(0.0, 256), style=style, angle=10.0, **(params | {"seed": s})).mean()
+        for s in range(4)
+    ]
+    assert 0.06 < np.mean(means) < 0.15
 
 
 def test_dense_weather_keeps_the_flakes_and_streaks_of_light_weather():
@@ -397,6 +537,15 @@ def test_better_coding_harms_less(low, gap):
     assert psnr(coding.webp(image, quality=low), image) < psnr(
         coding.webp(image, quality=low + gap), image
     )
+
+
+def test_an_earlier_compression_harms_more_wherever_its_blocks_lie():
+    image = photo(size=96)
+    once = coding.jpeg(image, quality=50, subsampling="4:4:4")
+    for shift in range(8):
+        twice = coding.jpeg(image, quality=50, subsampling="4:4:4", before=30, shift=shift)
+        assert twice.shape == image.shape
+        assert psnr(twice, image) < psnr(once, image) - 0.1
 
 
 def test_subsampling_blurs_colours_only():

@@ -126,6 +126,25 @@ def test_mixtures_have_every_size_and_labels_that_say_what_was_done():
         assert stages.count("coding") <= 1
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_share_of_mixtures_is_what_was_asked_for(share):
+    drawn = draw(Mixture(tuple(DEGRADATIONS), max_mixed=3, mix_share=share), 600)
+    sizes = np.bincount([len(recipe.steps) for recipe in drawn], minlength=4)
+    assert abs(sizes[2:].sum() / 600 - share) < 0.06
+    if share:
+        assert 0.7 < sizes[2] / sizes[3] < 1.4
+
+
+def test_a_share_of_the_recipes_does_nothing():
+    mixture = Mixture(NAMES, clean_share=0.25)
+    drawn = draw(mixture, 800)
+    clean = [recipe for recipe in drawn if not recipe.steps]
+    assert abs(len(clean) / 800 - 0.25) < 0.05
+    np.testing.assert_array_equal(degrade(IMAGE, clean[0]), IMAGE)
+    assert not mixture.multi_hot(clean[0]).any()
+    assert mixture.decode(**mixture.encode(clean[0])) == clean[0]
+
+
 def test_arrays_carry_a_drawn_recipe_without_loss():
     mixture = Mixture(tuple(DEGRADATIONS), max_mixed=4)
     for recipe in draw(mixture, 200):
@@ -141,6 +160,9 @@ def test_arrays_carry_a_drawn_recipe_without_loss():
         ({"weights": (1, 1, 1, 1, -1)}, "expected numbers of 0 or more"),
         ({"severity": (3, 2)}, "least <= most"),
         ({"severity": (1, 6)}, "most <= 5"),
+        ({"mix_share": 0.5}, r"data\.mix_share=0\.5.*data\.max_mixed=1"),
+        ({"mix_share": 1.5, "max_mixed": 2}, r"data\.mix_share=1\.5"),
+        ({"clean_share": 1.0}, r"data\.clean_share=1\.0"),
     ],
 )
 def test_impossible_mixtures_are_refused(changes, words):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tpgdiff_jax.data.degradations.mix import Mixture, degrade
 from tpgdiff_jax.data.pairs import PairFolder
-from tpgdiff_jax.data.pipeline import fingerprint, random_crops, random_tone, training_batches
+from tpgdiff_jax.data.pipeline import fingerprint, random_crops, training_batches
 from tpgdiff_jax.data.sources import PhotoFolder
 
 NAMES = ("noise", "blur", "haze")
@@ -96,6 +96,30 @@ def test_mixtures_carry_a_label_for_every_degradation(photos):
     assert labels.shape == (36, 3)
     assert labels.dtype == np.float32
     assert set(labels.sum(axis=1)) == {1.0, 2.0}
+
+
+def test_a_share_of_the_examples_stays_clean_and_has_no_label(photos):
+    mixture = Mixture(NAMES, clean_share=0.5)
+    found = take(batches(photos, mixture=mixture, multi_hot=True), 20)
+    clean = [(lq == gt).all() for b in found for gt, lq in zip(b["gt"], b["lq"], strict=True)]
+    labels = np.concatenate([b["label"] for b in found])
+    np.testing.assert_array_equal(labels.sum(1) == 0, clean)
+    assert 0.3 < np.mean(clean) < 0.7
+    with pytest.raises(ValueError, match=r"data\.clean_share.*multi-hot"):
+        batches(photos, mixture=mixture)
+
+
+def test_dark_renderings_are_degraded_too_but_never_lack_light(photos):
+    mixture = Mixture(("noise", "low_light"))
+    plain = take(batches(photos, mixture=mixture), 4)
+    dark = take(batches(photos, mixture=mixture, dark_share=1.0), 4)
+    for before, after in zip(plain, dark, strict=True):
+        np.testing.assert_array_equal(before["label"], after["label"])
+        for row, label in enumerate(before["label"]):
+            darker = after["gt"][row].mean() < before["gt"][row].mean() - 5
+            assert darker == (label == mixture.names.index("noise"))
+            recipe = mixture.decode(after["severity"][row], after["recipe_seed"][row])
+            np.testing.assert_array_equal(degrade(after["gt"][row], recipe), after["lq"][row])
 
 
 def test_workers_go_on_after_sigterm_which_the_whole_run_may_get(photos):
@@ -232,16 +256,3 @@ def test_the_fingerprint_tells_other_images(photos, pairs, tmp_path):
     after = fingerprint([PhotoFolder(tmp_path / "photos")])
     assert after["images"] == 5
     assert after != before
-
-
-def test_tone_changes_smoothly_and_only_when_asked():
-    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
-    rng = np.random.default_rng(0)
-    np.testing.assert_array_equal(random_tone(rng, ramp, 0.0), ramp)
-    for _ in range(20):
-        changed = random_tone(rng, ramp, 0.5)
-        assert changed.dtype == np.uint8
-        assert (changed[0, 0] == 0).all()
-        assert (changed[0, -1] == 255).all()
-        assert (np.diff(changed[0].astype(int), axis=0) >= 0).all()
-        assert (changed[..., 0] != changed[..., 1]).any()

@@ -11,11 +11,13 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import grain
 import numpy as np
 from PIL import Image
 
 from tpgdiff_jax.data.degradations.mix import Mixture, Recipe, degrade
+from tpgdiff_jax.data.tone import dark_photo, random_tone
 
 # A photo that cannot be used is replaced by another; so many in a row mean that all are bad.
 _MOST_REPLACED = 100
@@ -53,6 +55,8 @@ class MakeExample(grain.transforms.MapWithIndex):
         of the only one.
       tone_jitter: see `random_tone`.
       crop_share: see `random_crops`.
+      dark_share: of the examples whose clean photo is rendered dark first (see `dark_photo`);
+        those that lack light are not.
     """
 
     sources: tuple[Any, ...]
@@ -62,6 +66,7 @@ class MakeExample(grain.transforms.MapWithIndex):
     multi_hot: bool = False
     tone_jitter: float = 0.0
     crop_share: tuple[float, ...] = ()
+    dark_share: float = 0.0
 
     def map_with_index(self, index: int, element: tuple[int, int]) -> dict[str, np.ndarray]:
         """Return {gt, lq: uint8 [crop, crop, 3], label}, and the recipe as `Mixture.encode` has it.
@@ -85,6 +90,8 @@ class MakeExample(grain.transforms.MapWithIndex):
             (gt,) = random_crops(rng, (found,), self.crop_size, self.crop_share)
             gt = random_tone(rng, gt, self.tone_jitter)
             recipe = self.mixture.draw(rng, index)
+            if self.dark_share and rng.random() < self.dark_share:
+                gt = gt if _lacks_light(recipe) else dark_photo(rng, gt)
             lq = degrade(gt, recipe)
             present = self.mixture.multi_hot(recipe)
             carried = self.mixture.encode(recipe)
@@ -107,6 +114,10 @@ class MakeExample(grain.transforms.MapWithIndex):
     def _is_large(self, found) -> bool:
         image = found["gt"] if isinstance(found, dict) else found
         return min(image.shape[:2]) >= self.crop_size
+
+
+def _lacks_light(recipe: Recipe) -> bool:
+    return any(name == "low_light" for name, _ in recipe.steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,28 +188,6 @@ def _random_extent(rng, height: int, width: int, share: Sequence[float]) -> tupl
     return int(np.clip(tall, 1, height)), int(np.clip(wide, 1, width))
 
 
-def random_tone(rng: np.random.Generator, image: np.ndarray, jitter: float) -> np.ndarray:
-    """Change a photo's tone and colour: each channel by a gamma curve of its own.
-
-    Few photos show few colours: a network that never saw a dark photo takes each one for low light.
-
-    Args:
-      rng: source of randomness.
-      image: uint8 [H, W, 3].
-      jitter: standard deviation of the logarithm of the gammas' common part; each channel departs
-        from it by half as much.  0 changes nothing.
-
-    Returns:
-      uint8 [H, W, 3].
-    """
-    if not jitter:
-        return image
-    gamma = np.exp(jitter * (rng.standard_normal() + 0.5 * rng.standard_normal(3)))
-    levels = np.arange(256)[:, None] / 255
-    table = np.round(levels**gamma * 255).astype(np.uint8)
-    return np.stack([table[image[..., channel], channel] for channel in range(3)], axis=-1)
-
-
 def training_batches(
     sources: Sequence[Any],
     *,
@@ -210,6 +199,7 @@ def training_batches(
     multi_hot: bool = False,
     tone_jitter: float = 0.0,
     crop_share: Sequence[float] = (),
+    dark_share: float = 0.0,
     first_batch: int = 0,
     workers: int = 0,
     read_threads: int = 2,
@@ -226,7 +216,7 @@ def training_batches(
       batch_size: examples per batch over all processes.
       mixture: how clean photos are degraded.
       source_weights: how often each source comes; () for shares by their lengths.
-      multi_hot, tone_jitter, crop_share: see `MakeExample`.
+      multi_hot, tone_jitter, crop_share, dark_share: see `MakeExample`.
       first_batch: where in the sequence to start; a run continues at the batches it has seen.
       workers: processes that make the batches; 0 makes them here.  Changes no result.
       read_threads, prefetch_mb: threads of each worker, and memory for batches made ahead, in MiB
@@ -245,9 +235,19 @@ def training_batches(
         raise ValueError(
             f"data.batch_size={batch_size} cannot be divided among {process_count} processes."
         )
+    if mixture.clean_share and not multi_hot:
+        raise ValueError("data.clean_share: a clean example has no class; use multi-hot labels.")
     _check_classes(sources, mixture)
-    shares = tuple(crop_share)
-    make = MakeExample(tuple(sources), seed, crop_size, mixture, multi_hot, tone_jitter, shares)
+    make = MakeExample(
+        sources=tuple(sources),
+        seed=seed,
+        crop_size=crop_size,
+        mixture=mixture,
+        multi_hot=multi_hot,
+        tone_jitter=tone_jitter,
+        crop_share=tuple(crop_share),
+        dark_share=dark_share,
+    )
     dataset = _places(sources, source_weights, seed).map_with_index(make)
     local_batch = batch_size // process_count
     share = ProcessShare(dataset, local_batch, process_index, process_count, first_batch)
@@ -260,17 +260,19 @@ def training_batches(
     if workers:
         batches = batches.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
-            worker_init_fn=_outlive_sigterm,
+            worker_init_fn=_prepare_worker,
         )
     return batches
 
 
-def _outlive_sigterm(index: int, count: int) -> None:
-    """Let a worker go on for a minute after SIGTERM.
+def _prepare_worker(index: int, count: int) -> None:
+    """Let a worker use one core only, and go on for a minute after SIGTERM.
 
-    Job managers send it to all processes of a run; the main one still needs its next batch then, to
-    finish the step after which it saves.
+    OpenCV would start threads for every core in every worker.  Job managers send SIGTERM to all
+    processes of a run; the main one still needs its next batch then, to finish the step after which
+    it saves.
     """
+    cv2.setNumThreads(1)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
 
 

@@ -147,7 +147,7 @@ def _batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     count, size, classes = data.batch_size, data.crop_size, len(data.degradations)
     image = jax.ShapeDtypeStruct((count, size, size, 3), np.uint8)
     one, several = ((count,), np.int32), ((count, classes), np.float32)
-    label = jax.ShapeDtypeStruct(*(several if data.max_mixed > 1 else one))
+    label = jax.ShapeDtypeStruct(*(several if _multi_hot(config) else one))
     return {"gt": image, "lq": image, "label": label}
 
 
@@ -163,8 +163,9 @@ def _batches(
         batch_size=options.batch_size,
         mixture=mixture_of(config),
         source_weights=data.weights,
-        multi_hot=options.max_mixed > 1,
+        multi_hot=_multi_hot(config),
         tone_jitter=options.tone_jitter,
+        dark_share=options.dark_share,
         crop_share=options.crop_share,
         first_batch=first_batch,
         workers=options.workers,
@@ -178,8 +179,19 @@ def _batches(
 def mixture_of(config: ConfigDict) -> Mixture:
     """Return how a configuration degrades clean photos."""
     data = config.data
-    names, weights = tuple(data.degradations), tuple(data.weights)
-    return Mixture(names, weights, data.max_mixed, tuple(data.severity))
+    return Mixture(
+        names=tuple(data.degradations),
+        weights=tuple(data.weights),
+        max_mixed=data.max_mixed,
+        severity=tuple(data.severity),
+        mix_share=data.mix_share,
+        clean_share=data.clean_share,
+    )
+
+
+def _multi_hot(config: ConfigDict) -> bool:
+    """Tell whether an example may have several degradations, or none."""
+    return config.data.max_mixed > 1 or config.data.clean_share > 0
 
 
 def _check_place(place: dict[str, Any], step: int, data: TrainingData) -> None:

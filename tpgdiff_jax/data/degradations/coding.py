@@ -19,26 +19,37 @@ LOSSLESS = 101
 
 
 def sample_jpeg(rng: np.random.Generator, severity: float) -> dict[str, int | str]:
-    """Draw the parameters of `jpeg`: a quality of about 45 to 8 at severity 1 to 5."""
-    quality = geometric_ramp(severity, 45, 8, at_zero=LOSSLESS) * rng.uniform(0.85, 1.15)
+    """Draw the parameters of `jpeg`: a quality of about 60 to 8 at severity 1 to 5."""
+    wanted = geometric_ramp(severity, 60, 8, at_zero=LOSSLESS) * rng.uniform(0.85, 1.15)
+    quality = round(min(wanted, 100)) if severity > 0 else LOSSLESS
     subsampling = "4:2:0" if rng.random() < 0.7 else "4:4:4"
-    return {
-        "quality": round(min(quality, 100)) if severity > 0 else LOSSLESS,
-        "subsampling": subsampling,
-    }
+    # A quarter was compressed before, less, and cropped since: the two grids of blocks differ.
+    twice, gentler, shift = rng.random() < 0.25, rng.uniform(1.2, 2.5), int(rng.integers(8))
+    before = min(round(wanted * gentler), 97) if twice and severity > 0 else LOSSLESS
+    return {"quality": quality, "subsampling": subsampling, "before": before, "shift": shift}
 
 
-def jpeg(image: np.ndarray, *, quality: int, subsampling: str) -> np.ndarray:
-    """Compress as JPEG (ITU-T T.81) and read back.
+def jpeg(
+    image: np.ndarray, *, quality: int, subsampling: str, before: int = LOSSLESS, shift: int = 0
+) -> np.ndarray:
+    """Compress as JPEG (ITU-T T.81) and read back, once or twice.
+
+    Compression twice, with blocks that do not coincide, is from Jiang et al., "Towards Flexible
+    Blind JPEG Artifacts Removal" (FBCNN, ICCV 2021).
 
     Args:
       image: float32 [H, W, 3] in [0, 1].
       quality: of libjpeg, 1 to 100; `LOSSLESS` for no compression.
       subsampling: of the colours, "4:4:4" or "4:2:0".
+      before: quality of an earlier compression; `LOSSLESS` for none.
+      shift: by how many pixels the earlier one's blocks lie higher and farther left, 0 to 7.
 
     Returns:
       float32 [H, W, 3] in [0, 1].
     """
+    if before < LOSSLESS:
+        wider = np.pad(image, ((shift, 0), (shift, 0), (0, 0)), mode="edge")
+        image = _code(wider, before, "JPEG", subsampling=subsampling)[shift:, shift:]
     return _code(image, quality, "JPEG", subsampling=subsampling)
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tpgdiff_jax.data.degradations.grain import photon_noise
 from tpgdiff_jax.data.degradations.image_ops import (
     centred_grid,
     convolve,
@@ -10,7 +11,6 @@ from tpgdiff_jax.data.degradations.image_ops import (
     smooth_field,
     srgb_to_linear,
 )
-from tpgdiff_jax.data.degradations.sensor import photon_noise
 
 # Wavelengths of red, green and blue light relative to green, which is what diffraction scales by.
 _WAVELENGTHS = (610 / 535, 1.0, 460 / 535)

@@ -152,14 +152,19 @@ class Mixture:
     Attributes:
       names: degradations, in the order of their labels.
       weights: how often each comes, relative to the others; () for equal shares, in turns.
-      max_mixed: up to so many at once, every number equally often.
+      max_mixed: up to so many at once.
       severity: (least, most), drawn uniformly.
+      mix_share: of the recipes with more than one degradation, 2 to `max_mixed` equally often;
+        negative: 1 to `max_mixed` equally often.
+      clean_share: of the recipes that do nothing, so that a clean photo is left alone.
     """
 
     names: tuple[str, ...]
     weights: tuple[float, ...] = ()
     max_mixed: int = 1
     severity: tuple[float, float] = (1.0, MAX_SEVERITY)
+    mix_share: float = -1.0
+    clean_share: float = 0.0
 
     def __post_init__(self):
         for name in self.names:
@@ -175,6 +180,13 @@ class Mixture:
         low, high = self.severity
         if not 0 <= low <= high <= MAX_SEVERITY:
             raise ValueError(f"data.severity={self.severity}: expected 0 <= least <= most <= 5.")
+        if self.mix_share > 1 or (self.mix_share > 0 and self.max_mixed < 2):
+            raise ValueError(
+                f"data.mix_share={self.mix_share}: expected at most 1, and 0 or less where "
+                f"data.max_mixed={self.max_mixed} allows no mixture."
+            )
+        if not 0 <= self.clean_share < 1:
+            raise ValueError(f"data.clean_share={self.clean_share}: expected 0 or more, below 1.")
 
     def draw(self, rng: np.random.Generator, turn: int) -> Recipe:
         """Draw a recipe.
@@ -183,10 +195,13 @@ class Mixture:
           rng: source of randomness.
           turn: number of the example; with equal shares it chooses the first degradation.
         """
+        # Shares of 0 draw nothing, so that recipes without them stay what they were.
+        if self.clean_share and rng.random() < self.clean_share:
+            return Recipe((), int(rng.integers(2**31)))
         shares = np.array(self.weights or [1.0] * len(self.names))
         first = int(rng.choice(len(self.names), p=shares / shares.sum()))
         first = first if self.weights else turn % len(self.names)
-        wanted = int(rng.integers(1, self.max_mixed + 1))
+        wanted = self._number(rng)
         chosen = [self.names[first]]
         others = [i for i in range(len(self.names)) if i != first and shares[i] > 0]
         if wanted > 1 and others:
@@ -196,6 +211,14 @@ class Mixture:
                     chosen.append(self.names[index])
         steps = [(name, round(float(rng.uniform(*self.severity)), 3)) for name in chosen]
         return Recipe(in_order(steps), int(rng.integers(2**31)))
+
+    def _number(self, rng: np.random.Generator) -> int:
+        """Draw how many degradations come together."""
+        if self.mix_share < 0:
+            return int(rng.integers(1, self.max_mixed + 1))
+        if rng.random() >= self.mix_share:
+            return 1
+        return int(rng.integers(2, self.max_mixed + 1))
 
     def encode(self, recipe: Recipe) -> dict[str, np.ndarray]:
         """Turn a recipe of these names into arrays, so that a batch can carry it.

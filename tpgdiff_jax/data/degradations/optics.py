@@ -1,4 +1,4 @@
-"""What happens in the lens: blur, shake, defocus, and drops on the glass."""
+"""What happens in the lens: blur, shake and defocus."""
 
 import numpy as np
 
@@ -8,50 +8,83 @@ from tpgdiff_jax.data.degradations.image_ops import (
     gaussian_kernel,
     linear_to_srgb,
     ramp,
-    remap,
-    shrink,
-    smoothstep,
     srgb_to_linear,
 )
 
 
+def _sample_readout(rng: np.random.Generator, severity: float) -> dict[str, float]:
+    """Draw weak noise that a sensor adds to what the lens has blurred, in a third of the cases.
+
+    Deblurring learned without any amplifies whatever noise a real photo has.
+    """
+    noisy, sigma, seed = rng.random() < 1 / 3, rng.uniform(0.5, 3.0), int(rng.integers(2**31))
+    return {"readout": float(noisy) * min(severity, 1.0) * sigma, "readout_seed": seed}
+
+
+def _read_out(image: np.ndarray, sigma: float, seed: int) -> np.ndarray:
+    """Add white noise of `sigma` grey levels of 0..255 to an image in [0, 1], and clip it."""
+    if not sigma:
+        return np.clip(image, 0, 1)
+    normal = np.random.default_rng(seed).standard_normal(image.shape, dtype=np.float32)
+    return np.clip(image + np.float32(sigma / 255) * normal, 0, 1)
+
+
 def sample_blur(rng: np.random.Generator, severity: float) -> dict[str, float]:
-    """Draw the parameters of `blur`: sigma of 1 to 2.5 pixels at severity 1 to 5."""
+    """Draw the parameters of `blur`: sigma of 0.8 to 3 pixels at severity 1 to 5."""
     # The square makes near-round point spreads as common as drawn-out ones.
     return {
-        "sigma": ramp(severity, 1.0, 2.5),
+        "sigma": ramp(severity, 0.8, 3.0),
         "stretch": 1 + 0.7 * rng.random() ** 2,
         "angle": rng.uniform(0, 180),
+        "linear": int(rng.random() < 0.4),
+        **_sample_readout(rng, severity),
     }
 
 
-def blur(image: np.ndarray, *, sigma: float, stretch: float, angle: float) -> np.ndarray:
+def blur(
+    image: np.ndarray,
+    *,
+    sigma: float,
+    stretch: float,
+    angle: float,
+    linear: int = 0,
+    readout: float = 0.0,
+    readout_seed: int = 0,
+) -> np.ndarray:
     """Blur with an anisotropic Gaussian point spread.
 
     The classical model of blind restoration, e.g. Zhang et al., "Designing a Practical
-    Degradation Model for Deep Blind Image Super-Resolution" (ICCV 2021); in sRGB values, as there.
+    Degradation Model for Deep Blind Image Super-Resolution" (ICCV 2021), who blur sRGB values.
 
     Args:
       image: float32 [H, W, 3] in [0, 1].
       sigma: geometric mean of the two standard deviations, in pixels; 0 for no blur.
       stretch: long standard deviation / sigma, at least 1 (round).
       angle: of the long axis from the horizontal, in degrees.
+      linear: 1: blur linear light, as a lens does; 0: sRGB values, as image programs do.
+      readout: standard deviation of the noise added afterwards, in grey levels of 0..255.
+      readout_seed: of that noise.
 
     Returns:
       float32 [H, W, 3] in [0, 1].
     """
     if sigma == 0:
         return image.copy()
-    return np.clip(convolve(image, gaussian_kernel(sigma * stretch, sigma / stretch, angle)), 0, 1)
+    kernel = gaussian_kernel(sigma * stretch, sigma / stretch, angle)
+    blurred = _convolve_light(image, kernel) if linear else convolve(image, kernel)
+    return _read_out(blurred, readout, readout_seed)
 
 
 def sample_motion_blur(rng: np.random.Generator, severity: float) -> dict[str, float]:
-    """Draw the parameters of `motion_blur`: a path 4 to 18 pixels long at severity 1 to 5."""
+    """Draw the parameters of `motion_blur`: a path 4 to 24 pixels long at severity 1 to 5."""
+    # A third are straight lines, of a pan or of what passes by.
+    straight, shake = rng.random() < 1 / 3, rng.random() ** 2
     return {
-        "extent": ramp(severity, 4, 18),
-        "shake": rng.random() ** 2,
+        "extent": ramp(severity, 4, 24),
+        "shake": 0.0 if straight else shake,
         "angle": rng.uniform(0, 360),
         "seed": int(rng.integers(2**31)),
+        **_sample_readout(rng, severity),
     }
 
 
@@ -106,7 +139,14 @@ def shake_kernel(extent: float, shake: float, angle: float, seed: int) -> np.nda
 
 
 def motion_blur(
-    image: np.ndarray, *, extent: float, shake: float, angle: float, seed: int
+    image: np.ndarray,
+    *,
+    extent: float,
+    shake: float,
+    angle: float,
+    seed: int,
+    readout: float = 0.0,
+    readout_seed: int = 0,
 ) -> np.ndarray:
     """Shake the camera during the exposure: average the light along a random path.
 
@@ -116,19 +156,25 @@ def motion_blur(
       shake: 0 for a straight sweep, 1 for a nervous path.
       angle: of the first movement, in degrees.
       seed: of the path.
+      readout: standard deviation of the noise added afterwards, in grey levels of 0..255.
+      readout_seed: of that noise.
 
     Returns:
       float32 [H, W, 3] in [0, 1], sRGB.
     """
-    return _convolve_light(image, shake_kernel(extent, shake, angle, seed))
+    blurred = _convolve_light(image, shake_kernel(extent, shake, angle, seed))
+    return _read_out(blurred, readout, readout_seed)
 
 
 def sample_defocus(rng: np.random.Generator, severity: float) -> dict[str, float]:
     """Draw the parameters of `defocus`: a disk of 1.5 to 6 pixels at severity 1 to 5."""
-    return {"radius": ramp(severity, 1.5, 6) * rng.uniform(0.85, 1.15)}
+    radius = ramp(severity, 1.5, 6) * rng.uniform(0.85, 1.15)
+    return {"radius": radius, **_sample_readout(rng, severity)}
 
 
-def defocus(image: np.ndarray, *, radius: float) -> np.ndarray:
+def defocus(
+    image: np.ndarray, *, radius: float, readout: float = 0.0, readout_seed: int = 0
+) -> np.ndarray:
     """Focus at the wrong distance: a point spreads over a disk, the image of the aperture.
 
     Geometric optics (Potmesil & Chakravarty, "A Lens and Aperture Camera Model for Synthetic
@@ -137,103 +183,16 @@ def defocus(image: np.ndarray, *, radius: float) -> np.ndarray:
     Args:
       image: float32 [H, W, 3] in [0, 1], sRGB.
       radius: of the circle of confusion in pixels; below half a pixel nothing happens.
+      readout: standard deviation of the noise added afterwards, in grey levels of 0..255.
+      readout_seed: of that noise.
 
     Returns:
       float32 [H, W, 3] in [0, 1], sRGB.
     """
     rows, columns = centred_grid(2 * int(np.ceil(radius)) + 1)
     disk = np.clip(np.float32(radius + 0.5) - np.hypot(rows, columns), 0, 1)
-    return _convolve_light(image, disk / disk.sum())
+    return _read_out(_convolve_light(image, disk / disk.sum()), readout, readout_seed)
 
 
 def _convolve_light(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return np.clip(linear_to_srgb(convolve(srgb_to_linear(image), kernel)), 0, 1)
-
-
-def sample_raindrops(rng: np.random.Generator, severity: float) -> dict[str, float]:
-    """Draw the parameters of `raindrops`."""
-    return {
-        "density": ramp(severity, 10, 55),
-        "radius": ramp(severity, 5.5, 8) * rng.uniform(0.85, 1.15),
-        "softness": rng.uniform(0.12, 0.45),
-        "power": rng.uniform(2.5, 5.0),
-        "seed": int(rng.integers(2**31)),
-    }
-
-
-def raindrops(
-    image: np.ndarray, *, density: float, radius: float, softness: float, power: float, seed: int
-) -> np.ndarray:
-    """Put drops on the glass; each is a small lens that shows the scene upside down.
-
-    I = (1 - M) B + R as in Qian et al., "Attentive Generative Adversarial Network for Raindrop
-    Removal from a Single Image" (CVPR 2018); a drop refracts a wide field of view (Roser &
-    Geiger, "Video-based Raindrop Detection for Improved Image Registration", ICCVW 2009) and is
-    itself out of focus.
-
-    Args:
-      image: float32 [H, W, 3] in [0, 1].
-      density: drops per 256 x 256 pixels.
-      radius: of a drop of middle size, in pixels; others have half to twice that.
-      softness: width of a drop's edge as a share of its radius, in (0, 1].
-      power: how many times smaller the scene appears inside a drop.
-      seed: of the drops.
-
-    Returns:
-      float32 [H, W, 3] in [0, 1].
-    """
-    height, width = image.shape[:2]
-    # Drawn drop by drop, so that a higher density keeps the drops of a lower one.
-    count = int(np.ceil(density * height * width / 256**2))
-    drops = np.random.default_rng(seed).random((count, 7))
-    mask = np.zeros((height, width), np.float32)
-    shade = np.zeros((height, width), np.float32)
-    source = np.zeros((2, height, width), np.float32)
-    for y, x, size, tall, shape, turn, lens in drops:
-        y, x = y * height, x * width
-        r = radius * (0.5 + 1.5 * size**3)
-        reach = int(np.ceil(1.5 * r)) + 1
-        box = (
-            slice(max(0, int(y) - reach), min(height, int(y) + reach + 1)),
-            slice(max(0, int(x) - reach), min(width, int(x) + reach + 1)),
-        )
-        dy = (np.arange(box[0].start, box[0].stop, dtype=np.float32) - np.float32(y))[:, None]
-        dx = (np.arange(box[1].start, box[1].stop, dtype=np.float32) - np.float32(x))[None, :]
-        v, u = dy / np.float32(r * (1 + 0.25 * tall)), dx / np.float32(r)
-        rho = _drop_outline(u, v, 0.16 * shape, 2 * np.pi * turn)
-        edge = np.float32(max(softness, 1.2 / r))
-        alpha = smoothstep((1 + edge / 2 - rho) / edge)
-        # Towards its rim a drop is steeper and bends the light more.
-        bend = np.float32(power * (0.7 + 0.6 * lens)) * (
-            np.float32(0.6) + np.float32(0.4) * rho * rho
-        )
-        # The rim shows the sky at its lower side, for the drop inverts it, and is dark above.
-        rim = smoothstep((rho - np.float32(0.45)) / np.float32(0.5)) * np.clip(v, -1, 1)
-        front = alpha > mask[box]
-        np.copyto(source[0][box], np.float32(y) - dy * bend, where=front)
-        np.copyto(source[1][box], np.float32(x) - dx * bend, where=front)
-        np.copyto(shade[box], np.float32(0.28) * rim, where=front)
-        np.copyto(mask[box], alpha, where=front)
-    inside = np.nonzero(mask)
-    # A quarter of the resolution is what a small lens out of focus leaves.
-    small = shrink(image, 4)
-    seen = remap(small, (source[0][inside] - 1.5) / 4, (source[1][inside] - 1.5) / 4)
-    seen = np.float32(1.06) * seen + shade[inside][:, None] + np.float32(0.02)
-    alpha = mask[inside][:, None]
-    out = image.copy()
-    out[inside] = np.clip(image[inside] * (1 - alpha) + seen * alpha, 0, 1)
-    return out
-
-
-def _drop_outline(u: np.ndarray, v: np.ndarray, bulge: float, turn: float) -> np.ndarray:
-    """Return the distance from a drop's centre, 1 on its outline.
-
-    A drop on glass is no circle: its radius varies with the second and third harmonic of the
-    angle, computed from the coordinates (u, v) without any arc tangent.
-    """
-    square = u * u + v * v + np.float32(1e-6)
-    rho = np.sqrt(square)
-    second = np.float32(np.cos(turn)) * (u * u - v * v) + np.float32(2 * np.sin(turn)) * u * v
-    third = u * (u * u - 3 * v * v) / rho
-    wobble = np.float32(bulge) * second + np.float32(0.4 * bulge) * third
-    return rho / (1 + wobble / square)

@@ -10,9 +10,12 @@ from tpgdiff_jax.data.degradations import (
     atmosphere,
     coding,
     display,
+    haze,
     optics,
+    rain,
+    raindrops,
     sensor,
-    weather,
+    snow,
 )
 
 # From the scene to the file: a mixture applies its degradations in this order.
@@ -41,13 +44,13 @@ class Degradation:
 DEGRADATIONS: dict[str, Degradation] = {
     entry.name: entry
     for entry in (
-        Degradation("haze", atmosphere.haze, atmosphere.sample_haze, "scene"),
+        Degradation("haze", haze.haze, haze.sample_haze, "scene"),
         Degradation("haze_patchy", atmosphere.haze_patchy, atmosphere.sample_haze_patchy, "scene"),
         Degradation("cloud_thin", atmosphere.cloud_thin, atmosphere.sample_cloud_thin, "scene"),
         Degradation("cloud_thick", atmosphere.cloud_thick, atmosphere.sample_cloud_thick, "scene"),
-        Degradation("rain", weather.rain, weather.sample_rain, "weather"),
-        Degradation("snow", weather.snow, weather.sample_snow, "weather"),
-        Degradation("raindrops", optics.raindrops, optics.sample_raindrops, "lens"),
+        Degradation("rain", rain.rain, rain.sample_rain, "weather"),
+        Degradation("snow", snow.snow, snow.sample_snow, "weather"),
+        Degradation("raindrops", raindrops.raindrops, raindrops.sample_raindrops, "lens"),
         Degradation("poled", display.poled, display.sample_poled, "lens"),
         Degradation("toled", display.toled, display.sample_toled, "lens"),
         Degradation("defocus", optics.defocus, optics.sample_defocus, "lens"),

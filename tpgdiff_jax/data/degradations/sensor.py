@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tpgdiff_jax.data.degradations.grain import WHITE_COLOUR, Grain, photon_noise
 from tpgdiff_jax.data.degradations.image_ops import (
     convolve,
     gaussian_kernel,
@@ -13,34 +14,9 @@ from tpgdiff_jax.data.degradations.image_ops import (
 )
 
 
-def photon_noise(light: np.ndarray, shot: float, read: float, seed: int) -> np.ndarray:
-    """Add the noise of counting photons to linear light.
-
-    Poisson-Gaussian noise in its Gaussian form, of variance shot * light + read^2 (Foi et al.,
-    "Practical Poissonian-Gaussian noise modeling", IEEE TIP 2008).
-
-    Args:
-      light: float32 [H, W, 3], linear.
-      shot: variance per unit of light.
-      read: standard deviation in the dark.
-      seed: of the noise.
-
-    Returns:
-      float32 [H, W, 3], linear; noise may carry it below 0 or above 1.
-    """
-    normal = np.random.default_rng(seed).standard_normal(light.shape, dtype=np.float32)
-    deviation = np.maximum(light, 0)
-    deviation *= np.float32(shot)
-    deviation += np.float32(read**2)
-    np.sqrt(deviation, out=deviation)
-    deviation *= normal
-    deviation += light
-    return deviation
-
-
 def sample_noise(rng: np.random.Generator, severity: float) -> dict[str, float]:
-    """Draw the parameters of `noise`: sigma of 15 to 50 grey levels at severity 1 to 5."""
-    return {"sigma": ramp(severity, 15, 50), "seed": int(rng.integers(2**31))}
+    """Draw the parameters of `noise`: sigma of 10 to 50 grey levels at severity 1 to 5."""
+    return {"sigma": ramp(severity, 10, 50), "seed": int(rng.integers(2**31))}
 
 
 def noise(image: np.ndarray, *, sigma: float, seed: int) -> np.ndarray:
@@ -59,30 +35,46 @@ def noise(image: np.ndarray, *, sigma: float, seed: int) -> np.ndarray:
 
 
 def sample_camera_noise(rng: np.random.Generator, severity: float) -> dict[str, float]:
-    """Draw the parameters of `camera_noise`; read noise follows shot noise as in real cameras.
+    """Draw the parameters of `camera_noise`: from ISO 800 in good light to a phone at night.
 
-    The relation is the one that Brooks et al. fitted to the cameras of the Darmstadt data set
-    ("Unprocessing Images for Learned Raw Denoising", CVPR 2019).
+    Read noise follows shot noise as Brooks et al. fitted it to the cameras of the Darmstadt data
+    set ("Unprocessing Images for Learned Raw Denoising", CVPR 2019).
     """
-    spread, red, blue = rng.uniform(-0.26, 0.26), rng.uniform(1.4, 2.2), rng.uniform(1.4, 2.0)
-    shot = geometric_ramp(severity, 0.003, 0.03, at_zero=1e-6) if severity > 0 else 0.0
+    spread, red, blue = rng.uniform(-0.26, 0.26), rng.uniform(1.3, 2.2), rng.uniform(1.3, 2.0)
+    shot = geometric_ramp(severity, 0.0003, 0.02, at_zero=1e-6) if severity > 0 else 0.0
+    # A quarter is as white as raw files are; the rest has passed a camera's processing.
+    processed = float(rng.random() < 0.75)
     return {
         "shot": shot,
         "read": float(np.sqrt(np.exp(1.2 + spread) * shot**2.18)),
         "red_gain": red,
         "blue_gain": blue,
+        "luma_grain": processed * rng.uniform(0.4, 0.9),
+        "chroma_grain": processed * float(np.exp(rng.uniform(np.log(0.8), np.log(3.0)))),
+        "colour": WHITE_COLOUR + processed * (rng.uniform(0.2, 0.6) - WHITE_COLOUR),
+        "tone": processed * rng.random(),
         "seed": int(rng.integers(2**31)),
     }
 
 
 def camera_noise(
-    image: np.ndarray, *, shot: float, read: float, red_gain: float, blue_gain: float, seed: int
+    image: np.ndarray,
+    *,
+    shot: float,
+    read: float,
+    red_gain: float,
+    blue_gain: float,
+    seed: int,
+    luma_grain: float = 0.0,
+    chroma_grain: float = 0.0,
+    colour: float = WHITE_COLOUR,
+    tone: float = 0.0,
 ) -> np.ndarray:
     """Add shot and read noise in linear light, before white balance and sRGB encoding.
 
     The model of Brooks et al., "Unprocessing Images for Learned Raw Denoising" (CVPR 2019),
     without the mosaic: red and blue are recorded darker than green and amplified afterwards, and
-    their noise with them.
+    their noise with them.  What the mosaic and the camera's denoising do is the noise's grain.
 
     Args:
       image: float32 [H, W, 3] in [0, 1], sRGB.
@@ -90,21 +82,29 @@ def camera_noise(
       read: standard deviation in the dark, in linear light.
       red_gain, blue_gain: white balance, at least 1.
       seed: of the noise.
+      luma_grain, chroma_grain, colour: see `Grain`.
+      tone: 0: the sRGB curve only; 1: an S-shaped tone curve as well, which flattens shadows and
+        highlights, and the noise in them by 40 per cent.
 
     Returns:
       float32 [H, W, 3] in [0, 1], sRGB.
     """
     gains = np.array((red_gain, 1, blue_gain), np.float32)
-    raw = photon_noise(srgb_to_linear(image) / gains, shot, read, seed)
-    return np.clip(linear_to_srgb(raw * gains), 0, 1)
+    grain = Grain(luma_grain, chroma_grain, colour)
+    raw = photon_noise(srgb_to_linear(image) / gains, shot, read, seed, grain)
+    noisy = linear_to_srgb(raw * gains)
+    if tone:
+        slope = 1 - np.float32(tone) * (np.float32(0.4) - np.float32(1.6) * image * (1 - image))
+        noisy = image + slope * (noisy - image)
+    return np.clip(noisy, 0, 1)
 
 
 def sample_colour_noise(rng: np.random.Generator, severity: float) -> dict[str, float]:
     """Draw the parameters of `colour_noise`."""
     return {
-        "luma_sigma": ramp(severity, 5, 15) * rng.uniform(0.8, 1.2),
-        "chroma_sigma": ramp(severity, 6, 18) * rng.uniform(0.8, 1.2),
-        "luma_grain": rng.uniform(0.45, 0.8),
+        "luma_sigma": ramp(severity, 3, 15) * rng.uniform(0.8, 1.2),
+        "chroma_sigma": ramp(severity, 4, 18) * rng.uniform(0.8, 1.2),
+        "luma_grain": rng.uniform(0.45, 0.9),
         "chroma_grain": rng.uniform(1.2, 3.0),
         "seed": int(rng.integers(2**31)),
     }
@@ -161,14 +161,23 @@ def colour_noise(
 
 
 def sample_low_light(rng: np.random.Generator, severity: float) -> dict[str, float]:
-    """Draw the parameters of `low_light`: 30 to 6 per cent of the light at severity 1 to 5."""
+    """Draw the parameters of `low_light`: 17 to 3 per cent of the light at severity 1 to 5.
+
+    Even the weakest leaves nothing brighter than 45 per cent grey.  A photo with highlights is dark
+    by intention, and must not be learned as one that lacks light.
+    """
     strength = ramp(severity, 0.4, 1.0)
+    grain = float(rng.random() < 0.5)
     return {
-        "exposure": geometric_ramp(severity, 0.3, 0.06),
-        "contrast": 1 + strength * rng.uniform(-0.05, 0.12),
-        "warmth": strength * rng.uniform(-0.15, 0.15),
-        "shot": strength * float(np.exp(rng.uniform(np.log(1e-5), np.log(2e-4)))),
-        "read": strength * float(np.exp(rng.uniform(np.log(1e-4), np.log(8e-4)))),
+        "exposure": geometric_ramp(severity, 0.17, 0.03),
+        "contrast": 1 + strength * rng.uniform(-0.08, 0.15),
+        "warmth": strength * rng.uniform(-0.2, 0.2),
+        "green": strength * rng.uniform(-0.08, 0.08),
+        "black": strength * max(0.0, rng.uniform(-0.004, 0.004)),
+        "shot": strength * float(np.exp(rng.uniform(np.log(1e-5), np.log(5e-4)))),
+        "read": strength * float(np.exp(rng.uniform(np.log(1e-4), np.log(1.5e-3)))),
+        "luma_grain": grain * rng.uniform(0.3, 0.9),
+        "chroma_grain": grain * rng.uniform(0.5, 2.5),
         "seed": int(rng.integers(2**31)),
     }
 
@@ -182,6 +191,10 @@ def low_light(
     shot: float,
     read: float,
     seed: int,
+    green: float = 0.0,
+    black: float = 0.0,
+    luma_grain: float = 0.0,
+    chroma_grain: float = 0.0,
 ) -> np.ndarray:
     """Expose too briefly: scale and tint the light, count its few photons, render it dark.
 
@@ -196,10 +209,16 @@ def low_light(
       shot: variance per unit of linear light, at the sensor.
       read: standard deviation in the dark, in linear light.
       seed: of the noise.
+      green: the light's colour, -0.1 (magenta) to 0.1 (green).
+      black: what the camera takes for black, in linear light; 0 to about 0.004.
+      luma_grain, chroma_grain: see `Grain`.
 
     Returns:
       float32 [H, W, 3] in [0, 1], sRGB.
     """
-    light = np.float32(exposure) * np.array((1 + warmth, 1, 1 - warmth), np.float32)
-    dark = photon_noise(srgb_to_linear(image) * light, shot, read, seed)
+    light = np.float32(exposure) * np.array((1 + warmth, 1 + green, 1 - warmth), np.float32)
+    grain = Grain(luma_grain, chroma_grain)
+    # Scarce light is darker than any black level: at most a fifth of what white has left is lost.
+    lost = np.float32(min(black, 0.2 * exposure))
+    dark = photon_noise(srgb_to_linear(image) * light, shot, read, seed, grain) - lost
     return np.clip(linear_to_srgb(dark) ** np.float32(contrast), 0, 1)

@@ -1,0 +1,44 @@
+"""Clean photos of other tone: smooth, only when asked, and dark ones with their highlights."""
+
+import numpy as np
+import pytest
+
+from tpgdiff_jax.data.degradations.registry import DEGRADATIONS
+from tpgdiff_jax.data.tone import dark_photo, random_tone
+
+RAMP = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+
+
+def test_tone_changes_smoothly_and_only_when_asked():
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(random_tone(rng, RAMP, 0.0), RAMP)
+    for _ in range(20):
+        changed = random_tone(rng, RAMP, 0.5)
+        assert changed.dtype == np.uint8
+        assert (changed[0, 0] == 0).all()
+        assert (changed[0, -1] == 255).all()
+        assert (np.diff(changed[0].astype(int), axis=0) >= 0).all()
+        assert (changed[..., 0] != changed[..., 1]).any()
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_dark_photos_are_darker_and_keep_highlights(seed):
+    # Each level everywhere in the frame, so that wherever a lamp shines it meets a white pixel.
+    image = np.random.default_rng(0).permutation(np.tile(RAMP[0], (64, 1))).reshape(128, 128, 3)
+    dark = dark_photo(np.random.default_rng(seed), image)
+    assert dark.dtype == np.uint8
+    assert dark.mean() < 0.93 * image.mean()
+    assert (dark <= image + 1.0).all()
+    entry = DEGRADATIONS["low_light"]
+    lacking = entry.apply(
+        image.astype(np.float32) / 255, **entry.sample(np.random.default_rng(seed), 1.0)
+    )
+    # The brightest per mille, which noise can hardly lift.
+    assert np.quantile(dark / 255, 0.999) > np.quantile(lacking, 0.99)
+
+
+def test_dark_photos_differ_in_how_dark_they_are():
+    image = np.full((32, 32, 3), 128, np.uint8)
+    means = [dark_photo(np.random.default_rng(seed), image).mean() for seed in range(60)]
+    assert min(means) < 50
+    assert np.std(means) > 12
