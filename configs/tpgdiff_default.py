@@ -16,6 +16,21 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.config import base_config
 
+# How often each degradation comes, relative to the others: those with many looks more often.
+_SHARES = {
+    "noise": 2.0,
+    "camera_noise": 1.5,
+    "motion_blur": 1.2,
+    "defocus": 1.0,
+    "blur": 0.7,
+    "rain": 2.5,
+    "haze": 2.0,
+    "low_light": 1.5,
+    "snow": 1.2,
+    "raindrops": 0.6,
+    "jpeg": 1.2,
+}
+
 
 def get_config() -> ConfigDict:
     config = base_config()
@@ -47,7 +62,14 @@ def get_config() -> ConfigDict:
     config.data.crop_size = 192
     config.data.batch_size = 64
     config.data.cache_mb = 600
+    config.data.degradations = tuple(_SHARES)
+    config.data.weights = tuple(_SHARES.values())
+    config.data.severity = (0.5, 5.0)
     config.data.max_mixed = 3
+    config.data.mix_share = 0.2
+    config.data.clean_share = 0.06
+    config.data.dark_share = 0.15
+    config.data.tone_jitter = 0.2
     config.loss.objective = "residual"
     config.loss.distance = "log_l2"
     config.loss.first_step_share = 0.7
