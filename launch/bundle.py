@@ -17,7 +17,7 @@ It trains for so long, or continues where it stopped, and writes weights and met
     code/            this repository's programs at the current commit (not with --nocode: then start
                      train.sh in a clone)
     configs/         the experiment file, and one that scores the pairs
-    wheels/          packages that the machine lacks
+    wheels/          packages that the machine lacks; present.txt: those that it has
     photos/          training photos; where they would not fit, the largest are encoded again
     eval/  pairs/    photos for the validation, test sets (folders with LQ and GT), where asked for
     state/           the run to continue, where asked for
@@ -109,6 +109,7 @@ def _pack(folder: pathlib.Path) -> dict:
             python_version=FLAGS.python_version,
             platforms=FLAGS.platform,
         )
+        shutil.copy(FLAGS.present, folder / "present.txt")
     if FLAGS.workdir:
         _copy_state(pathlib.Path(FLAGS.workdir), folder / "state")
     if FLAGS.eval_photos:
