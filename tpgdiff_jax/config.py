@@ -247,6 +247,7 @@ _FREE_KEYS = (
     "data.cache_mb",
     "data.max_bad_share",
     # The checkpoints know what was read from these.
+    "data.train_folder",
     "init_from",
     "priors.weights",
     "priors.stage_one",

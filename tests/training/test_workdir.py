@@ -25,6 +25,9 @@ def test_a_folder_is_recognised_and_strangers_files_are_left_alone(tmp_path):
     write_config(config, folder)
     with only_run(folder):
         prepare_workdir(config, folder)
+    moved = base_config()
+    moved.data.train_folder = "/elsewhere/photos"  # checkpoints know what was read from it
+    prepare_workdir(moved, folder)
     other = base_config()
     other.optim.learning_rate = 1.0
     with pytest.raises(ValueError, match=r"optim\.learning_rate: 0\.0002 -> 1\.0"):
