@@ -1,6 +1,6 @@
 """The released system at full size on one 256x256 image: its priors against one UNet call.
 
-Run: python launch/bench.py --config=configs/bench/priors.py --what=priors
+Run: python launch/bench priors
 """
 
 from ml_collections import ConfigDict

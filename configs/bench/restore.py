@@ -1,6 +1,6 @@
 """A small system for timing restoration on a CPU: nf 8, no self-attention over all pixels.
 
-Command:   python launch/bench.py --config=configs/bench/restore.py --what=restore
+Command:   python launch/bench restore
 Hardware:  two CPU cores; the largest picture takes minutes.
 Expected:  the README's "What was measured" has the figures.
 """

@@ -1,6 +1,6 @@
 """The full-width UNet (49.74 M parameters) on one 256x256 image, as the released program trains it.
 
-Run: python launch/bench.py --config=configs/bench/unet.py
+Run: python launch/bench model
 """
 
 from ml_collections import ConfigDict

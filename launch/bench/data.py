@@ -1,12 +1,10 @@
-"""Measure the data pipeline: what each step costs, how fast batches come, how much memory it holds.
-
-python launch/bench.py --what=data --photos=FOLDER [--batches=20000]
-"""
+"""The data pipeline: what each step costs, how fast batches come, how much memory it holds."""
 
 import itertools
 import pathlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -28,8 +26,13 @@ def milliseconds(function: Callable[[int], object], count: int) -> float:
     return 1e3 * float(np.median(times))
 
 
-def bench_steps(folder: str, count: int = 20) -> list[dict[str, str]]:
-    """Measure decoding, cropping and every degradation, per patch."""
+def bench_steps(folder: str, count: int = 20) -> list[dict[str, Any]]:
+    """Measure decoding, cropping and every degradation, per patch.
+
+    Args:
+      folder: of photos of at least 256 pixels.
+      count: patches each is measured on.
+    """
     photos = PhotoFolder(folder, min_size=PATCH)
     rng = np.random.default_rng(0)
     patches = [
@@ -44,7 +47,7 @@ def bench_steps(folder: str, count: int = 20) -> list[dict[str, str]]:
         rows.append((name, milliseconds(_harm(patches, name), count)))
     mean = np.mean([value for name, value in rows[2:]])
     rows.append(("mean of the degradations", float(mean)))
-    return [{"what": name, "ms per patch": f"{value:.2f}"} for name, value in rows]
+    return [{"what": name, "ms per patch": round(value, 2)} for name, value in rows]
 
 
 def _harm(patches: list[np.ndarray], name: str) -> Callable[[int], np.ndarray]:
@@ -55,8 +58,13 @@ def _harm(patches: list[np.ndarray], name: str) -> Callable[[int], np.ndarray]:
     return harm
 
 
-def bench_pipeline(folder: str, seconds: float = 20.0) -> list[dict[str, str]]:
-    """Measure patches per second on one core, for mixtures that a configuration may ask for."""
+def bench_pipeline(folder: str, seconds: float = 20.0) -> list[dict[str, Any]]:
+    """Measure patches per second on one core, for mixtures that a configuration may ask for.
+
+    Args:
+      folder: as for `bench_steps`.
+      seconds: that each mixture is followed.
+    """
     rows = []
     names = tuple(DEGRADATIONS)
     five = ("noise", "blur", "low_light", "haze", "rain")
@@ -85,12 +93,18 @@ def bench_pipeline(folder: str, seconds: float = 20.0) -> list[dict[str, str]]:
             next(batches)
             done += 8
         busy = time.process_time() - busy
-        rows.append({"mixture": title, "patches/s/core": f"{done / busy:.0f}"})
+        rows.append({"mixture": title, "patches/s/core": round(done / busy)})
     return rows
 
 
-def bench_memory(folder: str, batches: int, workers: int = 4) -> list[dict[str, str]]:
-    """Follow the memory of a pipeline with worker processes over many batches."""
+def bench_memory(folder: str, batches: int, workers: int = 4) -> list[dict[str, Any]]:
+    """Follow the memory of a pipeline with worker processes over many batches.
+
+    Args:
+      folder: as for `bench_steps`.
+      batches: how many, of two 64-pixel crops.
+      workers: processes that make them.
+    """
     photos = PhotoFolder(folder, min_size=PATCH, cache_mb=64)
     mixture = Mixture(("noise", "blur", "low_light", "haze", "rain"))
     iterator = iter(
@@ -106,8 +120,8 @@ def bench_memory(folder: str, batches: int, workers: int = 4) -> list[dict[str, 
             total, main = memory_mib()
             row = {
                 "batches": number,
-                "all processes MiB": f"{total:.0f}",
-                "main MiB": f"{main:.0f}",
+                "all processes MiB": round(total),
+                "main MiB": round(main),
             }
             rows.append(row)
     return rows

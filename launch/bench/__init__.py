@@ -1,0 +1,1 @@
+"""Measure speed, memory and precision; `python launch/bench WHAT ...`, see `__main__.py`."""
