@@ -75,7 +75,7 @@ def get_config() -> ConfigDict:
     config.loss.first_step_share = 0.7
     config.optim.name = "muon"
     config.optim.steps = 15_000
-    config.optim.learning_rate = 5e-3
+    config.optim.learning_rate = 1e-2
     config.optim.warmup_steps = 200
     config.optim.clip_norm = 1.0
     config.optim.non_finite = "skip"
@@ -87,7 +87,7 @@ def get_config() -> ConfigDict:
     config.stage_one.optim.update({"warmup_steps": 50, "weight_decay": 0.0, "clip_norm": 1.0})
     config.stage_one.ema.update({"decay": 0.99})
     config.checkpoint.every_steps = 1000
-    config.checkpoint.keep = 1
+    config.checkpoint.keep = 2
     config.log.every_steps = 100
     config.eval.steps = 1
     return config

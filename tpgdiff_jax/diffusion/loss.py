@@ -8,8 +8,8 @@ from tpgdiff_jax.diffusion import prediction as predictions
 from tpgdiff_jax.diffusion.irsde import IRSDE
 
 DISTANCES = ("l1", "l2", "log_l2")
-# Of log_l2: crops restored better than this mean square error (40 dB) hardly count any more.
-_LEAST_MSE = 1e-4
+# Of log_l2: crops restored better than this mean square error (45 dB) hardly count any more.
+_LEAST_MSE = 3e-5
 OBJECTIVES = ("optimum", "residual")
 TIME_WEIGHTINGS = ("uniform", "min_snr")
 # Of min_snr: signal-to-noise ratios above it count alike (arXiv 2303.09556, gamma = 5).
@@ -110,7 +110,7 @@ def diffusion_loss(
       objective: `optimum` compares the reverse step's mean with the optimum step, the maximum
         likelihood loss of arXiv 2301.11699 Eq. (17) and of the released program.  `residual`
         compares the clean image the output implies with the true one, which weighs all t alike.
-      distance: `l1`, `l2`, or `log_l2`: log(mean square + 1e-4), which every dB of PSNR moves
+      distance: `l1`, `l2`, or `log_l2`: log(mean square + 3e-5), which every dB of PSNR moves
         alike, whether the image is hardly degraded or beyond recognition.
 
     Returns:
