@@ -113,7 +113,11 @@ def test_several_degradations_have_probabilities_of_their_own(restorer):
         bias[:] = value
         multi = Restorer(restorer._model, variables, config)
         found[name] = multi.degradations(PHOTO)
-        assert multi.restore_all([PHOTO])[0].degradations == pytest.approx(found[name], abs=1e-4)
+        restored = multi.restore_all([PHOTO])[0]
+        assert restored.degradations == pytest.approx(found[name], abs=1e-4)
+        wanted = {"clean": ("nothing",), "both": ("noise+haze", "haze+noise")}
+        assert restored.verdict[0] in wanted[name]
+        assert restored.verdict[1] > 0.9
     assert all(probability < 0.1 for probability in found["clean"].values())
     assert all(probability > 0.9 for probability in found["both"].values())
 

@@ -20,7 +20,7 @@ from tpgdiff_jax.inference.compile_cache import keep_compiled_programs
 from tpgdiff_jax.inference.forms import Form, Restored, form_of_any
 from tpgdiff_jax.inference.guidance import check_strengths
 from tpgdiff_jax.models.tpgdiff import TPGDiff
-from tpgdiff_jax.priors.degradation import class_probabilities
+from tpgdiff_jax.priors.degradation import class_probabilities, verdict
 
 __all__ = ["Restorer", "restore_batch"]
 
@@ -288,11 +288,13 @@ class Restorer:
                 continue
             height, width = form.rgb.shape[:2]
             deviation, logits = answer.deviation, answer.logits
+            found = {} if logits is None else self._named(logits[index])
             results.append(
                 Restored(
                     form.rebuild(answer.restored[index, :height, :width]),
                     None if deviation is None else deviation[index, :height, :width],
-                    {} if logits is None else self._named(logits[index]),
+                    found,
+                    verdict(found, self.config.priors.classification) if found else None,
                 )
             )
         return results
