@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import types
 
 import jax
 import numpy as np
@@ -55,6 +56,20 @@ def test_weights_of_the_package_that_cannot_be_read_say_what_to_do(assets, conte
         default.DEFAULT_WEIGHTS.write_bytes(content)
     with pytest.raises(ValueError, match=words):
         Restorer.load()
+
+
+def test_restoring_needs_nothing_but_an_input(save, assets, photo_folder, monkeypatch, capsys):
+    save(default.DEFAULT_WEIGHTS, "float16")
+    monkeypatch.chdir(photo_folder)
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: one)
+    typed = {"input": ["0.png"], "output": None, "checkpoint": None, "format": ".png"}
+    usual = {"batch_size": 4, "spatial": 1, "compile_cache": False, "side_by_side": False}
+    options = {"guidance": [], "seed": 0, "steps": None, "sampler": None}
+    modes.restore(types.SimpleNamespace(**typed, **usual), options)
+    said = capsys.readouterr().out
+    assert f"1 restored, 0 were there already, 0 failed: {photo_folder / 'restored'}" in said
+    assert (photo_folder / "restored" / "0.png").is_file()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
