@@ -118,9 +118,17 @@ def load(
 
     Returns:
       (the stage, its folder, the state, the mesh it lies on, the frozen weights on it).
+
+    Raises:
+      UserError: the folder holds no such run; none is made.
     """
     with user_errors():
         config, workdir = stages_of(config, workdir)[-1]
+        if not (workdir / "config.json").is_file():
+            raise ValueError(
+                f"--workdir={workdir} holds no run (no config.json); train first, or name the "
+                "folder of a run. Published weights are scored with --checkpoint."
+            )
         validate_weights(config)
         prepare_workdir(config, workdir)
         stage = build_stage(config)
