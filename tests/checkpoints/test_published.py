@@ -144,6 +144,9 @@ def test_weights_of_another_version_are_named_with_what_to_do(system, tmp_path):
     words = r"other\.safetensors: its description does not fit this version .*new_key.*update tpg"
     with pytest.raises(ValueError, match=words):
         published.load_system(other)
+    rewritten(path, other, lambda text: text.replace('"prediction": "v"', '"prediction": "flow"'))
+    with pytest.raises(ValueError, match=r"model.prediction is 'flow', known are noise.*update"):
+        published.load_system(other)
     assert "weights" not in published.describe(config)["priors"]
 
 

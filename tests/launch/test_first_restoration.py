@@ -1,5 +1,6 @@
 """The quickstart's first part, and what the package's own weights do for its photos."""
 
+import json
 import pathlib
 import runpy
 import shutil
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tpgdiff_jax.checkpoints.default import ASSETS
+from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.checkpoints.default import ASSETS, DEFAULT_WEIGHTS
 from tpgdiff_jax.inference.forms import Restored
 from tpgdiff_jax.inference.restore import Restorer
 
@@ -67,6 +69,15 @@ def test_table_and_picture_show_every_photo(samples):
     assert picture.dtype == np.uint8
     assert picture.shape[0] > 192 * len(samples) / 2
     assert picture.shape[1] > 6 * 256
+
+
+@needs_weights
+def test_the_weights_of_the_package_are_small_and_described():
+    assert DEFAULT_WEIGHTS.stat().st_size <= 32_000_000
+    description, _ = published.load(DEFAULT_WEIGHTS, ())
+    assert json.loads(DEFAULT_WEIGHTS.with_suffix(".json").read_text()) == description
+    assert published.fingerprint(DEFAULT_WEIGHTS) == description["weights"]
+    assert (ASSETS / "MODEL_CARD.md").is_file()
 
 
 @needs_weights

@@ -21,6 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, fingerprint_of_items
+from tpgdiff_jax.checkpoints.known import check_known
 from tpgdiff_jax.checkpoints.shapes import abstract_params, check_group
 from tpgdiff_jax.checkpoints.storing import (
     FORMAT,
@@ -36,15 +37,8 @@ from tpgdiff_jax.models import tpgdiff
 
 # `teacher` and `clip` serve training only.
 GROUPS = (
-    "unet",
-    "structure",
-    "encoder",
-    "semantic",
-    "degradation",
-    "depth",
-    "segmentation",
-    "teacher",
-    "clip",
+    *("unet", "structure", "encoder", "semantic", "degradation"),
+    *("depth", "segmentation", "teacher", "clip"),
 )
 # What a finished run publishes in its folder; stage two looks for stage one's here.
 WEIGHTS_NAME = "weights.safetensors"
@@ -75,13 +69,14 @@ def described_config(
       path: of the file, for messages.
 
     Raises:
-      ValueError: a key that this version does not know.
+      ValueError: a key or a choice that this version does not know.
     """
     config = base_config()
     try:
         for name in (*_DESCRIBED, "eval"):
             config[name].update(description[name])
         config.data.degradations = tuple(description["degradations"])
+        check_known(config)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         what = " ".join(str(error.args[0] if error.args else error).split())
         raise ValueError(
