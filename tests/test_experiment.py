@@ -82,3 +82,11 @@ def test_both_stages_are_trained_scored_and_published(config, tmp_path, capsys):
     config.stage_one.optim.learning_rate = 0.5
     with pytest.raises(UserError, match=r"stage_one\.optim\.learning_rate: 2e-05 -> 0\.5"):
         experiment.train(config, workdir)
+
+
+@pytest.mark.parametrize("stage", ["diffusion", "both"])
+def test_what_is_not_trained_yet_is_said_and_leaves_no_trace(tiny_config, tmp_path, stage):
+    tiny_config.stage = stage
+    with pytest.raises(UserError, match=r"holds no run \(no config\.json\); train first"):
+        experiment.load(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -166,7 +166,12 @@ def default_workdir(argv: Sequence[str]) -> pathlib.Path:
 
 def define_restore_flags() -> tuple[str, ...]:
     """Define the flags of --mode=restore; return the names of those that say how to restore."""
-    flags.DEFINE_string("checkpoint", None, "restore: a .safetensors file or a run's folder.")
+    flags.DEFINE_string(
+        "checkpoint",
+        None,
+        "restore, eval: a .safetensors file, a run's folder, or 'default': the weights that come "
+        "with tpgdiff_jax, which restore takes by itself.",
+    )
     flags.DEFINE_string("format", ".png", "restore: suffix of the results.")
     flags.DEFINE_bool("side_by_side", False, "restore: also write degraded | restored.")
     flags.DEFINE_integer("batch_size", 4, "restore: images a device restores together, at most.")

@@ -16,9 +16,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, groups_of
 from tpgdiff_jax.checkpoints.keeping import TEST
 from tpgdiff_jax.checkpoints.manager import CheckpointError
-from tpgdiff_jax.checkpoints.run import fingerprint_of
 from tpgdiff_jax.command_line import UserError, user_errors
 from tpgdiff_jax.config import stage_config
 from tpgdiff_jax.data.sources import PhotoFolder, Source
@@ -118,9 +118,17 @@ def load(
 
     Returns:
       (the stage, its folder, the state, the mesh it lies on, the frozen weights on it).
+
+    Raises:
+      UserError: the folder holds no such run; none is made.
     """
     with user_errors():
         config, workdir = stages_of(config, workdir)[-1]
+        if not (workdir / "config.json").is_file():
+            raise ValueError(
+                f"--workdir={workdir} holds no run (no config.json); train first, or name the "
+                "folder of a run. Published weights are scored with --checkpoint."
+            )
         validate_weights(config)
         prepare_workdir(config, workdir)
         stage = build_stage(config)
@@ -133,7 +141,13 @@ def load(
 
 
 def publish(
-    stage: Stage, state: TrainState, mesh: Mesh, path: pathlib.Path, *, is_new: bool = True
+    stage: Stage,
+    state: TrainState,
+    mesh: Mesh,
+    path: pathlib.Path,
+    *,
+    is_new: bool = True,
+    dtype: str = "float32",
 ) -> None:
     """Write the averaged weights as one file that restores images, or that stage two learns from.
 
@@ -142,32 +156,32 @@ def publish(
       path: the `.safetensors` file.
       is_new: whether it is an error that the file exists; else it is left alone if it holds these
         very weights, and set aside if it holds others.
+      dtype: in which kernels are stored, see `published.save`.
     """
     params = _on_host(averaged(state, stage.config), mesh)
     if jax.process_index() == 0:
-        _publish(stage, params, int(state.step), path, is_new)
+        _publish(stage, params, int(state.step), path, is_new, dtype)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"published {path.name}")  # the next stage reads it
 
 
-def _publish(stage: Stage, params: Any, step: int, path: pathlib.Path, is_new: bool) -> None:
-    groups = dict(params)
-    if stage.config.stage == "diffusion":
-        groups |= {name: net for name, net in stage.frozen.items() if name != "structure"}
-        groups |= stage.frozen.get("structure", {})
+def _publish(
+    stage: Stage, params: Any, step: int, path: pathlib.Path, is_new: bool, dtype: str
+) -> None:
+    frozen = stage.frozen if stage.config.stage == "diffusion" else {}
+    groups = groups_of({"params": params, "frozen": frozen})
     description = published.describe(stage.config) | {
         "stage": stage.config.stage,
         "trained_steps": step,
         "ema_decay": stage.config.eval.ema_decay or stage.config.ema.decay,
-        "weights": fingerprint_of(groups),
     }
     with user_errors():
         if path.exists() and not is_new:
-            if published.load(path, ())[0].get("weights") == description["weights"]:
+            if published.load(path, ())[0].get("weights") == fingerprint_of(groups):
                 return
             aside = published.set_aside(path)
             logging.warning("%s held other weights; they are in %s now.", path, aside)
-        published.save(path, groups, description)
+        published.save(path, groups, description, dtype)
     logging.info("Weights: %s, described in the .json beside it.", path.absolute())
 
 

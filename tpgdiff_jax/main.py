@@ -1,8 +1,8 @@
 """The one entry point: flags, start-up of several processes, dispatch by --mode.  No logic here.
 
 python -m tpgdiff_jax.main --config=configs/quickstart.py [--workdir=DIR] [--config.key=value]
+python -m tpgdiff_jax.main --mode=restore --input=IMAGES [--output=FOLDER] [--checkpoint=FILE]
 python -m tpgdiff_jax.main --mode=eval --config=configs/eval_5d.py --checkpoint=FILE
-python -m tpgdiff_jax.main --mode=restore --checkpoint=FILE --input=IMAGES --output=FOLDER
 python -m tpgdiff_jax.main --mode=prepare --config=... --input=PHOTOS --output=FOLDER [--preview]
 python -m tpgdiff_jax.main --mode=convert --input=FILE [--input=FILE ...] --output=FILE
 """
@@ -25,11 +25,15 @@ flags.DEFINE_multi_string(
     "restore: image, folder or pattern; convert: weight file or folder; may be repeated.  "
     "prepare: folder of photos.",
 )
-flags.DEFINE_string("output", None, "Where to write: a folder, or a .safetensors file.")
+flags.DEFINE_string(
+    "output", None, "Where to write: a folder (restore: restored/), or a .safetensors file."
+)
 flags.DEFINE_string("predictions", None, "eval: folder of somebody's outputs to score instead.")
 RESTORE_OPTIONS = command_line.define_restore_flags()
 flags.DEFINE_bool("preview", False, "prepare: write a contact sheet (--output=PICTURE) instead.")
 flags.DEFINE_enum("to", "ours", ["ours", "released"], "convert: whose format to write.")
+TYPES = ["float32", "float16", "bfloat16"]
+flags.DEFINE_enum("weights_dtype", "float32", TYPES, "export, convert: how kernels are stored.")
 flags.DEFINE_string("workdir", None, "Folder of the run; runs/<name of the config> by default.")
 flags.DEFINE_bool("distributed", False, "Join several processes (TPU pod, Slurm, Open MPI, ...).")
 flags.DEFINE_string("coordinator", None, "host:port of process 0, where JAX cannot find it itself.")
@@ -64,11 +68,11 @@ def main(_) -> None:
             options = {name: FLAGS[name].value for name in RESTORE_OPTIONS}
             modes.restore(FLAGS, options)
         case "export":
-            modes.export(config, _workdir(), FLAGS.output)
+            modes.export(config, _workdir(), FLAGS.output, FLAGS.weights_dtype)
         case "prepare":
             modes.prepare(config, FLAGS.input, FLAGS.output, FLAGS.preview)
         case "convert":
-            modes.convert(config, FLAGS.input, FLAGS.output, FLAGS.to)
+            modes.convert(config, FLAGS.input, FLAGS.output, FLAGS.to, FLAGS.weights_dtype)
 
 
 def _workdir() -> pathlib.Path:

@@ -10,7 +10,8 @@ from absl.flags import FlagValues
 from ml_collections import ConfigDict
 
 from tpgdiff_jax import experiment
-from tpgdiff_jax.checkpoints import assemble, published
+from tpgdiff_jax.checkpoints import assemble
+from tpgdiff_jax.checkpoints.default import load_any
 from tpgdiff_jax.command_line import parse_strengths, user_errors
 from tpgdiff_jax.data import prepare as prepared
 from tpgdiff_jax.data.images import printable
@@ -26,6 +27,9 @@ from tpgdiff_jax.evaluation.tables import short_table
 from tpgdiff_jax.inference import job, plan
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.training.state import averaged
+
+# Where --mode=restore writes without --output; it says so at its end.
+RESTORED = "restored"
 
 
 def train(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -58,11 +62,11 @@ def benchmark(
             fix_cpu_threads()
         system, weights = None, ""
         if checkpoint:
-            system = System(*published.load_system(checkpoint))
+            *parts, weights = load_any(checkpoint)
+            system = System(*parts)
             sde, own = IRSDE(**system.config.diffusion), system.config.eval
             for variant in settings.variants(own.sampler, own.steps):
                 samplers.check_sampler(variant.sampler, sde, variant.steps)
-            weights = published.fingerprint(checkpoint)
         mesh = sharding.make_mesh(config.mesh)
         check_mesh(mesh)
         summary = run_benchmark(
@@ -86,11 +90,11 @@ def restore(flags: FlagValues, options: dict[str, Any]) -> None:
       options: those flags that say how to restore.
     """
     with user_errors():
-        if not (flags.input and flags.output):
-            raise ValueError("--mode=restore needs --input and --output, and --checkpoint.")
+        if not flags.input:
+            raise ValueError("--mode=restore needs --input: an image, a folder or a pattern.")
         if flags.batch_size < 1:
             raise ValueError(f"--batch_size={flags.batch_size} must be at least 1.")
-        output = pathlib.Path(flags.output)
+        output = pathlib.Path(flags.output or RESTORED)
         strengths = parse_strengths(options.pop("guidance"))
         every_task = plan.plan(flags.input, output, flags.format)
         plan.check_output(output)
@@ -131,13 +135,15 @@ def restore(flags: FlagValues, options: dict[str, Any]) -> None:
         sys.exit(1)
 
 
-def export(config: ConfigDict, workdir: pathlib.Path, output: str | None) -> None:
+def export(
+    config: ConfigDict, workdir: pathlib.Path, output: str | None, weights_dtype: str
+) -> None:
     """Publish the averaged weights of the newest checkpoint in `workdir` as one file."""
     with user_errors():
         if not output:
             raise ValueError("--mode=export needs --output=FILE.safetensors.")
     stage, _, state, mesh, _ = experiment.load(config, workdir)
-    experiment.publish(stage, state, mesh, pathlib.Path(output))
+    experiment.publish(stage, state, mesh, pathlib.Path(output), dtype=weights_dtype)
     print(f"Written: {pathlib.Path(output).absolute()}, described in the .json beside it.")
 
 
@@ -158,18 +164,25 @@ def prepare(config: ConfigDict, inputs: Sequence[str], output: str | None, previ
     print(f"{count} pairs of {photos.summary()}: {target.absolute()}")
 
 
-def convert(config: ConfigDict, inputs: Sequence[str], output: str | None, to: str) -> None:
+def convert(
+    config: ConfigDict, inputs: Sequence[str], output: str | None, to: str, weights_dtype: str
+) -> None:
     """Convert weights: PyTorch files to one published file, or such a file to released ones."""
     with user_errors():
         if not inputs or not output:
             raise ValueError("--mode=convert needs --input (one or several) and --output.")
         if to == "released":
+            if weights_dtype != "float32":
+                raise ValueError(
+                    f"--to=released writes float32; --weights_dtype={weights_dtype} goes with our "
+                    "own format."
+                )
             if len(inputs) > 1:
                 raise ValueError("--to=released takes one --input: a published .safetensors file.")
             for path in assemble.export_released(inputs[0], output):
                 print(f"Written: {path.absolute()}")
             return
-        rows, remarks = assemble.assemble(inputs, output, config)
+        rows, remarks = assemble.assemble(inputs, output, config, weights_dtype)
     print(assemble.table(rows))
     print("missing 0, unexpected 0, misshapen 0", *remarks, sep="\n")
     print(f"Written: {pathlib.Path(output).absolute()}, described in the .json beside it.")

@@ -1,5 +1,7 @@
 """Test sets: matched by name, absent ones told, bad files listed, noise by name."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -177,3 +179,21 @@ def test_wrong_entries_are_named(entry, words):
 def test_two_sets_of_one_name_are_refused():
     with pytest.raises(ValueError, match="two different sets 'lol'"):
         resolve(("lol", {"preset": "lol", "folder": "elsewhere"}))
+
+
+def test_clean_photos_become_jpegs_of_just_one_quality(tmp_path):
+    save(tmp_path / "s/0.png")
+    specs = [
+        SetSpec("s", "s", "clean", gt="", jpeg_quality=quality) for quality in (10, 30, 90)
+    ] + [SetSpec("s", "s", "clean", gt="", recipe="jpeg:0")]
+    items = [open_set(spec, tmp_path).items[0] for spec in specs]
+    harm = [np.abs(np.subtract(*item.load(1), dtype=float)).mean() for item in items]
+    assert harm[0] > harm[1] > harm[2] > harm[3] == 0
+    assert items[0].recipe(1) == {"jpeg_quality": 10}
+    buffer = io.BytesIO()
+    Image.fromarray(items[0].load(1)[1]).save(buffer, "JPEG", quality=10, subsampling="4:2:0")
+    np.testing.assert_array_equal(items[0].load(1)[0], np.asarray(Image.open(buffer)))
+    with pytest.raises(ValueError, match="jpeg_quality=101: expected 1 to 100"):
+        SetSpec("s", "s", "clean", jpeg_quality=101)
+    with pytest.raises(ValueError, match="sigma, recipe or jpeg_quality go with layout='clean'"):
+        SetSpec("s", "s", jpeg_quality=10)

@@ -10,8 +10,8 @@ from PIL import Image
 
 import tpgdiff_jax
 from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of
 from tpgdiff_jax.checkpoints.manager import RunCheckpoints
-from tpgdiff_jax.checkpoints.run import fingerprint_of
 from tpgdiff_jax.config import to_json
 from tpgdiff_jax.data.images import UnreadableImageError
 from tpgdiff_jax.inference import restore, sizes
@@ -101,6 +101,25 @@ def test_degradations_come_with_probabilities(restorer):
     assert found.keys() == {"noise", "haze"}
     assert sum(found.values()) == pytest.approx(1, abs=1e-5)
     assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+def test_several_degradations_have_probabilities_of_their_own(restorer):
+    config = restorer.config.copy_and_resolve_references().unlock()
+    config.priors.classification = "multi"
+    variables = jax.tree.map(np.array, jax.device_get(restorer._variables))
+    bias = variables["params"]["encoder"]["classes"]["bias"]
+    found = {}
+    for name, value in (("clean", -9), ("both", 9)):
+        bias[:] = value
+        multi = Restorer(restorer._model, variables, config)
+        found[name] = multi.degradations(PHOTO)
+        restored = multi.restore_all([PHOTO])[0]
+        assert restored.degradations == pytest.approx(found[name], abs=1e-4)
+        wanted = {"clean": ("nothing",), "both": ("noise+haze", "haze+noise")}
+        assert restored.verdict[0] in wanted[name]
+        assert restored.verdict[1] > 0.9
+    assert all(probability < 0.1 for probability in found["clean"].values())
+    assert all(probability > 0.9 for probability in found["both"].values())
 
 
 def test_mistakes_are_named(restorer, tmp_path):
@@ -258,8 +277,6 @@ def test_a_run_is_loaded_as_its_export_is(restorer, tmp_path):
     assert found[0].fingerprint == found[1].fingerprint == restorer.fingerprint
     np.testing.assert_array_equal(found[0](PHOTO), restorer(PHOTO))
 
-    with pytest.raises(ValueError, match="No trained weights come with"):
-        Restorer.load()
     with pytest.raises(ValueError, match=r"no config\.json"):
         Restorer.load(tmp_path)
     shutil.rmtree(run / "checkpoints" / "7")

@@ -1,5 +1,6 @@
 """The launch scripts: well-formed, and clear when the machine lacks something."""
 
+import os
 import pathlib
 import subprocess
 
@@ -61,3 +62,30 @@ def test_full_disk_gets_one_sentence(tmp_path):
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "12 MB free" in done.stderr
+
+
+@pytest.mark.parametrize(("flags", "trains"), [(("--train=no",), False), (("--seed=3",), True)])
+def test_the_quickstart_restores_first_and_trains_if_wanted(tmp_path, flags, trains):
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    fake(tmp_path / "venv" / "bin", "python", '[ "$1" = -c ] || echo "ran $*"')
+    done = subprocess.run(
+        ["bash", ROOT / "launch" / "quickstart.sh", *flags],
+        env={"PATH": os.environ["PATH"], "TPGDIFF_VENV": str(tmp_path / "venv")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, _, second = done.stdout.partition("ran launch/first_restoration.py\n")
+    assert "1. Restoring" in first
+    if not trains:
+        assert second == ""
+        return
+    assert "This is a demo that trains a small model for a few minutes" in second
+    assert second.endswith("ran -m tpgdiff_jax.main --config=configs/quickstart.py --seed=3\n")
+
+
+def test_a_mistyped_switch_of_the_quickstart_gets_one_sentence():
+    words = ["bash", ROOT / "launch" / "quickstart.sh", "--train=maybe"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: --train=maybe: expected --train=yes or --train=no.\n"

@@ -32,6 +32,10 @@ def test_a_folder_is_recognised_and_strangers_files_are_left_alone(tmp_path):
     other.optim.learning_rate = 1.0
     with pytest.raises(ValueError, match=r"optim\.learning_rate: 0\.0002 -> 1\.0"):
         prepare_workdir(other, folder)
+    quickstart = tmp_path / "quickstart"
+    quickstart.mkdir()
+    (quickstart / "first_restoration.png").touch()  # made before the training in this folder
+    prepare_workdir(config, quickstart)
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"holds files but no run.*run, thesis\.txt"):
+    with pytest.raises(ValueError, match=r"holds files but no run.*quickstart, run, thesis\.txt"):
         prepare_workdir(config, tmp_path)

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints import published, released
 from tpgdiff_jax.checkpoints.convert import Converted, convert, to_reference
+from tpgdiff_jax.checkpoints.fingerprint import file_sha256
 from tpgdiff_jax.data.images import replacing
 from tpgdiff_jax.models.tpgdiff import sizes_of
 from tpgdiff_jax.priors.cues import RELEASED_CUES
@@ -32,7 +33,9 @@ class Row:
     left_out: str
 
 
-def assemble(inputs: Sequence[str], output: str, config: ConfigDict) -> tuple[list[Row], list[str]]:
+def assemble(
+    inputs: Sequence[str], output: str, config: ConfigDict, dtype: str = "float32"
+) -> tuple[list[Row], list[str]]:
     """Convert files and write them as one published `.safetensors` with its JSON.
 
     Args:
@@ -40,6 +43,7 @@ def assemble(inputs: Sequence[str], output: str, config: ConfigDict) -> tuple[li
       output: the `.safetensors` file to write; must not exist.
       config: what weights do not tell: heads of CLIP towers, size of the cue maps, the diffusion,
         names of the degradations.  What they do tell replaces its values.
+      dtype: in which kernels are stored, see `published.save`.
 
     Returns:
       (what became of every part, what the user should know about the whole).
@@ -65,10 +69,10 @@ def assemble(inputs: Sequence[str], output: str, config: ConfigDict) -> tuple[li
         groups |= new
         sources.append({"file": pathlib.Path(path).name, "groups": sorted(new)})
         if pathlib.Path(path).is_file():
-            sources[-1]["sha256"] = published.fingerprint(path)
+            sources[-1]["sha256"] = file_sha256(path)
     remarks = _settle(config, groups)
     description = published.describe(config) | {"sources": sources}
-    published.save(target, groups, description)
+    published.save(target, groups, description, dtype)
     return rows, remarks
 
 
@@ -83,10 +87,12 @@ def _published_groups(path: str, config: ConfigDict, rows: list[Row]) -> dict[st
     file = pathlib.Path(path)
     if file.suffix != ".safetensors" or not file.is_file() or not published.is_published(file):
         return None
+    published.fingerprint(file)  # a damaged file must not go on under a new fingerprint
     description, groups = published.load(file)
-    was = published.described_config(description)
+    was = published.described_config(description, file)
     for name in ("model", "priors", "diffusion"):
         config[name].update(was[name])
+    config.eval.update({name: was.eval[name] for name in published.USE})
     config.data.degradations = was.data.degradations
     for name, group in groups.items():
         leaves = flatten_dict(group).values()

@@ -4,7 +4,6 @@ The description that the JSON shows stands in the weights file, too, and is read
 two cannot be mixed up.  Weights lie in groups (`GROUPS`), each of which can be read alone.
 """
 
-import hashlib
 import itertools
 import json
 import os
@@ -12,6 +11,8 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -19,23 +20,25 @@ from absl import logging
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from tpgdiff_jax.checkpoints.shapes import abstract_params
+from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, fingerprint_of_items
+from tpgdiff_jax.checkpoints.known import check_known
+from tpgdiff_jax.checkpoints.shapes import abstract_params, check_group
+from tpgdiff_jax.checkpoints.storing import (
+    FORMAT,
+    UPDATE,
+    narrowed,
+    opened,
+    read_description,
+    widened,
+)
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.data.images import replacing
 from tpgdiff_jax.models import tpgdiff
 
-FORMAT = "tpgdiff_jax weights 1"
 # `teacher` and `clip` serve training only.
 GROUPS = (
-    "unet",
-    "structure",
-    "encoder",
-    "semantic",
-    "degradation",
-    "depth",
-    "segmentation",
-    "teacher",
-    "clip",
+    *("unet", "structure", "encoder", "semantic", "degradation"),
+    *("depth", "segmentation", "teacher", "clip"),
 )
 # What a finished run publishes in its folder; stage two looks for stage one's here.
 WEIGHTS_NAME = "weights.safetensors"
@@ -43,7 +46,7 @@ STAGE_ONE = ("semantic", "degradation")
 # What of a configuration decides how weights are used.
 _DESCRIBED = ("model", "priors", "diffusion")
 # How the weights are best used, unless their user says otherwise.
-_USE = ("sampler", "steps", "clamp")
+USE = ("sampler", "steps", "clamp")
 
 
 def describe(config: ConfigDict) -> dict[str, Any]:
@@ -52,30 +55,42 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     described = {name: whole[name] for name in _DESCRIBED}
     for key in ("weights", "stage_one"):  # paths of the machine that trained
         described["priors"].pop(key)
-    described["eval"] = {name: whole["eval"][name] for name in _USE}
+    described["eval"] = {name: whole["eval"][name] for name in USE}
     return described | {"degradations": whole["data"]["degradations"]}
 
 
-def described_config(description: Mapping[str, Any]) -> ConfigDict:
+def described_config(
+    description: Mapping[str, Any], path: str | pathlib.Path = "weights"
+) -> ConfigDict:
     """Return the configuration that a description was made of, all else at its default.
 
+    Args:
+      description: of `load`.
+      path: of the file, for messages.
+
     Raises:
-      ValueError: a key that this version does not know.
+      ValueError: a key or a choice that this version does not know.
     """
     config = base_config()
     try:
         for name in (*_DESCRIBED, "eval"):
             config[name].update(description[name])
         config.data.degradations = tuple(description["degradations"])
-    except (AttributeError, KeyError, TypeError) as error:
+        check_known(config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        what = " ".join(str(error.args[0] if error.args else error).split())
         raise ValueError(
-            f"The description of the weights does not fit this version: {error}."
+            f"{path}: its description does not fit this version ({what}); it may come from a later "
+            f"one: {UPDATE}, or use other weights."
         ) from error
     return config
 
 
 def save(
-    path: pathlib.Path, weights: Mapping[str, Any], description: Mapping[str, Any]
+    path: pathlib.Path,
+    weights: Mapping[str, Any],
+    description: Mapping[str, Any],
+    dtype: str = "float32",
 ) -> dict[str, Any]:
     """Write weights and their description; nothing that exists is overwritten.
 
@@ -83,12 +98,15 @@ def save(
       path: the `.safetensors` file; the JSON gets the same name.
       weights: group -> nested dict of arrays.
       description: of `describe`, and whatever else people should know.
+      dtype: in which kernels are stored, see `storing.narrowed`; they are loaded as the
+        configuration's `model.param_dtype`.
 
     Returns:
-      what the JSON holds.
+      what the JSON holds: the description, with the weights' fingerprint and their number type.
 
     Raises:
-      ValueError: an unknown group, another suffix, or a file of either name is there already.
+      ValueError: an unknown group, another suffix, a file of either name that is there already, or
+        values that do not fit the type.
     """
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: the name of published weights ends in .safetensors.")
@@ -98,12 +116,19 @@ def save(
         if taken.exists():
             raise ValueError(f"{taken} exists already; choose another name, or remove it first.")
     flat = {
-        "/".join(key): np.ascontiguousarray(value) for key, value in flatten_dict(weights).items()
+        key: narrowed("/".join(key), value, dtype) for key, value in flatten_dict(weights).items()
     }
-    parts = {name: _count(group) for name, group in weights.items()}
-    text = json.dumps({"format": FORMAT, **description, "parts": parts}, indent=2, sort_keys=True)
+    whole = {
+        **description,
+        "format": FORMAT,
+        "parts": {name: _count(group) for name, group in weights.items()},
+        "stored_as": dtype,
+        "weights": fingerprint_of(unflatten_dict(flat)),
+    }
+    text = json.dumps(whole, indent=2, sort_keys=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = safetensors.numpy.save(flat, metadata={"description": text})
+    named = {"/".join(key): value for key, value in flat.items()}
+    data = safetensors.numpy.save(named, metadata={"description": text})
     for target, content in ((path, data), (path.with_suffix(".json"), f"{text}\n".encode())):
         with replacing(target) as temporary:
             temporary.write_bytes(content)
@@ -144,34 +169,38 @@ def load(
       groups: which groups; those that the file lacks are left out.  All by default.
 
     Returns:
-      (description, group -> nested dict of numpy arrays).
+      (description, group -> nested dict of numpy arrays, float32 whatever they are stored as).
 
     Raises:
-      ValueError: no such file, a damaged one, or one that is not in this format.
+      ValueError: no such file, a damaged one, or one that is not in this format or of another
+        version of it.
     """
     path = pathlib.Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path} is no file; name published weights (--mode=convert writes them).")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get("description", "{}")
-            description = json.loads(text)
-            if description.get("format") != FORMAT:
-                raise ValueError(
-                    f"{path} is not in the format {FORMAT!r}; make it so with --mode=convert."
-                )
-            wanted = set(GROUPS if groups is None else groups)
-            names = [name for name in file.keys() if name.split("/")[0] in wanted]  # noqa: SIM118
-            flat = {tuple(name.split("/")): file.get_tensor(name) for name in names}
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no .safetensors file: {error}.") from error
+    with opened(path) as file:
+        description = read_description(path, file.metadata())
+        wanted = set(GROUPS if groups is None else groups)
+        names = [name for name in file.keys() if name.split("/")[0] in wanted]  # noqa: SIM118
+        flat = {tuple(name.split("/")): widened(file.get_tensor(name)) for name in names}
     return description, unflatten_dict(flat)
 
 
 def fingerprint(path: str | pathlib.Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the fingerprint of a file's weights: what its description says, if it is true.
+
+    Raises:
+      ValueError: as `load`; or the weights are not those of the description: a damaged file.
+    """
+    path = pathlib.Path(path)
+    with opened(path) as file:
+        said = read_description(path, file.metadata()).get("weights")
+        keys = sorted(tuple(name.split("/")) for name in file.keys())  # noqa: SIM118
+        found = fingerprint_of_items((key, file.get_tensor("/".join(key))) for key in keys)
+    if said not in (None, found):  # files of older versions may not say it
+        raise ValueError(
+            f"{path} is damaged: its weights have the fingerprint {found[:16]}..., its description "
+            f"says {str(said)[:16]}...; get the file again, or export it anew."
+        )
+    return found
 
 
 def load_frozen(
@@ -251,16 +280,17 @@ def load_system(
       path: published weights with a UNet and all that its description names.
 
     Returns:
-      (the system, its variables {"params", "frozen"}, its configuration).
+      (the system, its variables {"params", "frozen"} in `model.param_dtype`, its configuration).
 
     Raises:
-      ValueError: the file cannot be read, or lacks a part.
+      ValueError: the file cannot be read, lacks a part, or was made by a later version.
     """
     description, _ = load(path, ())
-    config = described_config(description)
+    config = described_config(description, path)
     model = tpgdiff.build(config)
     variables = {"params": load_trained(path, model), "frozen": load_frozen(path, model)}
-    return model, variables, config
+    dtype = jnp.dtype(config.model.param_dtype)
+    return model, jax.tree.map(lambda leaf: leaf.astype(dtype), variables), config
 
 
 def _replaced(tree: Mapping[str, Any], value_of: Callable[[str], Any]) -> dict[str, Any]:
@@ -268,21 +298,3 @@ def _replaced(tree: Mapping[str, Any], value_of: Callable[[str], Any]) -> dict[s
         name: _replaced(inner, value_of) if isinstance(inner, dict) else value_of(name)
         for name, inner in tree.items()
     }
-
-
-def check_group(
-    path, group: str, found: Mapping[str, Any] | None, shapes: Mapping[str, Any]
-) -> None:
-    """Raise ValueError unless a group holds exactly the parameters of its network."""
-    if found is None:
-        raise ValueError(f"{path} holds no weights of {group!r}, which this system needs.")
-    have = {"/".join(key): np.shape(value) for key, value in flatten_dict(found).items()}
-    want = {"/".join(key): leaf.shape for key, leaf in flatten_dict(shapes).items()}
-    wrong = sorted(key for key in have.keys() | want.keys() if have.get(key) != want.get(key))
-    if wrong:
-        key = wrong[0]
-        raise ValueError(
-            f"{path}: {len(wrong)} weights of {group!r} do not fit; the first, {key}, has shape "
-            f"{have.get(key, 'none')}, expected {want.get(key, 'none')}. The configuration (model, "
-            "priors) must be that of the weights."
-        )

@@ -1,6 +1,5 @@
 """Read a run's folder as a system that is ready to restore images: its newest averaged weights."""
 
-import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
@@ -11,11 +10,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from tpgdiff_jax.checkpoints.published import WEIGHTS_NAME, check_group, load_frozen
-from tpgdiff_jax.checkpoints.shapes import abstract_params
+from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of
+from tpgdiff_jax.checkpoints.published import WEIGHTS_NAME, load_frozen
+from tpgdiff_jax.checkpoints.shapes import abstract_params, check_group
 from tpgdiff_jax.checkpoints.step_folder import DATA, STATE, DamagedStepError, read_json
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.models import tpgdiff
@@ -122,12 +121,3 @@ def _read_average(state: epath.Path, config: ConfigDict) -> Any:
     args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
     found = handler.restore(state, args=args)
     return found["ema"] if number is None else found["more_ema"][number]
-
-
-def fingerprint_of(variables: Any) -> str:
-    """Return a SHA-256 over the names and values of weights, in hexadecimal."""
-    digest = hashlib.sha256()
-    for key, value in sorted(flatten_dict(variables).items()):
-        digest.update(f"{'/'.join(key)} {value.dtype} {value.shape}\n".encode())
-        digest.update(np.ascontiguousarray(value).view(np.uint8))
-    return digest.hexdigest()

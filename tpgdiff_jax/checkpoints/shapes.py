@@ -1,4 +1,4 @@
-"""The parameters a module has, told without making them."""
+"""The parameters a module has, told without making them; and whether weights are these."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
 
 from tpgdiff_jax.backbones.conv_tower import ConvTower
 from tpgdiff_jax.backbones.depth_anything import DepthAnything
@@ -57,3 +59,21 @@ def _inputs(module: nn.Module) -> tuple[jax.ShapeDtypeStruct, ...]:
         case SegFormer() | Vgg16() | CompactEncoder() | ConvTower():
             return (image(64),)
     raise ValueError(f"{type(module).__name__} is no network of this project.")
+
+
+def check_group(
+    path, group: str, found: Mapping[str, Any] | None, shapes: Mapping[str, Any]
+) -> None:
+    """Raise ValueError unless a group holds exactly the parameters of its network."""
+    if found is None:
+        raise ValueError(f"{path} holds no weights of {group!r}, which this system needs.")
+    have = {"/".join(key): np.shape(value) for key, value in flatten_dict(found).items()}
+    want = {"/".join(key): leaf.shape for key, leaf in flatten_dict(shapes).items()}
+    wrong = sorted(key for key in have.keys() | want.keys() if have.get(key) != want.get(key))
+    if wrong:
+        key = wrong[0]
+        raise ValueError(
+            f"{path}: {len(wrong)} weights of {group!r} do not fit; the first, {key}, has shape "
+            f"{have.get(key, 'none')}, expected {want.get(key, 'none')}. The configuration (model, "
+            "priors) must be that of the weights."
+        )

@@ -24,10 +24,9 @@ from tpgdiff_jax.evaluation.settings import Settings, Variant
 from tpgdiff_jax.evaluation.stamps import agreed_stamps, read_stamps
 from tpgdiff_jax.evaluation.work import Batch, Loaded, Predictions, Task, batches, read_ahead
 from tpgdiff_jax.models.tpgdiff import TPGDiff
-from tpgdiff_jax.priors.degradation import class_probabilities
+from tpgdiff_jax.priors.degradation import class_probabilities, verdict
 
 ROWS, IMAGES = "scores", "restored"
-NOTHING = "nothing"  # what a classifier of several degradations at once calls an image of none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,19 +245,13 @@ def predicted(probabilities: np.ndarray, names: Sequence[str], kind: str) -> Row
     Args:
       probabilities: of the degradations, [K].
       names: of the degradations.
-      kind: `single`, the likeliest; `multi`, all above one half, joined as in "haze+rain".
+      kind: of the classifier, see `verdict`.
 
     Returns:
       {"predicted": names, "probability": of just this answer}.
     """
-    if kind == "multi":
-        found = probabilities > 0.5
-        text = "+".join(name for name, has in zip(names, found, strict=True) if has)
-        # Independent yes-no answers: that all of them are right.
-        chance = np.where(found, probabilities, 1 - probabilities).prod()
-        return {"predicted": text or NOTHING, "probability": number(chance)}
-    best = int(probabilities.argmax())
-    return {"predicted": names[best], "probability": number(probabilities[best])}
+    name, chance = verdict(dict(zip(names, map(float, probabilities), strict=True)), kind)
+    return {"predicted": name, "probability": number(chance)}
 
 
 def _cost(variant: Variant, numbers: dict, seed: int) -> Row:

@@ -104,38 +104,44 @@ def comparison_picture(results: Sequence[Result], most_photos: int = 3) -> np.nd
     names = list(dict.fromkeys(r.pair.recipe.name for r in results))
     panels = {(r.pair.photo, r.pair.recipe.name): _panel(r) for r in results}
     rows = [
-        _join([panels[p, n] for p in photos if (p, n) in panels], axis=1, gap=3 * _GAP)
+        join([panels[p, n] for p in photos if (p, n) in panels], axis=1, gap=3 * _GAP)
         for n in names
     ]
-    return _join(rows, axis=0, gap=_GAP)
+    return join(rows, axis=0)
 
 
 def _panel(result: Result) -> np.ndarray:
     """Degraded, restored and true image side by side under a line of text."""
-    images = (result.pair.lq, result.restored, result.pair.gt)
-    strip = _join(list(images), axis=1, gap=_GAP)
+    return captioned(
+        (result.pair.lq, result.restored, result.pair.gt),
+        (
+            f"{result.pair.recipe.name}  {result.psnr_input:.2f} dB",
+            f"restored  {result.psnr:.2f} dB",
+            "truth",
+        ),
+    )
+
+
+def captioned(images: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
+    """Put images of one size, uint8 [H, W, 3], side by side under a line of text each."""
+    strip = join(images, axis=1)
     canvas = Image.new("RGB", (strip.shape[1], strip.shape[0] + _HEADER), "white")
     canvas.paste(Image.fromarray(strip), (0, _HEADER))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
-    step = result.pair.lq.shape[1] + _GAP
-    captions = (
-        f"{result.pair.recipe.name}  {result.psnr_input:.2f} dB",
-        f"restored  {result.psnr:.2f} dB",
-        "truth",
-    )
+    step = images[0].shape[1] + _GAP
     for index, caption in enumerate(captions):
         draw.text((index * step + 2, 2), caption, "black", font)
     return np.asarray(canvas)
 
 
-def _join(images: list[np.ndarray], axis: int, gap: int) -> np.ndarray:
-    """Put images beside (axis 1) or below (axis 0) each other on white."""
+def join(images: Sequence[np.ndarray], axis: int, gap: int = _GAP) -> np.ndarray:
+    """Put images uint8 [H, W, 3] beside (axis 1) or below (axis 0) each other on white."""
     across = 1 - axis
     extent = max(image.shape[across] for image in images)
     pieces = []
-    for image in images:
+    for index, image in enumerate(images):
         pad = [(0, 0), (0, 0), (0, 0)]
         pad[across] = (0, extent - image.shape[across])
-        pad[axis] = (0, gap if image is not images[-1] else 0)
+        pad[axis] = (0, gap if index < len(images) - 1 else 0)
         pieces.append(np.pad(image, pad, constant_values=255))
     return np.concatenate(pieces, axis=axis)

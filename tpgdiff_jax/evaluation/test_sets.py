@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tpgdiff_jax.data.degradations.coding import jpeg
 from tpgdiff_jax.data.degradations.mix import degrade, parse
 from tpgdiff_jax.data.images import read_rgb
 from tpgdiff_jax.evaluation.protocols import (
@@ -43,7 +44,8 @@ class SetSpec:
         what it matches must agree).  Where they are missing, LQ and GT are looked for.
       gt_rename: (pattern, replacement) that turns a truth's name into its degraded image's.
       sigma: clean: Gaussian noise of so many grey levels.
-      recipe: clean: what else is done, e.g. "haze:3 + rain:2".
+      recipe: clean: what else is done, e.g. "haze:3 + rain:2"; severity 0 leaves an image clean.
+      jpeg_quality: clean: last of all, saved as a JPEG of just this quality, colours 4:2:0.
       seed_rule: of the noise, one of `SEED_RULES`.
       protocol: how scores are computed, a name of `protocols.PROTOCOLS`.
       degradation: what harmed the images; the truth of the confusion matrix.
@@ -60,6 +62,7 @@ class SetSpec:
     gt_rename: tuple[str, str] | None = None
     sigma: float = 0.0
     recipe: str = ""
+    jpeg_quality: int = 0
     seed_rule: str = "name"
     protocol: str = "tpgdiff"
     degradation: str = ""
@@ -81,9 +84,15 @@ class SetSpec:
                 )
         if self.recipe:
             parse(self.recipe)
-        if (self.layout == "clean") != bool(self.sigma or self.recipe):
+        if not 0 <= self.jpeg_quality <= 100:
             raise ValueError(
-                f"Test set {self.name!r}: sigma or recipe go with layout='clean', and it needs one."
+                f"Test set {self.name!r}: jpeg_quality={self.jpeg_quality}: expected 1 to 100, or "
+                "0 for no JPEG."
+            )
+        if (self.layout == "clean") != bool(self.sigma or self.recipe or self.jpeg_quality):
+            raise ValueError(
+                f"Test set {self.name!r}: sigma, recipe or jpeg_quality go with layout='clean', "
+                "and it needs one."
             )
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise ValueError(
@@ -153,6 +162,8 @@ class Item:
                 lq = degrade(lq, parse(self.spec.recipe, seed=self._recipe_seed(seed)))
             if self.spec.sigma:
                 lq = add_noise(self.protocol, lq, self._normal(seed), self.spec.sigma)
+            if self.spec.jpeg_quality:
+                lq = _as_jpeg(lq, self.spec.jpeg_quality)
         return lq, gt
 
     def recipe(self, seed: int) -> dict[str, Any] | None:
@@ -163,6 +174,8 @@ class Item:
         recipe = {"sigma": spec.sigma, "seed_rule": spec.seed_rule} if spec.sigma else {}
         if spec.recipe:
             recipe |= parse(spec.recipe, seed=self._recipe_seed(seed)).to_json()
+        if spec.jpeg_quality:
+            recipe |= {"jpeg_quality": spec.jpeg_quality}
         return recipe
 
     def _recipe_seed(self, seed: int) -> int:
@@ -177,6 +190,12 @@ class Item:
         # The name's bytes on disk, which need not be valid text.
         own = zlib.crc32(os.fsencode(self.name))
         return np.random.default_rng([seed, own]).standard_normal(shape)
+
+
+def _as_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """Save uint8 [H, W, 3] as a JPEG and read it back."""
+    coded = jpeg(image.astype(np.float32) / 255, quality=quality, subsampling="4:2:0")
+    return np.round(coded * 255).astype(np.uint8)
 
 
 @dataclasses.dataclass

@@ -68,11 +68,14 @@ class Restored:
       deviation: per-pixel standard deviation of the samples, root mean square over the colours,
         float32 [H, W] as a part of the range from black to white; None for one sample.
       degradations: what harmed the image, as `Restorer.degradations` returns it.
+      verdict: the same in one word, with its probability, such as ("haze", 0.9); weights that
+        know mixtures may say "haze+rain" or "nothing".  None where there is no classifier.
     """
 
     image: Any
     deviation: np.ndarray | None
     degradations: dict[str, float]
+    verdict: tuple[str, float] | None = None
 
     def deviation_picture(self) -> np.ndarray:
         """Return the deviation as a grey picture, uint8 [H, W]: white is 0.1 or more."""

@@ -195,7 +195,7 @@ def _restore(restorer, batch, options, settings, side_by_side, log: JobLog, summ
             "height": form.rgb.shape[0],
             "width": form.rgb.shape[1],
             "seconds": round(seconds, 3),
-            "degradation": next(iter(restored.degradations.items()), None),
+            "degradation": restored.verdict,
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         if restored.deviation is not None:

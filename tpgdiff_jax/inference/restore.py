@@ -1,7 +1,6 @@
 """Restore whatever people have, with a trained system."""
 
 import os
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,8 +9,8 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tpgdiff_jax.checkpoints.published import load_system
-from tpgdiff_jax.checkpoints.run import fingerprint_of, load_run
+from tpgdiff_jax.checkpoints.default import load_any
+from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, groups_of
 from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.distributed.sharding import AXES, batch_sharding, make_mesh, replicated
@@ -21,7 +20,7 @@ from tpgdiff_jax.inference.compile_cache import keep_compiled_programs
 from tpgdiff_jax.inference.forms import Form, Restored, form_of_any
 from tpgdiff_jax.inference.guidance import check_strengths
 from tpgdiff_jax.models.tpgdiff import TPGDiff
-from tpgdiff_jax.priors.degradation import class_probabilities
+from tpgdiff_jax.priors.degradation import class_probabilities, verdict
 
 __all__ = ["Restorer", "restore_batch"]
 
@@ -36,11 +35,16 @@ class Restorer:
 
     Attributes:
       config: what the weights were trained with.
-      fingerprint: SHA-256 of the weights.
+      fingerprint: of the weights: the one in their description.
     """
 
     def __init__(
-        self, model: TPGDiff, variables: Any, config: ConfigDict, mesh: Mesh | None = None
+        self,
+        model: TPGDiff,
+        variables: Any,
+        config: ConfigDict,
+        mesh: Mesh | None = None,
+        fingerprint: str | None = None,
     ):
         """Wrap a system; see `load`.
 
@@ -48,9 +52,10 @@ class Restorer:
           model, variables: the system and its {"params", "frozen"}.
           config: its configuration; reads `diffusion`, `model`, `eval`, `priors`, `data`.
           mesh: see `load`.
+          fingerprint: of the weights, where it is known.
         """
         self.config = config
-        self.fingerprint = fingerprint_of(variables)
+        self.fingerprint = fingerprint or fingerprint_of(groups_of(variables))
         self._model, self._sde, self._mesh = model, IRSDE(**config.diffusion), mesh
         self._variables = jax.device_put(variables, None if mesh is None else replicated(mesh))
         # Devices that share a batch of images; devices that share the rows of one, which must
@@ -70,7 +75,8 @@ class Restorer:
 
         Args:
           path: published weights (a `.safetensors` file, as --mode=export and --mode=convert write
-            it), or the folder of a training run, whose newest checkpoint is taken.
+            it), or the folder of a training run, whose newest checkpoint is taken.  By default (or
+            for "default") the weights that come inside the package.
           mesh: devices to restore on, or their number along the axes, such as {"spatial": 8}:
             batches lie over `data` and `fsdp`, the rows of each image over `spatial`, windows of a
             tiled image over all.  By default one device.
@@ -78,19 +84,15 @@ class Restorer:
             `compile_cache.keep_compiled_programs`.
 
         Raises:
-          ValueError: no path, no such file, a damaged one, or one that holds no whole system.
+          ValueError: no such file, a damaged one, one of another version, or one that holds no
+            whole system.
         """
-        if path is None:
-            raise ValueError(
-                "No trained weights come with tpgdiff_jax yet; name a .safetensors file (of "
-                "--mode=export or --mode=convert) or the folder of a training run."
-            )
         if isinstance(mesh, Mapping):
             mesh = make_mesh(dict.fromkeys(AXES, 1) | dict(mesh))
-        system = load_run(path) if pathlib.Path(path).is_dir() else load_system(path)
+        model, variables, config, fingerprint = load_any(path)
         if compile_cache:
             keep_compiled_programs()
-        return Restorer(*system, mesh)
+        return Restorer(model, variables, config, mesh, fingerprint)
 
     def __call__(self, images: Any, **options: Any) -> Any:
         """Restore one image or several.
@@ -222,7 +224,8 @@ class Restorer:
 
         Returns:
           name of each degradation -> its probability, the likeliest first; {} where the system has
-          no classifier.
+          no classifier.  Of weights with `priors.classification` `single` the probabilities sum to
+          1; with `multi` each is of its own, and those of a clean photo may all be small.
         """
         if self._model.encoder is None and self._model.degradation is None:
             return {}
@@ -285,11 +288,13 @@ class Restorer:
                 continue
             height, width = form.rgb.shape[:2]
             deviation, logits = answer.deviation, answer.logits
+            found = {} if logits is None else self._named(logits[index])
             results.append(
                 Restored(
                     form.rebuild(answer.restored[index, :height, :width]),
                     None if deviation is None else deviation[index, :height, :width],
-                    {} if logits is None else self._named(logits[index]),
+                    found,
+                    verdict(found, self.config.priors.classification) if found else None,
                 )
             )
         return results

@@ -5,6 +5,9 @@ arXiv 2601.20306).  Stage two consumes the backbone's vector, not the classes: i
 Beyond the paper, several degradations at once: one sigmoid for each instead of one softmax for all.
 """
 
+import math
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,6 +18,7 @@ from tpgdiff_jax.backbones.transformer import layer_norm
 from tpgdiff_jax.backbones.vit import ClipImageTower
 
 CLASSIFICATIONS = ("single", "multi")
+NOTHING = "nothing"  # what a classifier of several degradations at once calls an image of none
 
 
 class GegluBlock(nn.Module):
@@ -111,6 +115,24 @@ def accuracy(logits: jax.Array, label: jax.Array) -> jax.Array:
     """Return the share of right answers: classes [B], or single yes-no answers [B, K]."""
     right = logits.argmax(axis=-1) == label if label.ndim == 1 else (logits > 0) == (label > 0)
     return right.astype(jnp.float32).mean()
+
+
+def verdict(probabilities: Mapping[str, float], kind: str = "single") -> tuple[str, float]:
+    """Say in one word what a classifier takes an image for.
+
+    Args:
+      probabilities: name of each degradation -> its probability.
+      kind: `single`, the likeliest; `multi`, all above one half, joined as in "haze+rain", or
+        `NOTHING`.
+
+    Returns:
+      (the answer, the probability of just this answer).
+    """
+    if kind == "multi":
+        # Independent yes-no answers: that all of them are right.
+        chance = math.prod(max(value, 1 - value) for value in probabilities.values())
+        return "+".join(n for n, value in probabilities.items() if value > 0.5) or NOTHING, chance
+    return max(probabilities.items(), key=lambda pair: pair[1])
 
 
 def class_probabilities(logits: jax.Array, kind: str = "single") -> jax.Array:

@@ -10,8 +10,9 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of
 from tpgdiff_jax.checkpoints.manager import RunCheckpoints, abstract
-from tpgdiff_jax.checkpoints.run import check_frozen, fingerprint_of
+from tpgdiff_jax.checkpoints.run import check_frozen
 from tpgdiff_jax.distributed import sharding
 from tpgdiff_jax.models.tpgdiff import row_shrinking
 from tpgdiff_jax.training.stages import Stage

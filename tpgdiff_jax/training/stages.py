@@ -143,7 +143,7 @@ def check_start(config: ConfigDict, path: pathlib.Path) -> None:
 def _check_fields(
     config: ConfigDict, path: pathlib.Path, fields: list[str], whose: str, instead: str
 ) -> None:
-    then = published.described_config(published.load(path, ())[0])
+    then = published.described_config(published.load(path, ())[0], path)
     for field in fields:
         was, now = (_plain(source, field) for source in (then, config))
         if was != now:

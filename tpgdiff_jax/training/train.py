@@ -18,9 +18,10 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of
 from tpgdiff_jax.checkpoints.keeping import TEST
 from tpgdiff_jax.checkpoints.manager import RunCheckpoints, abstract
-from tpgdiff_jax.checkpoints.run import check_frozen, fingerprint_of
+from tpgdiff_jax.checkpoints.run import check_frozen
 from tpgdiff_jax.data.degradations.mix import Mixture
 from tpgdiff_jax.data.pipeline import training_batches
 from tpgdiff_jax.data.training_data import TrainingData

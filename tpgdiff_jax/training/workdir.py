@@ -39,8 +39,9 @@ def prepare_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
                 "that one, or choose another folder. Different keys:\n  " + "\n  ".join(changed)
             )
         return
-    # Another process of this run may have listed bad files already.
-    ours = (".", "skipped_")
+    # Another process of this run may have listed bad files already; the quickstart restores photos
+    # before it trains.
+    ours = (".", "skipped_", "first_restoration.")
     strangers = sorted(p.name for p in workdir.iterdir() if not p.name.startswith(ours))
     if strangers:
         raise ValueError(
