@@ -32,7 +32,8 @@ from tpgdiff_jax.backbones.vit import clip_view
 from tpgdiff_jax.checkpoints.shapes import abstract_params
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.diffusion.loss import diffuse, diffusion_loss
-from tpgdiff_jax.models import convolution, tpgdiff
+from tpgdiff_jax.models import tpgdiff
+from tpgdiff_jax.models import xla_convolution as convolution
 from tpgdiff_jax.priors import Priors
 from tpgdiff_jax.training.state import make_optimizer
 from tpgdiff_jax.validation import validate
