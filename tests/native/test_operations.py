@@ -49,8 +49,8 @@ def layer(stride, padding, silu):
 
 
 def by_xla(stride, padding, silu):
-    form = convolution._forward_form(stride, padding, silu)
-    return lambda x, kernel, bias: form(x, kernel, bias)[0]
+    problem = native.Convolution(0, stride, padding, bias=True, silu=silu)
+    return lambda x, kernel, bias: convolution._forward_form(problem)(x, kernel, bias)[0]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -98,6 +98,42 @@ def test_products_and_gradients_equal_xlas(assert_near, monkeypatch, leading, dt
     bounds = (1e-5,) * 4 if dtype == jnp.float32 else (2**-8, 2**-8, 1e-5, 1e-5)
     for ours, theirs, bound in zip(found, exact, bounds, strict=True):
         assert_near(ours.astype(jnp.float32), theirs, bound)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize("has_residual", [False, True])
+def test_what_follows_a_convolution_is_fused_with_it(assert_near, dtype, silu, has_residual):
+    (x, kernel, bias, dy), place = operands("3x3", (3, 9, 8, 16, 32), dtype)
+    rng = np.random.default_rng(1)
+    scale, shift = (jnp.asarray(rng.standard_normal((3, 32)), dtype) for _ in range(2))
+    residual = jnp.asarray(rng.standard_normal(dy.shape), dtype) if has_residual else None
+    rest = (scale, shift, residual)
+
+    def ours(x, kernel, bias, scale, shift, residual):
+        return convolve(x, kernel, bias, *place, silu, scale, shift, residual)
+
+    def plain(x, kernel, bias, scale, shift, residual):
+        z = by_xla(*place, False)(x, kernel, bias)
+        z = z * (1 + scale[:, None, None]) + shift[:, None, None]
+        z = jax.nn.silu(z) if silu else z
+        return z if residual is None else z + residual
+
+    def exact(array):
+        return None if array is None else array.astype(jnp.float32)
+
+    fused = jax.jit(ours)
+    assert fused.lower(x, kernel, bias, *rest).as_text().count(f"@{TARGETS[0]}") == 1
+    kernel = kernel.astype(dtype).astype(jnp.float32)
+    arrays = (x, kernel, bias, *rest, dy)
+    expected = value_and_gradients(plain, *map(exact, arrays))
+    program = jax.jit(functools.partial(value_and_gradients, ours))
+    near = 1e-5 if dtype == jnp.float32 else 2**-5  # what follows is rounded at every step
+    tight = 1e-5 if dtype == jnp.float32 else 2**-8
+    assert_near(exact(fused(x, kernel, bias, *rest)), expected[0], tight)
+    for mine, theirs in zip(program(*arrays), expected, strict=True):
+        if theirs is not None:
+            assert_near(exact(mine), theirs, near)
 
 
 def test_a_bfloat16_kernel_gets_a_bfloat16_gradient():

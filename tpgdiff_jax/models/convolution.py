@@ -29,8 +29,13 @@ def convolve(
     stride: int = 1,
     padding: Padding = SAME_3X3,
     silu: bool = False,
+    scale: jax.Array | None = None,
+    shift: jax.Array | None = None,
+    residual: jax.Array | None = None,
 ) -> jax.Array:
-    """Convolve, add a bias, apply SiLU.
+    """Convolve and do what follows: SiLU((conv(x) + bias) (1 + scale) + shift) + residual.
+
+    In one pass over the images where oneDNN computes and no gradient is wanted.
 
     Args:
       x: float32 or bfloat16 [B, H, W, C].
@@ -38,47 +43,76 @@ def convolve(
       bias: [O], or None.
       stride: of rows and columns.
       padding: zeros put at ((top, bottom), (left, right)).
-      silu: apply SiLU at the end; in one pass where no gradient is wanted.
+      silu: apply SiLU.
+      scale, shift: [B, O] in x's dtype, or both None.
+      residual: [B, H', W', O] in x's dtype, or None.
 
     Returns:
       [B, H', W', O] in x's dtype.
     """
-    return _forward(x, kernel, bias, stride, padding, silu)
+    return _forward(x, kernel, bias, stride, padding, silu, scale, shift, residual)
 
 
-def _forward(x, kernel, bias, stride, padding, silu):
-    problem = native.Convolution(FORWARD, stride, padding, silu=silu)
-    operands = (x, kernel) if bias is None else (x, kernel, bias.astype(jnp.float32))
-    return native.call(problem, _forward_form(stride, padding, silu), *operands)[0]
+def _forward(x, kernel, bias, stride, padding, silu=False, scale=None, shift=None, residual=None):
+    float32 = jnp.float32
+    optional = {
+        "bias": None if bias is None else [bias.astype(float32)],
+        "modulated": None if scale is None else [1 + scale.astype(float32), shift.astype(float32)],
+        "residual": None if residual is None else [residual],
+    }
+    given = {name: value is not None for name, value in optional.items()}
+    operands = [array for value in optional.values() for array in value or []]
+    problem = native.Convolution(FORWARD, stride, padding, silu=silu, **given)
+    return native.call(problem, _forward_form(problem), x, kernel, *operands)[0]
 
 
 @functools.cache
-def _forward_form(stride, padding, silu):
-    def form(x, kernel, bias=None):
-        y = xla.convolve(x, kernel, stride, padding)
-        if bias is not None:
-            y = y + bias.astype(y.dtype)
-        return [nn.silu(y) if silu else y]
+def _forward_form(problem):
+    def form(x, kernel, *rest):
+        rest = iter(rest)
+        y = xla.convolve(x, kernel, problem.stride, problem.padding)
+        if problem.bias:
+            y = y + next(rest).astype(y.dtype)
+        if problem.modulated:
+            factor, summand = (next(rest).astype(y.dtype)[:, None, None, :] for _ in range(2))
+            y = y * factor + summand
+        if problem.silu:
+            y = nn.silu(y)
+        return [y + next(rest) if problem.residual else y]
 
     return form
 
 
-def _convolve_forward(x, kernel, bias, stride, padding, silu):
-    z = _forward(x, kernel, bias, stride, padding, False)
-    return (nn.silu(z) if silu else z), (x, kernel, bias, z if silu else None)
+def _after(z, scale, shift, silu):
+    """Do what follows a convolution, but for the residual."""
+    if scale is not None:
+        z = z * (1 + scale[:, None, None, :]) + shift[:, None, None, :]
+    return nn.silu(z) if silu else z
+
+
+def _convolve_forward(x, kernel, bias, stride, padding, silu, scale, shift, residual):
+    z = _forward(x, kernel, bias, stride, padding)
+    y = _after(z, scale, shift, silu)
+    kept = (z, scale, shift) if silu or scale is not None else (None, None, None)
+    if residual is None:
+        return y, (x, kernel, bias, kept, None)
+    return y + residual, (x, kernel, bias, kept, ())  # a marker: its gradient is dy
 
 
 def _convolve_backward(stride, padding, silu, residuals, dy):
-    x, kernel, bias, z = residuals
-    if silu:
-        dy = jax.vjp(nn.silu, z)[1](dy)[0]
+    x, kernel, bias, kept, marker = residuals
+    dresidual, dscale, dshift = None if marker is None else dy, None, None
+    if kept[0] is not None:
+        _, vjp = jax.vjp(lambda *kept: _after(*kept, silu), *kept)
+        dy, dscale, dshift = vjp(dy)
     place = (stride, padding)
     problem = native.Convolution(INPUT_GRADIENT, *place, size=x.shape[1:3])
     (dx,) = native.call(problem, _input_form(*place, x.shape[1:3]), dy, kernel)
     size, has_bias, dtype = kernel.shape[:2], bias is not None, kernel.dtype.name
     problem = native.Convolution(KERNEL_GRADIENT, *place, size, bias=has_bias, dtype=dtype)
     dkernel, *dbias = native.call(problem, _kernel_form(*place, size, has_bias, dtype), x, dy)
-    return dx, dkernel, dbias[0].astype(bias.dtype) if has_bias else None
+    dbias = dbias[0].astype(bias.dtype) if has_bias else None
+    return dx, dkernel, dbias, dscale, dshift, dresidual
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
@@ -204,7 +238,7 @@ class Conv(nn.Module):
       zero_init: start all weights at zero, so that the layer first answers zero.
       size: of the kernel, in pixels; as odd or even as the stride.
       stride: of rows and columns.
-      silu: apply SiLU to the result.
+      silu: apply SiLU.
       dtype, param_dtype: of the computation and of the parameters.
     """
 
@@ -218,7 +252,14 @@ class Conv(nn.Module):
     param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        scale: jax.Array | None = None,
+        shift: jax.Array | None = None,
+        residual: jax.Array | None = None,
+    ) -> jax.Array:
+        """Return SiLU((conv(x) + bias) (1 + scale) + shift) + residual; see `convolve`."""
         zeros = nn.initializers.zeros_init()
         init = zeros if self.zero_init else nn.initializers.lecun_normal()
         shape = (self.size, self.size, x.shape[-1], self.features)
@@ -228,7 +269,9 @@ class Conv(nn.Module):
             bias = self.param("bias", zeros, (self.features,), self.param_dtype)
         side = ((self.size - self.stride) // 2,) * 2
         padding = (side, side)
-        return convolve(x.astype(self.dtype), kernel, bias, self.stride, padding, self.silu)
+        x = x.astype(self.dtype)
+        after = (self.silu, scale, shift, residual)
+        return convolve(x, kernel, bias, self.stride, padding, *after)
 
 
 class Conv3x3(Conv):

@@ -108,13 +108,11 @@ class ResBlock(nn.Module):
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         modulate = Dense(2 * self.features, zero_init=self.zero_init, name="modulation", **kinds)
         modulation = modulate(nn.silu(time))
-        scale, shift = jnp.split(modulation[:, None, None, :], 2, axis=-1)
-        h = Conv3x3(self.features, name="conv_in", **kinds)(x)
-        h = nn.silu(h * (1 + scale) + shift)
-        h = Conv3x3(self.features, silu=True, name="conv_out", **kinds)(h)
+        scale, shift = jnp.split(modulation, 2, axis=-1)
+        h = Conv3x3(self.features, silu=True, name="conv_in", **kinds)(x, scale, shift)
         if x.shape[-1] != self.features:
             x = Dense(self.features, use_bias=False, name="skip", **kinds)(x)
-        return h + x
+        return Conv3x3(self.features, silu=True, name="conv_out", **kinds)(h, residual=x)
 
 
 class StructuralFiLM(nn.Module):

@@ -121,16 +121,30 @@ def _say(why: str) -> None:
 def _batch(operands, axes, *, problem, fallback):
     """Merge the axis of `jax.vmap` into the batch; let XLA do what has no such form."""
     flags = problem.batched(operands)
-    mapped = [axis is not None for axis in axes]
-    if flags is None or mapped != flags:
+    if flags is None or any(
+        axis is not None and not flag for axis, flag in zip(axes, flags, strict=True)
+    ):
         results = jax.vmap(fallback, in_axes=tuple(axes))(*operands)
         return results, [0] * len(results)
-    first = jnp.moveaxis(operands[0], axes[0], 0)
+    size = next(a.shape[axis] for a, axis in zip(operands, axes, strict=True) if axis is not None)
+    fronted = [
+        _to_front(array, axis, size) if flag else array
+        for array, axis, flag in zip(operands, axes, flags, strict=True)
+    ]
     if isinstance(problem, Product):  # it takes any leading axes
-        return call(problem, fallback, first, *operands[1:]), [0]
-    merged = first.reshape(-1, *first.shape[2:])
-    (result,) = call(problem, fallback, merged, *operands[1:])
-    return [result.reshape(*first.shape[:2], *result.shape[1:])], [0]
+        return call(problem, fallback, *fronted), [0]
+    merged = [
+        array.reshape(-1, *array.shape[2:]) if flag else array
+        for array, flag in zip(fronted, flags, strict=True)
+    ]
+    (result,) = call(problem, fallback, *merged)
+    return [result.reshape(size, -1, *result.shape[1:])], [0]
+
+
+def _to_front(array, axis, size):
+    if axis is None:
+        return jnp.broadcast_to(array, (size, *array.shape))
+    return jnp.moveaxis(array, axis, 0)
 
 
 batching.primitive_batchers[_call] = _batch

@@ -30,13 +30,15 @@ class Convolution:
     """A convolution of [B, H, W, C] with an HWIO kernel, or one of its gradients.
 
     Attributes:
-      kind: FORWARD: (x, kernel[, bias]) -> y; INPUT_GRADIENT: (dy, kernel) -> dx;
-        KERNEL_GRADIENT: (x, dy) -> (dkernel[, dbias]).
+      kind: FORWARD: (x, kernel[, bias][, factor, summand][, residual]) -> y; INPUT_GRADIENT:
+        (dy, kernel) -> dx; KERNEL_GRADIENT: (x, dy) -> (dkernel[, dbias]).
       stride: of rows and columns.
       padding: zeros put at ((top, bottom), (left, right)).
       size: what the operands do not tell: height and width of dx, or those of the kernel.
-      silu: FORWARD: apply SiLU to the sum.
-      bias: KERNEL_GRADIENT: sum up the gradient of a bias, too.  Biases are float32.
+      bias: FORWARD: first add a bias, float32 [O]; KERNEL_GRADIENT: sum up its gradient.
+      modulated: FORWARD: then multiply and add numbers of each image, float32 [B, O].
+      silu: FORWARD: then apply SiLU.
+      residual: FORWARD: then add an array like y.
       dtype: KERNEL_GRADIENT: of dkernel.
     """
 
@@ -44,8 +46,10 @@ class Convolution:
     stride: int = 1
     padding: tuple[tuple[int, int], tuple[int, int]] = ((1, 1), (1, 1))
     size: tuple[int, int] = (0, 0)
-    silu: bool = False
     bias: bool = False
+    modulated: bool = False
+    silu: bool = False
+    residual: bool = False
     dtype: str = "float32"
 
     target = "tpgdiff_onednn_convolution"
@@ -75,8 +79,10 @@ class Convolution:
             "kind": np.int64(self.kind),
             "stride": np.int64(self.stride),
             "padding": np.array(self.padding, np.int64).reshape(4),
-            "bias": self._has_bias(operands),
+            "bias": self.bias,
+            "modulated": self.modulated,
             "silu": self.silu,
+            "residual": self.residual,
         }
 
     def numbers(self, operands: Arrays, results: Arrays) -> list[int]:
@@ -95,8 +101,7 @@ class Convolution:
             *np.ravel(self.padding).tolist(),
             type_number(image.dtype),
             type_number(kernel.dtype),
-            int(self._has_bias(operands)),
-            int(self.silu),
+            *map(int, (self.bias, self.modulated, self.silu, self.residual)),
         ]
 
     def batched(self, operands: Arrays) -> list[bool] | None:
@@ -105,10 +110,10 @@ class Convolution:
         Returns:
           one flag per operand; the first result has the batch, too.  None: no such batch.
         """
-        return None if self.kind == KERNEL_GRADIENT else [i == 0 for i in range(len(operands))]
-
-    def _has_bias(self, operands: Arrays) -> bool:
-        return self.bias or (self.kind == FORWARD and len(operands) == 3)
+        if self.kind == KERNEL_GRADIENT:
+            return None
+        shared = 2 if self.bias else 1  # kernel and bias
+        return [not 1 <= index <= shared for index in range(len(operands))]
 
 
 @dataclasses.dataclass(frozen=True)

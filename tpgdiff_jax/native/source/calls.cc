@@ -54,9 +54,12 @@ ffi::Error Guarded(const char* what, Call call) {
   }
 }
 
-// kind 0: (x, kernel[, bias]) -> y;  1: (dy, kernel) -> dx;  2: (x, dy) -> (dkernel[, dbias])
+// kind 0: (x, kernel[, bias][, factor, summand][, residual]) -> y
+// kind 1: (dy, kernel) -> dx
+// kind 2: (x, dy) -> (dkernel[, dbias])
 ffi::Error RunConvolution(ffi::RemainingArgs arguments, ffi::RemainingRets results, int64_t kind,
-                          int64_t stride, ffi::Span<const int64_t> padding, bool bias, bool silu) {
+                          int64_t stride, ffi::Span<const int64_t> padding, bool bias,
+                          bool modulated, bool silu, bool residual) {
   return Guarded("convolution", [&] {
     const std::vector<ffi::AnyBuffer> buffers = Buffers(arguments, results);
     const ffi::AnyBuffer& kernel = buffers[kind == kKernelGradient ? 2 : 1];
@@ -65,7 +68,7 @@ ffi::Error RunConvolution(ffi::RemainingArgs arguments, ffi::RemainingRets resul
     const Convolution problem{
         kind,       x[0],       x[1],       x[2],       w[2],           w[3],
         w[0],       w[1],       stride,     padding[0], padding[1],     padding[2],
-        padding[3], TypeOf(image), TypeOf(kernel), bias, silu};
+        padding[3], TypeOf(image), TypeOf(kernel), bias,           modulated, silu, residual};
     return Execute(problem, buffers);
   });
 }
@@ -115,7 +118,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(TpgdiffConvolution, tpgdiff::RunConvolution,
                                   .Attr<int64_t>("stride")
                                   .Attr<xla::ffi::Span<const int64_t>>("padding")
                                   .Attr<bool>("bias")
-                                  .Attr<bool>("silu"));
+                                  .Attr<bool>("modulated")
+                                  .Attr<bool>("silu")
+                                  .Attr<bool>("residual"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(TpgdiffProduct, tpgdiff::RunProduct,
                               xla::ffi::Ffi::Bind()

@@ -3,7 +3,6 @@
 // Everything here runs on the worker's thread alone (worker.h).
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <list>
@@ -12,6 +11,7 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "oneapi/dnnl/dnnl.hpp"
@@ -57,12 +57,15 @@ struct Operand {
   memory given, wanted;
   dnnl::reorder way;  // empty where both are the same
   bool is_result;
+  size_t step;  // bytes to the next image's part, for plans that run image by image
 
-  Operand(int role, const memory::desc& have, const memory::desc& want, bool is_result)
+  Operand(int role, const memory::desc& have, const memory::desc& want, bool is_result,
+          bool has_images = false)
       : role(role),
         given(have, Engine(), nullptr),
         wanted(want, Engine(), nullptr),
-        is_result(is_result) {
+        is_result(is_result),
+        step(has_images ? have.get_size() : 0) {
     if (have != want) {
       way = is_result ? dnnl::reorder(wanted, given) : dnnl::reorder(given, wanted);
     }
@@ -74,32 +77,30 @@ struct Operand {
 class Plan {
  public:
   Plan(const dnnl::primitive& primitive, const memory::desc& scratch, const char* implementation,
-       std::vector<Operand> operands)
+       std::vector<Operand> operands, int64_t times = 1)
       : implementation(implementation),
+        times_(times),
         primitive_(primitive),
         scratch_(scratch, Engine(), nullptr),
         operands_(std::move(operands)) {}
 
   // Run on buffers in the order of the operands.
   void Execute(const std::vector<void*>& buffers) {
-    static auto* staging = new std::array<Arena, 4>();
     static auto* scratch = new Arena();
     std::unordered_map<int, memory> arguments;
-    for (size_t i = 0; i < operands_.size(); ++i) {
-      Operand& operand = operands_[i];
-      operand.given.set_data_handle(buffers[i]);
-      if (operand.IsStaged()) {
-        operand.wanted.set_data_handle((*staging)[i].Get(operand.wanted.get_desc().get_size()));
-        if (!operand.is_result) operand.way.execute(Stream(), operand.given, operand.wanted);
-      }
-      arguments[operand.role] = operand.IsStaged() ? operand.wanted : operand.given;
-    }
     scratch_.set_data_handle(scratch->Get(scratch_.get_desc().get_size()));
     arguments[DNNL_ARG_SCRATCHPAD] = scratch_;
-    primitive_.execute(Stream(), arguments);
-    for (Operand& operand : operands_) {
-      if (operand.is_result && operand.IsStaged()) {
-        operand.way.execute(Stream(), operand.wanted, operand.given);
+    for (int64_t time = 0; time < times_; ++time) {
+      for (size_t i = 0; i < operands_.size(); ++i) {
+        if (time == 0 || operands_[i].step > 0) {
+          Prepare(i, static_cast<char*>(buffers[i]) + time * operands_[i].step, &arguments);
+        }
+      }
+      primitive_.execute(Stream(), arguments);
+      for (Operand& operand : operands_) {
+        if (operand.is_result && operand.IsStaged()) {
+          operand.way.execute(Stream(), operand.wanted, operand.given);
+        }
       }
     }
     Stream().wait();
@@ -108,6 +109,19 @@ class Plan {
   const std::string implementation;
 
  private:
+  void Prepare(size_t index, void* data, std::unordered_map<int, memory>* arguments) {
+    static auto* staging = new std::map<size_t, Arena>();
+    Operand& operand = operands_[index];
+    operand.given.set_data_handle(data);
+    if (operand.IsStaged()) {
+      const size_t size = operand.wanted.get_desc().get_size();
+      operand.wanted.set_data_handle((*staging)[index].Get(size));
+      if (!operand.is_result) operand.way.execute(Stream(), operand.given, operand.wanted);
+    }
+    (*arguments)[operand.role] = operand.IsStaged() ? operand.wanted : operand.given;
+  }
+
+  int64_t times_;
   dnnl::primitive primitive_;
   memory scratch_;
   std::vector<Operand> operands_;
