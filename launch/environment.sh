@@ -56,6 +56,10 @@ prepare_environment() {
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
             --editable ".${extra:+[$extra]}" >&2 ||
             fail "the installation failed; see the message above (no network? disk full?)."
+        # oneDNN speeds up convolutions on some CPUs; everything works without it, too.
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+            --editable ".[cpu]" >&2 ||
+            say "note: the extra 'cpu' could not be installed; convolutions run through XLA."
         printf '%s' "$wanted" > "$stamp"
     fi
     python=$venv/bin/python

@@ -82,6 +82,8 @@ def base_config() -> ConfigDict:
             "dropout_structure": 0.0,
             "remat": "none",  # computed again in the backward pass: none | attention | blocks
             "dtype": "float32",  # of the computation: float32 | bfloat16
+            # Who computes convolutions on CPUs: xla | onednn | auto, oneDNN where it can be had.
+            "convolutions": "auto",
             "param_dtype": "float32",
         }
     )
@@ -238,6 +240,7 @@ _FREE_KEYS = (
     "benchmark.",
     "prepare.",
     "checkpoint.",
+    "model.convolutions",
     "mesh.",
     "sharding",
     "data.eval_folder",

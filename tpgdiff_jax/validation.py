@@ -15,6 +15,7 @@ from tpgdiff_jax.distributed.rules import check_rules
 from tpgdiff_jax.evaluation.settings import read_settings
 from tpgdiff_jax.models.tpgdiff import ENCODERS, TAUGHT_ENCODERS, UNETS
 from tpgdiff_jax.models.unet import REMAT
+from tpgdiff_jax.native import WAYS
 from tpgdiff_jax.priors import BRANCHES
 from tpgdiff_jax.priors.cues import CUES
 from tpgdiff_jax.priors.degradation import CLASSIFICATIONS
@@ -43,6 +44,7 @@ def validate(config: ConfigDict) -> None:
         ("loss.time_weighting", TIME_WEIGHTINGS),
         ("model.prediction", PREDICTIONS),
         ("model.dtype", ("float32", "bfloat16")),
+        ("model.convolutions", WAYS),
         ("model.param_dtype", ("float32", "bfloat16")),
         ("loss.objective", OBJECTIVES),
         ("loss.distance", DISTANCES),

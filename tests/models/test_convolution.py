@@ -12,15 +12,12 @@ from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tpgdiff_jax.models import convolution
-from tpgdiff_jax.models.convolution import (
-    Conv3x3,
-    Dense,
+from tpgdiff_jax.models import xla_convolution
+from tpgdiff_jax.models.convolution import Conv3x3, Dense, conv3x3, pointwise
+from tpgdiff_jax.models.xla_convolution import (
     blocked_kernel_gradient,
-    conv3x3,
     merged_matrix_gradient,
     native_matrix_gradient,
-    pointwise,
 )
 
 SMALL = [(2, 8, 8, 4, 6), (1, 5, 7, 3, 8), (3, 1, 1, 2, 2), (1, 1, 9, 5, 3), (1, 40, 40, 63, 8)]
@@ -83,7 +80,7 @@ def test_the_blocked_gradient_is_right_for_every_size_and_block(batch, height, w
         ]
     ).reshape(3, 3, 3, 2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convolution, "_BLOCK_PIXELS", block)
+        patch.setattr(xla_convolution, "_BLOCK_PIXELS", block)
         found = blocked_kernel_gradient(x, dy)
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
@@ -93,9 +90,9 @@ def test_narrow_or_small_layers_keep_xlas_gradient(monkeypatch, shape):
     def refuse(x, dy):
         raise AssertionError("the blocked form was used")
 
-    monkeypatch.setattr(convolution, "blocked_kernel_gradient", refuse)
+    monkeypatch.setattr(xla_convolution, "blocked_kernel_gradient", refuse)
     x, _, dy = operands(shape)
-    jax.eval_shape(convolution.kernel_gradient, x, dy)
+    jax.eval_shape(xla_convolution.kernel_gradient, x, dy)
 
 
 @pytest.mark.parametrize("shape", BLOCKED)
@@ -103,9 +100,9 @@ def test_wide_layers_at_high_resolution_use_the_blocked_form_on_cpus(monkeypatch
     def mark(x, dy):
         return jnp.full((3, 3, x.shape[-1], dy.shape[-1]), 7.0)
 
-    monkeypatch.setattr(convolution, "blocked_kernel_gradient", mark)
+    monkeypatch.setattr(xla_convolution, "blocked_kernel_gradient", mark)
     x, _, dy = operands(shape)
-    assert (convolution.kernel_gradient(x, dy) == 7).all()
+    assert (xla_convolution.kernel_gradient(x, dy) == 7).all()
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 4, 6), (2, 32, 32, 64, 64)])
@@ -120,7 +117,7 @@ def test_bfloat16_keeps_its_type_and_sums_in_float32(assert_near, shape):
 
 def test_the_blocked_gradient_sums_its_blocks_in_float32(monkeypatch):
     """Of 63 blocks with 257 pixels each none fits bfloat16's eight bits; their sum does."""
-    monkeypatch.setattr(convolution, "_BLOCK_PIXELS", 257)
+    monkeypatch.setattr(xla_convolution, "_BLOCK_PIXELS", 257)
     ones = jnp.ones((1, 63, 257, 1), jnp.bfloat16)
     found = blocked_kernel_gradient(ones, ones)
     assert found.dtype == jnp.bfloat16

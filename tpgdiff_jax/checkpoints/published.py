@@ -55,6 +55,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     described = {name: whole[name] for name in _DESCRIBED}
     for key in ("weights", "stage_one"):  # paths of the machine that trained
         described["priors"].pop(key)
+    described["model"].pop("convolutions")  # another machine may not have that way
     described["eval"] = {name: whole["eval"][name] for name in USE}
     return described | {"degradations": whole["data"]["degradations"]}
 

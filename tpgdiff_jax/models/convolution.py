@@ -1,13 +1,9 @@
-"""Convolutions as the UNet needs them, with weight gradients that are fast on CPUs.
+"""Convolutions and matrix products as the networks need them, and the layers made of them.
 
-XLA's CPU backend computes two weight gradients several times slower than the layer itself:
-
-* of a 3x3 convolution at high resolution.  There, wide layers use a row-blocked form: a few rows
-  at a time are unfolded to patches that stay in cache, and one product accumulates patches^T dy;
-* of a 1x1 convolution written as a dot that contracts three axes.  There, the axes are merged
-  before the product.
-
-GPUs and TPUs keep XLA's own gradients.  `python launch/bench gradients` measures both.
+On CPUs oneDNN computes them where it can be had (`native`), elsewhere XLA (`xla_convolution`).
+Their gradients are written out, since neither differentiates through a foreign call.  The kernel
+may be float32 beside bfloat16 images: it is rounded for the computation, and its gradient, which
+oneDNN sums up in float32, is handed on as it is.
 """
 
 import functools
@@ -15,146 +11,192 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+from tpgdiff_jax import native
+from tpgdiff_jax.models import xla_convolution as xla
+from tpgdiff_jax.models.xla_convolution import SAME_3X3, Padding
+from tpgdiff_jax.native.problems import FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT
 
-# Below these sizes XLA's own CPU gradient is the faster one (measured, launch/bench).
-_MIN_BLOCKED_CHANNELS = 64
-_MIN_BLOCKED_PIXELS = 32 * 32
-# Pixels unfolded at a time: 9 * 64 channels * 2048 * 4 bytes is about the size of an L2 cache.
-_BLOCK_PIXELS = 2048
-
-
-def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_DIMENSIONS)
+# Products with fewer multiplications are over before a foreign call has begun.
+_MIN_PRODUCT = 2**20
 
 
-@jax.custom_vjp
-def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolve with a 3x3 kernel, stride 1, zero padding 1.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None = None,
+    stride: int = 1,
+    padding: Padding = SAME_3X3,
+    silu: bool = False,
+    scale: jax.Array | None = None,
+    shift: jax.Array | None = None,
+    residual: jax.Array | None = None,
+) -> jax.Array:
+    """Convolve and do what follows: SiLU((conv(x) + bias) (1 + scale) + shift) + residual.
 
-    Args:
-      x: [B, H, W, C].
-      kernel: [3, 3, C, O], the same dtype.
-
-    Returns:
-      [B, H, W, O].
-    """
-    return _convolve(x, kernel)
-
-
-def _conv3x3_forward(x, kernel):
-    return _convolve(x, kernel), (x, kernel)
-
-
-def _conv3x3_backward(residuals, dy):
-    x, kernel = residuals
-    _, input_vjp = jax.vjp(lambda x: _convolve(x, kernel), x)
-    return input_vjp(dy)[0], kernel_gradient(x, dy).astype(kernel.dtype)
-
-
-conv3x3.defvjp(_conv3x3_forward, _conv3x3_backward)
-
-
-def kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """Return the gradient of a 3x3 convolution to its kernel, by the form that is fast here.
+    In one pass over the images where oneDNN computes and no gradient is wanted.
 
     Args:
-      x: the convolution's input, [B, H, W, C].
-      dy: gradient to its output, [B, H, W, O].
+      x: float32 or bfloat16 [B, H, W, C].
+      kernel: [h, w, C, O], of x's dtype or float32; rounded to x's dtype.
+      bias: [O], or None.
+      stride: of rows and columns.
+      padding: zeros put at ((top, bottom), (left, right)).
+      silu: apply SiLU.
+      scale, shift: [B, O] in x's dtype, or both None.
+      residual: [B, H', W', O] in x's dtype, or None.
 
     Returns:
-      [3, 3, C, O].
+      [B, H', W', O] in x's dtype.
     """
-    channels = min(x.shape[-1], dy.shape[-1])
-    if channels < _MIN_BLOCKED_CHANNELS or x.shape[1] * x.shape[2] < _MIN_BLOCKED_PIXELS:
-        return native_kernel_gradient(x, dy)
-    return lax.platform_dependent(
-        x, dy, cpu=blocked_kernel_gradient, default=native_kernel_gradient
-    )
+    return _forward(x, kernel, bias, stride, padding, silu, scale, shift, residual)
 
 
-def native_kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """Return the kernel gradient as XLA derives it; arguments as in `kernel_gradient`."""
-    kernel = jnp.zeros((3, 3, x.shape[-1], dy.shape[-1]), x.dtype)
-    _, vjp = jax.vjp(lambda kernel: _convolve(x, kernel), kernel)
-    return vjp(dy)[0]
-
-
-def blocked_kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """Return the kernel gradient as sums of patches^T dy over blocks of rows.
-
-    Arguments and result as in `kernel_gradient`; accumulates in float32.
-    """
-    batch, height, width, channels = x.shape
-    features = dy.shape[-1]
-    rows = _block_rows(height, max(1, _BLOCK_PIXELS // (batch * width)))
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-
-    def add_block(total, start):
-        window = lax.dynamic_slice_in_dim(padded, start, rows + 2, axis=1)
-        patches = jnp.concatenate(
-            [window[:, i : i + rows, j : j + width] for i in range(3) for j in range(3)], axis=-1
-        )
-        block = lax.dynamic_slice_in_dim(dy, start, rows, axis=1)
-        product = lax.dot_general(
-            patches.reshape(-1, 9 * channels),
-            block.reshape(-1, features),
-            (((0,), (0,)), ((), ())),
-            preferred_element_type=jnp.float32,
-        )
-        return total + product, None
-
-    zero = jnp.zeros((9 * channels, features), jnp.float32)
-    total, _ = lax.scan(add_block, zero, jnp.arange(0, height, rows))
-    return total.reshape(3, 3, channels, features).astype(x.dtype)
+def _forward(x, kernel, bias, stride, padding, silu=False, scale=None, shift=None, residual=None):
+    float32 = jnp.float32
+    optional = {
+        "bias": None if bias is None else [bias.astype(float32)],
+        "modulated": None if scale is None else [1 + scale.astype(float32), shift.astype(float32)],
+        "residual": None if residual is None else [residual],
+    }
+    given = {name: value is not None for name, value in optional.items()}
+    operands = [array for value in optional.values() for array in value or []]
+    problem = native.Convolution(FORWARD, stride, padding, silu=silu, **given)
+    return native.call(problem, _forward_form(problem), x, kernel, *operands)[0]
 
 
 @functools.cache
-def _block_rows(height: int, most: int) -> int:
-    """Return the largest divisor of `height` that is at most `most`."""
-    return max(rows for rows in range(1, min(height, most) + 1) if height % rows == 0)
+def _forward_form(problem):
+    def form(x, kernel, *rest):
+        rest = iter(rest)
+        y = xla.convolve(x, kernel, problem.stride, problem.padding)
+        if problem.bias:
+            y = y + next(rest).astype(y.dtype)
+        if problem.modulated:
+            factor, summand = (next(rest).astype(y.dtype)[:, None, None, :] for _ in range(2))
+            y = y * factor + summand
+        if problem.silu:
+            y = nn.silu(y)
+        return [y + next(rest) if problem.residual else y]
+
+    return form
+
+
+def _after(z, scale, shift, silu):
+    """Do what follows a convolution, but for the residual."""
+    if scale is not None:
+        z = z * (1 + scale[:, None, None, :]) + shift[:, None, None, :]
+    return nn.silu(z) if silu else z
+
+
+def _convolve_forward(x, kernel, bias, stride, padding, silu, scale, shift, residual):
+    z = _forward(x, kernel, bias, stride, padding)
+    y = _after(z, scale, shift, silu)
+    kept = (z, scale, shift) if silu or scale is not None else (None, None, None)
+    if residual is None:
+        return y, (x, kernel, bias, kept, None)
+    return y + residual, (x, kernel, bias, kept, ())  # a marker: its gradient is dy
+
+
+def _convolve_backward(stride, padding, silu, residuals, dy):
+    x, kernel, bias, kept, marker = residuals
+    dresidual, dscale, dshift = None if marker is None else dy, None, None
+    if kept[0] is not None:
+        _, vjp = jax.vjp(lambda *kept: _after(*kept, silu), *kept)
+        dy, dscale, dshift = vjp(dy)
+    place = (stride, padding)
+    problem = native.Convolution(INPUT_GRADIENT, *place, size=x.shape[1:3])
+    (dx,) = native.call(problem, _input_form(*place, x.shape[1:3]), dy, kernel)
+    size, has_bias, dtype = kernel.shape[:2], bias is not None, kernel.dtype.name
+    problem = native.Convolution(KERNEL_GRADIENT, *place, size, bias=has_bias, dtype=dtype)
+    dkernel, *dbias = native.call(problem, _kernel_form(*place, size, has_bias, dtype), x, dy)
+    dbias = dbias[0].astype(bias.dtype) if has_bias else None
+    return dx, dkernel, dbias, dscale, dshift, dresidual
+
+
+convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+@functools.cache
+def _input_form(stride, padding, size):
+    return lambda dy, kernel: [xla.input_gradient(dy, kernel, size, stride, padding)]
+
+
+@functools.cache
+def _kernel_form(stride, padding, size, has_bias, dtype):
+    def form(x, dy):
+        dkernel = xla.any_kernel_gradient(x, dy, size, stride, padding).astype(dtype)
+        return [dkernel, dy.astype(jnp.float32).sum((0, 1, 2))] if has_bias else [dkernel]
+
+    return form
+
+
+def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolve [B, H, W, C] with a kernel [3, 3, C, O], stride 1, zero padding 1."""
+    return convolve(x, kernel)
 
 
 @jax.custom_vjp
-def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Multiply the last axis by a matrix: a 1x1 convolution.
+def pointwise(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """Multiply the last axis by a matrix, a 1x1 convolution, and add a bias.
 
     Args:
       x: [..., C].
-      kernel: [C, O], the same dtype.
+      kernel: [C, O], of x's dtype or float32; rounded to x's dtype.
+      bias: [O], or None.
 
     Returns:
-      [..., O].
+      [..., O] in x's dtype.
     """
-    return jnp.tensordot(x, kernel, 1)
+    operands = (x, kernel) if bias is None else (x, kernel, bias.astype(jnp.float32))
+    return _product(native.Product(), _multiply, *operands)
 
 
-def _pointwise_forward(x, kernel):
-    return jnp.tensordot(x, kernel, 1), (x, kernel)
+def _product(problem, form, *operands):
+    """Let oneDNN compute a product that is large enough."""
+    first, second = operands[:2]
+    work = first.size * second.shape[0 if problem.transposed else -1]
+    if work < _MIN_PRODUCT:
+        return form(*operands)[0]
+    return native.call(problem, form, *operands)[0]
+
+
+def _multiply(x, kernel, bias=None):
+    y = jnp.tensordot(x, kernel.astype(x.dtype), 1)
+    return [y if bias is None else y + bias.astype(y.dtype)]
+
+
+def _multiply_transposed(dy, kernel):
+    return [jnp.tensordot(dy, kernel.astype(dy.dtype).T, 1)]
+
+
+@functools.cache
+def _matrix_form(dtype):
+    return lambda x, dy: [xla.matrix_gradient(x, dy).astype(dtype)]
+
+
+def _pointwise_forward(x, kernel, bias=None):
+    return pointwise(x, kernel, bias), (x, kernel, bias)
 
 
 def _pointwise_backward(residuals, dy):
-    x, kernel = residuals
-    dkernel = lax.platform_dependent(
-        x, dy, cpu=merged_matrix_gradient, default=native_matrix_gradient
-    )
-    return jnp.tensordot(dy, kernel.T, 1), dkernel.astype(kernel.dtype)
+    x, kernel, bias = residuals
+    dx = _product(native.Product(transposed=True), _multiply_transposed, dy, kernel)
+    dtype = kernel.dtype.name
+    dkernel = _product(native.Product(gradient=True, dtype=dtype), _matrix_form(dtype), x, dy)
+    if bias is None:
+        return dx, dkernel, None
+    dbias = dy.astype(jnp.float32).sum(tuple(range(dy.ndim - 1)))
+    return dx, dkernel, dbias.astype(bias.dtype)
 
 
 pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 
 
-def native_matrix_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """Return x^T dy [C, O] as one contraction of all leading axes of x [..., C], dy [..., O]."""
-    axes = tuple(range(x.ndim - 1))
-    return jnp.tensordot(x, dy, (axes, axes))
-
-
-def merged_matrix_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """Return the same as `native_matrix_gradient`, with the leading axes merged first."""
-    return x.reshape(-1, x.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])
+def _kernel_of(parameter: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Round a parameter of an unusual type; float32 ones are rounded where they are used."""
+    return parameter if parameter.dtype == jnp.float32 else parameter.astype(dtype)
 
 
 class Dense(nn.Module):
@@ -181,37 +223,56 @@ class Dense(nn.Module):
         normal = nn.initializers.variance_scaling(self.init_gain**2, "fan_in", "truncated_normal")
         init = zeros if self.zero_init else normal
         kernel = self.param("kernel", init, (x.shape[-1], self.features), self.param_dtype)
-        y = pointwise(x.astype(self.dtype), kernel.astype(self.dtype))
+        bias = None
         if self.use_bias:
             bias = self.param("bias", zeros, (self.features,), self.param_dtype)
-            y = y + bias.astype(self.dtype)
-        return y
+        return pointwise(x.astype(self.dtype), _kernel_of(kernel, self.dtype), bias)
 
 
-class Conv3x3(nn.Module):
-    """A 3x3 convolution, stride 1, zero padding 1.
+class Conv(nn.Module):
+    """A square convolution, zero-padded by (size - stride) / 2; parameters as in `nn.Conv`.
 
     Attributes:
       features: output channels.
       use_bias: add a bias.
       zero_init: start all weights at zero, so that the layer first answers zero.
+      size: of the kernel, in pixels; as odd or even as the stride.
+      stride: of rows and columns.
+      silu: apply SiLU.
       dtype, param_dtype: of the computation and of the parameters.
     """
 
     features: int
     use_bias: bool = False
     zero_init: bool = False
+    size: int = 3
+    stride: int = 1
+    silu: bool = False
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        scale: jax.Array | None = None,
+        shift: jax.Array | None = None,
+        residual: jax.Array | None = None,
+    ) -> jax.Array:
+        """Return SiLU((conv(x) + bias) (1 + scale) + shift) + residual; see `convolve`."""
         zeros = nn.initializers.zeros_init()
         init = zeros if self.zero_init else nn.initializers.lecun_normal()
-        shape = (3, 3, x.shape[-1], self.features)
-        kernel = self.param("kernel", init, shape, self.param_dtype)
-        y = conv3x3(x.astype(self.dtype), kernel.astype(self.dtype))
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = _kernel_of(self.param("kernel", init, shape, self.param_dtype), self.dtype)
+        bias = None
         if self.use_bias:
             bias = self.param("bias", zeros, (self.features,), self.param_dtype)
-            y = y + bias.astype(self.dtype)
-        return y
+        side = ((self.size - self.stride) // 2,) * 2
+        padding = (side, side)
+        x = x.astype(self.dtype)
+        after = (self.silu, scale, shift, residual)
+        return convolve(x, kernel, bias, self.stride, padding, *after)
+
+
+class Conv3x3(Conv):
+    """A 3x3 convolution, stride 1, zero padding 1."""

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tpgdiff_jax.models.convolution import Conv3x3, Dense
+from tpgdiff_jax.models.convolution import Conv, Conv3x3, Dense
 
 
 class PixelNorm(nn.Module):
@@ -108,13 +108,11 @@ class ResBlock(nn.Module):
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         modulate = Dense(2 * self.features, zero_init=self.zero_init, name="modulation", **kinds)
         modulation = modulate(nn.silu(time))
-        scale, shift = jnp.split(modulation[:, None, None, :], 2, axis=-1)
-        h = Conv3x3(self.features, name="conv_in", **kinds)(x)
-        h = nn.silu(h * (1 + scale) + shift)
-        h = nn.silu(Conv3x3(self.features, name="conv_out", **kinds)(h))
+        scale, shift = jnp.split(modulation, 2, axis=-1)
+        h = Conv3x3(self.features, silu=True, name="conv_in", **kinds)(x, scale, shift)
         if x.shape[-1] != self.features:
             x = Dense(self.features, use_bias=False, name="skip", **kinds)(x)
-        return h + x
+        return Conv3x3(self.features, silu=True, name="conv_out", **kinds)(h, residual=x)
 
 
 class StructuralFiLM(nn.Module):
@@ -151,8 +149,7 @@ class Downsample(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        padding = ((1, 1), (1, 1))
-        return nn.Conv(self.features, (4, 4), (2, 2), padding, name="conv", **kinds)(x)
+        return Conv(self.features, True, size=4, stride=2, name="conv", **kinds)(x)
 
 
 class Upsample(nn.Module):

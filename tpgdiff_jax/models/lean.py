@@ -33,10 +33,10 @@ class LeanBlock(nn.Module):
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         features = x.shape[-1]
         modulate = Dense(2 * features, zero_init=True, name="modulation", **kinds)
-        scale, shift = jnp.split(modulate(nn.silu(time))[:, None, None, :], 2, axis=-1)
-        h = Conv3x3(features, name="conv_in", **kinds)(x)
-        h = nn.silu(h * (1 + scale) + shift)
-        return x + Conv3x3(features, use_bias=True, zero_init=True, name="conv_out", **kinds)(h)
+        scale, shift = jnp.split(modulate(nn.silu(time)), 2, axis=-1)
+        h = Conv3x3(features, silu=True, name="conv_in", **kinds)(x, scale, shift)
+        last = Conv3x3(features, use_bias=True, zero_init=True, name="conv_out", **kinds)
+        return last(h, residual=x)
 
 
 class SemanticShift(nn.Module):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from tpgdiff_jax import native
 from tpgdiff_jax.backbones.conv_tower import ConvTower
 from tpgdiff_jax.backbones.depth_anything import DepthAnything
 from tpgdiff_jax.backbones.frozen import apply_frozen
@@ -113,10 +114,16 @@ class TPGDiff(nn.Module):
 def build(config: ConfigDict) -> TPGDiff:
     """Build the system that a configuration describes, without weights.
 
+    `model.convolutions` applies to all programs compiled from now on (`native.choose`).
+
     Args:
       config: a whole configuration; reads `model`, `priors` and `data.degradations`.
+
+    Raises:
+      ValueError: `model.convolutions` is `onednn`, which cannot run here.
     """
     model, priors = config.model, config.priors
+    native.choose(model.convolutions)
     kinds = {"dtype": jnp.dtype(model.dtype), "param_dtype": jnp.dtype(model.param_dtype)}
     branches: dict[str, Any] = {}
     classes = len(config.data.degradations)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from tpgdiff_jax.models.attention import SpatialTransformer
-from tpgdiff_jax.models.convolution import Conv3x3
+from tpgdiff_jax.models.convolution import Conv, Conv3x3
 from tpgdiff_jax.models.layers import (
     DegradationPrompt,
     Downsample,
@@ -201,7 +201,7 @@ class ConditionalUNet(GuidedUNet):
         def film(level, name, x):
             return self._film(x, priors, level < depth - 1, name)
 
-        stem = nn.Conv(self.width, (7, 7), use_bias=False, name="stem", **kinds)(x)
+        stem = Conv(self.width, size=7, name="stem", **kinds)(x)
         x, skips = stem, []
         for level in range(depth):
             deepest, name = level == depth - 1, f"down_{level}"
