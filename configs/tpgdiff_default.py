@@ -32,7 +32,7 @@ _SHARES = {
 }
 
 
-def get_config() -> ConfigDict:
+def get_config(phase: str = "main") -> ConfigDict:
     config = base_config()
     config.stage = "both"
     config.model.unet = "lean"
@@ -90,4 +90,23 @@ def get_config() -> ConfigDict:
     config.checkpoint.keep = 2
     config.log.every_steps = 100
     config.eval.steps = 1
+    if phase == "tune":
+        _tune(config)
+    elif phase != "main":
+        raise ValueError(f"tpgdiff_default.py:{phase}: expected main or tune.")
     return config
+
+
+def _tune(config: ConfigDict) -> None:
+    """Learn, after the main phase, what it showed to be missing: soft and vivid photos."""
+    config.stage = "diffusion"
+    config.data.vivid_share = 0.4
+    config.data.soft_share = 0.3
+    config.data.dark_share = 0.2
+    config.data.clean_share = 0.08
+    shares = _SHARES | {"haze": 3.5, "camera_noise": 2.5, "rain": 3.5}
+    config.data.weights = tuple(shares.values())
+    config.optim.steps = 1350
+    config.optim.warmup_steps = 50
+    config.optim.learning_rate = 3e-3
+    config.ema.decay = 0.995

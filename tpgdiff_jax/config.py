@@ -133,6 +133,8 @@ def base_config() -> ConfigDict:
             "clean_share": 0.0,  # of the examples left as they are; needs multi-hot labels
             "severity": (1.0, 5.0),  # least and most, drawn uniformly
             "tone_jitter": 0.0,  # random tone and colour of clean photos, for small collections
+            "vivid_share": 0.0,  # of the examples made from a photo of full contrast
+            "soft_share": 0.0,  # of those made from a soft photo; these are never blurred
             "dark_share": 0.0,  # of the examples made from a dark, good rendering of the photo
             "crop_size": 256,
             # Crops of this share of the photo (least, most), resized to crop_size; (): crops of

@@ -107,7 +107,8 @@ def validate(config: ConfigDict) -> None:
     named = data.clean_share == 0 or config.priors.classification == "multi"
     expected = f"'multi', since data.clean_share={data.clean_share} makes examples without a class"
     _require(named, config, "priors.classification", expected)
-    _require(0 <= data.dark_share <= 1, config, "data.dark_share", "a share in [0, 1]")
+    for key in ("data.dark_share", "data.vivid_share", "data.soft_share"):
+        _require(0 <= get(config, key) <= 1, config, key, "a share in [0, 1]")
     _require(0 <= data.max_bad_share <= 1, config, "data.max_bad_share", "a number in [0, 1]")
     smoothing = config.priors.label_smoothing
     _require(0 <= smoothing < 1, config, "priors.label_smoothing", "a number in [0, 1)")

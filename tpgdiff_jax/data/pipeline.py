@@ -17,8 +17,10 @@ import numpy as np
 from PIL import Image
 
 from tpgdiff_jax.data.degradations.mix import Mixture, Recipe, degrade
-from tpgdiff_jax.data.tone import dark_photo, random_tone
+from tpgdiff_jax.data.tone import dark_photo, random_tone, soft_photo, vivid_photo
 
+# Degradations that a soft photo could be mistaken for.
+BLURS = ("blur", "defocus", "motion_blur")
 # A photo that cannot be used is replaced by another; so many in a row mean that all are bad.
 _MOST_REPLACED = 100
 
@@ -57,6 +59,9 @@ class MakeExample(grain.transforms.MapWithIndex):
       crop_share: see `random_crops`.
       dark_share: of the examples whose clean photo is rendered dark first (see `dark_photo`);
         those that lack light are not.
+      vivid_share: of the examples whose clean photo gets full contrast, see `vivid_photo`.
+      soft_share: of the examples whose clean photo is soft, see `soft_photo`; those that are
+        blurred are not.
     """
 
     sources: tuple[Any, ...]
@@ -67,6 +72,8 @@ class MakeExample(grain.transforms.MapWithIndex):
     tone_jitter: float = 0.0
     crop_share: tuple[float, ...] = ()
     dark_share: float = 0.0
+    vivid_share: float = 0.0
+    soft_share: float = 0.0
 
     def map_with_index(self, index: int, element: tuple[int, int]) -> dict[str, np.ndarray]:
         """Return {gt, lq: uint8 [crop, crop, 3], label}, and the recipe as `Mixture.encode` has it.
@@ -90,13 +97,24 @@ class MakeExample(grain.transforms.MapWithIndex):
             (gt,) = random_crops(rng, (found,), self.crop_size, self.crop_share)
             gt = random_tone(rng, gt, self.tone_jitter)
             recipe = self.mixture.draw(rng, index)
-            if self.dark_share and rng.random() < self.dark_share:
-                gt = gt if _lacks_light(recipe) else dark_photo(rng, gt)
+            gt = self._rendered(rng, gt, recipe)
             lq = degrade(gt, recipe)
             present = self.mixture.multi_hot(recipe)
             carried = self.mixture.encode(recipe)
         label = present if self.multi_hot else np.int32(present.argmax())
         return {"gt": gt, "lq": lq, "label": label, **carried}
+
+    def _rendered(self, rng, gt: np.ndarray, recipe: Recipe) -> np.ndarray:
+        """Render the clean photo in other ways, as far as the recipe leaves it recognisable."""
+        names = {name for name, _ in recipe.steps}
+        # Shares of 0 draw nothing, so that examples without them stay what they were.
+        if self.dark_share and rng.random() < self.dark_share and "low_light" not in names:
+            gt = dark_photo(rng, gt)
+        if self.vivid_share and rng.random() < self.vivid_share:
+            gt = vivid_photo(rng, gt)
+        if self.soft_share and rng.random() < self.soft_share and not names & set(BLURS):
+            gt = soft_photo(rng, gt)
+        return gt
 
     def _usable(self, source, number: int, index: int):
         """Return an element; a bad one is replaced by others, the same at every run."""
@@ -114,10 +132,6 @@ class MakeExample(grain.transforms.MapWithIndex):
     def _is_large(self, found) -> bool:
         image = found["gt"] if isinstance(found, dict) else found
         return min(image.shape[:2]) >= self.crop_size
-
-
-def _lacks_light(recipe: Recipe) -> bool:
-    return any(name == "low_light" for name, _ in recipe.steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +214,8 @@ def training_batches(
     tone_jitter: float = 0.0,
     crop_share: Sequence[float] = (),
     dark_share: float = 0.0,
+    vivid_share: float = 0.0,
+    soft_share: float = 0.0,
     first_batch: int = 0,
     workers: int = 0,
     read_threads: int = 2,
@@ -216,7 +232,7 @@ def training_batches(
       batch_size: examples per batch over all processes.
       mixture: how clean photos are degraded.
       source_weights: how often each source comes; () for shares by their lengths.
-      multi_hot, tone_jitter, crop_share, dark_share: see `MakeExample`.
+      multi_hot, tone_jitter, crop_share, dark_share, vivid_share, soft_share: see `MakeExample`.
       first_batch: where in the sequence to start; a run continues at the batches it has seen.
       workers: processes that make the batches; 0 makes them here.  Changes no result.
       read_threads, prefetch_mb: threads of each worker, and memory for batches made ahead, in MiB
@@ -247,6 +263,8 @@ def training_batches(
         tone_jitter=tone_jitter,
         crop_share=tuple(crop_share),
         dark_share=dark_share,
+        vivid_share=vivid_share,
+        soft_share=soft_share,
     )
     dataset = _places(sources, source_weights, seed).map_with_index(make)
     local_batch = batch_size // process_count

@@ -1,9 +1,11 @@
-"""Other renderings of a clean photo: of other tone and colour, or dark by intention."""
+"""Other renderings of a clean photo: of other tone, vivid, soft, or dark by intention."""
 
 import numpy as np
+from PIL import Image
 
 from tpgdiff_jax.data.degradations.image_ops import (
     linear_to_srgb,
+    luma,
     smooth_field,
     smoothstep,
     srgb_to_linear,
@@ -72,3 +74,49 @@ def _lit_part(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     lit = smoothstep((field - low) / np.float32(max(high - low, 1e-3)))
     least = np.float32(rng.uniform(0.08, 0.5))
     return least + (1 - least) * lit
+
+
+def vivid_photo(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Render a clean photo with full contrast: its darkest parts black, its brightest white.
+
+    Landscapes often hold some haze of their own; a network that takes them for clean is shy of
+    removing any.  After this, dark parts are dark in some colour (the dark channel prior of He et
+    al., "Single Image Haze Removal Using Dark Channel Prior", CVPR 2009).
+
+    Args:
+      rng: source of randomness.
+      image: uint8 [H, W, 3].
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    pixels = image.astype(np.float32) / 255
+    quantiles = rng.uniform(0.002, 0.08), rng.uniform(0.92, 0.999)
+    black = np.quantile(pixels[::4, ::4].min(axis=-1), quantiles[0])
+    white = np.quantile(pixels[::4, ::4].max(axis=-1), quantiles[1])
+    pixels = (pixels - np.float32(black)) / np.float32(max(white - black, 0.2))
+    grey = luma(pixels)[..., None]
+    pixels = grey + np.float32(rng.uniform(1.0, 1.5)) * (pixels - grey)
+    return np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+
+
+def soft_photo(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Render a clean photo as soft as cameras deliver it at full size: its middle, enlarged.
+
+    Photos that were made smaller for the web are sharp to the pixel.  A network that saw only such
+    takes every other for blurred, and sharpens its grain.
+
+    Args:
+      rng: source of randomness.
+      image: uint8 [H, W, 3].
+
+    Returns:
+      uint8 [H, W, 3], the central part enlarged 1.2 to 3 times.
+    """
+    height, width = image.shape[:2]
+    factor = np.exp(rng.uniform(np.log(1.2), np.log(3.0)))
+    tall, wide = (max(1, round(side / factor)) for side in (height, width))
+    top, left = (height - tall) // 2, (width - wide) // 2
+    part = Image.fromarray(image[top : top + tall, left : left + wide])
+    kernels = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
+    return np.asarray(part.resize((width, height), kernels[rng.integers(len(kernels))]))

@@ -167,6 +167,8 @@ def _batches(
         multi_hot=_multi_hot(config),
         tone_jitter=options.tone_jitter,
         dark_share=options.dark_share,
+        vivid_share=options.vivid_share,
+        soft_share=options.soft_share,
         crop_share=options.crop_share,
         first_batch=first_batch,
         workers=options.workers,
