@@ -1,5 +1,6 @@
 """The configuration's defaults, checks and comparison."""
 
+import json
 import pathlib
 
 import pytest
@@ -68,3 +69,15 @@ def test_differences_list_what_may_not_change(tmp_path):
     assert len(lines) == 2
     assert "model.multipliers: [1, 2, 4, 8] -> [1, 2]" in lines
     assert any(line.startswith("optim.learning_rate: 0.0002") for line in lines)
+
+
+def test_keys_younger_than_a_run_count_as_at_their_default(tmp_path):
+    config = configuration.base_config()
+    old = json.loads(configuration.to_json(config))
+    del old["model"]["matmul_precision"]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(old))
+    assert configuration.differences(config, path) == []
+    config.model.matmul_precision = "highest"
+    expected = ["model.matmul_precision: 'default' -> 'highest'"]
+    assert configuration.differences(config, path) == expected

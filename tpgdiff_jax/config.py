@@ -80,6 +80,8 @@ def base_config() -> ConfigDict:
             "remat": "none",  # computed again in the backward pass: none | attention | blocks
             "dtype": "float32",  # of the computation: float32 | bfloat16
             "param_dtype": "float32",
+            # Of float32 products on accelerators: default (fast, rounded) | high | highest.
+            "matmul_precision": "default",
         }
     )
     config.priors = ConfigDict(
@@ -305,6 +307,8 @@ def to_json(config: ConfigDict) -> str:
 def differences(config: ConfigDict, path: pathlib.Path) -> list[str]:
     """Compare with the configuration a run was started with.
 
+    A key that did not exist then counts as at its default.
+
     Args:
       config: the configuration asked for now.
       path: the JSON that `to_json` wrote when the run was started.
@@ -313,7 +317,8 @@ def differences(config: ConfigDict, path: pathlib.Path) -> list[str]:
       one "key: old -> new" line for each key that may not change within a run.
     """
     old = ConfigDict(json.loads(path.read_text()))
-    old_items, new_items = dict(flat_items(old)), dict(flat_items(config))
+    old_items = dict(flat_items(base_config())) | dict(flat_items(old))
+    new_items = dict(flat_items(config))
     lines = []
     for key in sorted(old_items.keys() | new_items.keys()):
         if key.startswith(_FREE_KEYS):

@@ -48,7 +48,9 @@ def main(_) -> None:
     if FLAGS.distributed or FLAGS.coordinator:
         jax.distributed.initialize(*processes)
     from tpgdiff_jax import modes
+    from tpgdiff_jax.precision import use_precision
 
+    use_precision(config.model.matmul_precision)
     logging.set_verbosity(logging.INFO)
     command_line.quiet_libraries()
     match FLAGS.mode:

@@ -15,6 +15,7 @@ from tpgdiff_jax.distributed.rules import check_rules
 from tpgdiff_jax.evaluation.settings import read_settings
 from tpgdiff_jax.models.tpgdiff import ENCODERS
 from tpgdiff_jax.models.unet import REMAT
+from tpgdiff_jax.precision import PRECISIONS
 from tpgdiff_jax.priors import BRANCHES
 from tpgdiff_jax.priors.cues import CUES
 from tpgdiff_jax.priors.degradation import CLASSIFICATIONS
@@ -43,6 +44,7 @@ def validate(config: ConfigDict) -> None:
         ("model.prediction", PREDICTIONS),
         ("model.dtype", ("float32", "bfloat16")),
         ("model.param_dtype", ("float32", "bfloat16")),
+        ("model.matmul_precision", PRECISIONS),
         ("loss.objective", OBJECTIVES),
         ("loss.distance", DISTANCES),
         ("prepare.format", FORMATS),
