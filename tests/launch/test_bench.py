@@ -68,7 +68,7 @@ def test_sample_counts_every_call(tiny):
 
 
 def _traced_forward(config):
-    unet, params, batch = model._system(config)
+    unet, params, batch = model.system(config)
     inputs = (params, batch["x_t"], batch["lq"], batch["t"], batch["priors"])
     return jax.jit(lambda p, *rest: unet.apply({"params": p}, *rest)).trace(*inputs)
 
