@@ -24,6 +24,7 @@ from tpgdiff_jax.models.unet import ConditionalUNet
 from tpgdiff_jax.priors import Priors
 from tpgdiff_jax.priors.semantic import unit_length
 from tpgdiff_jax.training.diffusion_step import draw
+from tpgdiff_jax.training.speed import step_flops
 from tpgdiff_jax.training.state import create_state, make_optimizer
 from tpgdiff_jax.training.step import train_step
 
@@ -140,7 +141,7 @@ def common_row(
         **timing.row(),
         "images_per_second": batch / timing.median,
         **planned.program.memory_row(),
-        "flop_program": flops.of_program(planned.program.compiled),
+        "flop_program": step_flops(planned.program.compiled),
         "flop_counted": planned.program.flop,
         "matrix_peak": peak,
         "share_of_peak": planned.program.flop / timing.median / peak,
