@@ -51,11 +51,11 @@ def main(_) -> None:
     from tpgdiff_jax.inference.compile_cache import keep_compiled_programs
     from tpgdiff_jax.precision import use_precision
 
+    logging.set_verbosity(logging.INFO)
+    command_line.quiet_libraries()
     use_precision(config.model.matmul_precision)
     if FLAGS.compile_cache:
         keep_compiled_programs()
-    logging.set_verbosity(logging.INFO)
-    command_line.quiet_libraries()
     match FLAGS.mode:
         case "train":
             modes.train(config, _workdir())

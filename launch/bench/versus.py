@@ -48,6 +48,7 @@ def bench_against(
             theirs.torch.set_num_threads(_threads())
             runners[f"released, {form}"] = _theirs(theirs, work, batch, steps)
         runners |= {f"ours, {d}": _ours(config, d, work, params, batch, steps) for d in DTYPES}
+        print(f"{work}: loaded and compiled; {repeats + 1} turns of {len(runners)}", flush=True)
         found = _rows(config, work, _in_turns(runners, repeats))
         agreement = _agreement(runners) if work == "forward" else None
         rows += [row | {"agreement": agreement} for row in found]
