@@ -3,12 +3,15 @@
 Tests run on the CPU, split into eight devices, so that sharded programs can be tested anywhere.
 """
 
+import atexit
 import functools
 import gc
 import os
 import pathlib
 import resource
 import runpy
+import shutil
+import tempfile
 
 import hypothesis
 import jax
@@ -27,6 +30,11 @@ os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
+
+# Programs that tests start keep what they compile here, not in the user's folder.
+_CACHE = tempfile.mkdtemp(prefix="tpgdiff_jax_tests_")
+os.environ["XDG_CACHE_HOME"] = _CACHE
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 
 if not flags.FLAGS.is_parsed():  # grain's worker processes read absl flags
     flags.FLAGS(["pytest"])

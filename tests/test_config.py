@@ -1,5 +1,6 @@
 """The configuration's defaults, checks and comparison."""
 
+import json
 import pathlib
 
 import pytest
@@ -92,3 +93,15 @@ def test_clean_examples_need_labels_that_can_say_none():
     config.data.dark_share = 1.5
     with pytest.raises(ValueError, match=r"data\.dark_share"):
         validate(config)
+
+
+def test_keys_younger_than_a_run_count_as_at_their_default(tmp_path):
+    config = configuration.base_config()
+    old = json.loads(configuration.to_json(config))
+    del old["model"]["matmul_precision"]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(old))
+    assert configuration.differences(config, path) == []
+    config.model.matmul_precision = "highest"
+    expected = ["model.matmul_precision: 'default' -> 'highest'"]
+    assert configuration.differences(config, path) == expected

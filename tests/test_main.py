@@ -92,6 +92,10 @@ def test_train_evaluate_export_and_restore(experiment, tmp_path):
 
     trained = rows(straight)
 
+    # The next start finds what this one has compiled.
+    kept = pathlib.Path(environment()["XDG_CACHE_HOME"]) / "tpgdiff_jax" / "compiled"
+    assert list(kept.glob("jit_step-*"))
+
     # A finished run: nothing is trained again, and --mode=eval gives the same scores.
     again = run(experiment, straight, "--mode=eval", f"--config.data.eval_folder={unseen}")
     assert again.returncode == 0, again.stderr

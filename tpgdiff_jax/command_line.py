@@ -176,7 +176,7 @@ def define_restore_flags() -> tuple[str, ...]:
     flags.DEFINE_bool("side_by_side", False, "restore: also write degraded | restored.")
     flags.DEFINE_integer("batch_size", 4, "restore: images a device restores together, at most.")
     flags.DEFINE_integer("spatial", 1, "restore: devices that share the rows of each image.")
-    flags.DEFINE_bool("compile_cache", True, "restore: keep compiled programs for the next run.")
+    flags.DEFINE_bool("compile_cache", True, "Keep compiled programs for the next run.")
     flags.DEFINE_integer("steps", None, "restore: network calls, if not the weights' own number.")
     flags.DEFINE_string("sampler", None, "restore: which sampler, if not the weights' own.")
     flags.DEFINE_integer("seed", 0, "restore: of the sampling noise.")

@@ -85,6 +85,8 @@ def base_config() -> ConfigDict:
             # Who computes convolutions on CPUs: xla | onednn | auto, oneDNN where it can be had.
             "convolutions": "auto",
             "param_dtype": "float32",
+            # Of float32 products on accelerators: default (fast, rounded) | high | highest.
+            "matmul_precision": "default",
         }
     )
     config.priors = ConfigDict(
@@ -324,6 +326,8 @@ def to_json(config: ConfigDict) -> str:
 def differences(config: ConfigDict, path: pathlib.Path) -> list[str]:
     """Compare with the configuration a run was started with.
 
+    A key that did not exist then counts as at its default.
+
     Args:
       config: the configuration asked for now.
       path: the JSON that `to_json` wrote when the run was started.
@@ -332,7 +336,8 @@ def differences(config: ConfigDict, path: pathlib.Path) -> list[str]:
       one "key: old -> new" line for each key that may not change within a run.
     """
     old = ConfigDict(json.loads(path.read_text()))
-    old_items, new_items = dict(flat_items(old)), dict(flat_items(config))
+    old_items = dict(flat_items(base_config())) | dict(flat_items(old))
+    new_items = dict(flat_items(config))
     lines = []
     for key in sorted(old_items.keys() | new_items.keys()):
         if key.startswith(_FREE_KEYS):

@@ -52,9 +52,14 @@ def main(_) -> None:
     if FLAGS.distributed or FLAGS.coordinator:
         jax.distributed.initialize(*processes)
     from tpgdiff_jax import modes
+    from tpgdiff_jax.inference.compile_cache import keep_compiled_programs
+    from tpgdiff_jax.precision import use_precision
 
     logging.set_verbosity(logging.INFO)
     command_line.quiet_libraries()
+    use_precision(config.model.matmul_precision)
+    if FLAGS.compile_cache:
+        keep_compiled_programs()
     match FLAGS.mode:
         case "train":
             modes.train(config, _workdir())

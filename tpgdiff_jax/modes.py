@@ -26,6 +26,7 @@ from tpgdiff_jax.evaluation.settings import read_settings
 from tpgdiff_jax.evaluation.tables import short_table
 from tpgdiff_jax.inference import job, plan
 from tpgdiff_jax.inference.restore import Restorer
+from tpgdiff_jax.precision import use_precision
 from tpgdiff_jax.training.state import averaged
 
 # Where --mode=restore writes without --output; it says so at its end.
@@ -64,6 +65,7 @@ def benchmark(
         if checkpoint:
             *parts, weights = load_any(checkpoint)
             system = System(*parts)
+            use_precision(system.config.model.matmul_precision)
             sde, own = IRSDE(**system.config.diffusion), system.config.eval
             for variant in settings.variants(own.sampler, own.steps):
                 samplers.check_sampler(variant.sampler, sde, variant.steps)

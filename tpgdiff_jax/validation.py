@@ -16,6 +16,7 @@ from tpgdiff_jax.evaluation.settings import read_settings
 from tpgdiff_jax.models.tpgdiff import ENCODERS, TAUGHT_ENCODERS, UNETS
 from tpgdiff_jax.models.unet import REMAT
 from tpgdiff_jax.native import WAYS
+from tpgdiff_jax.precision import PRECISIONS
 from tpgdiff_jax.priors import BRANCHES
 from tpgdiff_jax.priors.cues import CUES
 from tpgdiff_jax.priors.degradation import CLASSIFICATIONS
@@ -46,6 +47,7 @@ def validate(config: ConfigDict) -> None:
         ("model.dtype", ("float32", "bfloat16")),
         ("model.convolutions", WAYS),
         ("model.param_dtype", ("float32", "bfloat16")),
+        ("model.matmul_precision", PRECISIONS),
         ("loss.objective", OBJECTIVES),
         ("loss.distance", DISTANCES),
         ("prepare.format", FORMATS),

@@ -2,6 +2,8 @@
 
     python launch/bench model                        forward pass, gradient, training step
     python launch/bench sample --steps=10            the whole chain, priors included
+    python launch/bench model --reference=FOLDER     beside the released program, in turns; also
+                                                     `sample` (FOLDER: a checkout of it)
     python launch/bench parity --checkpoint=FILE     a bfloat16 chain against a float32 one
     python launch/bench priors                       each branch, in UNet calls
     python launch/bench gradients                    weight gradients: ours against XLA's own
@@ -43,15 +45,19 @@ def _priors(config: ConfigDict, flag: flags.FlagValues) -> Rows:
 
 
 def _model(config: ConfigDict, flag: flags.FlagValues) -> Rows:
-    from launch.bench import model
+    from launch.bench import model, versus
 
+    if flag.reference:
+        return versus.bench_against(config, flag.reference, flag.repeats)
     return model.bench_model(config, flag.repeats, side=flag.peak_side)
 
 
 def _sample(config: ConfigDict, flag: flags.FlagValues) -> Rows:
-    from launch.bench import sample
+    from launch.bench import sample, versus
 
     steps = flag.steps or config.eval.steps
+    if flag.reference:
+        return versus.bench_against(config, flag.reference, flag.repeats, steps)
     return sample.bench_sample(config, flag.repeats, steps, flag.peak_side)
 
 

@@ -1,6 +1,7 @@
-"""Count floating-point operations: in closed form, of a traced function, and of a program.
+"""Count floating-point operations, in closed form and of a traced function.
 
-Only matrix products and convolutions are counted in the first two, each multiply-add as two.
+Only matrix products and convolutions are counted, each multiply-add as two.  What XLA counts in a
+compiled program is `training.speed.step_flops`.
 """
 
 import math
@@ -31,7 +32,7 @@ def counted(jaxpr: core.ClosedJaxpr) -> float:
     Args:
       jaxpr: of `jax.make_jaxpr(f)(...)` or `jax.jit(f).trace(...)`.
     """
-    return _count(jaxpr.jaxpr)
+    return _count(_opened(jaxpr))
 
 
 def _count(jaxpr: core.Jaxpr) -> float:
@@ -49,7 +50,7 @@ def _used(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
 
 
 def _variables(atoms: Iterable[Any]) -> list[core.Var]:
-    return [atom for atom in atoms if isinstance(atom, core.Var)]
+    return [atom for atom in atoms if not hasattr(atom, "val")]  # literals have values
 
 
 def _count_equation(equation: core.JaxprEqn) -> float:
@@ -59,9 +60,9 @@ def _count_equation(equation: core.JaxprEqn) -> float:
         case "conv_general_dilated":
             return _convolution(equation)
         case "cond":  # also what a platform decides; its branches do the same work
-            return max(_count(branch.jaxpr) for branch in equation.params["branches"])
+            return max(_count(_opened(branch)) for branch in equation.params["branches"])
         case "scan":
-            return equation.params["length"] * _count(equation.params["jaxpr"].jaxpr)
+            return equation.params["length"] * _count(_opened(equation.params["jaxpr"]))
     return sum(_count(inner) for inner in inner_jaxprs(equation))
 
 
@@ -70,11 +71,14 @@ def inner_jaxprs(equation: core.JaxprEqn) -> list[core.Jaxpr]:
     found = []
     for value in equation.params.values():
         for item in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(item, core.ClosedJaxpr):
-                found.append(item.jaxpr)
-            elif isinstance(item, core.Jaxpr):
-                found.append(item)
+            if hasattr(_opened(item), "eqns"):
+                found.append(_opened(item))
     return found
+
+
+def _opened(item: Any) -> Any:
+    """Return a program without its constants, in whichever of JAX's forms it comes."""
+    return getattr(item, "jaxpr", item)
 
 
 def _product(equation: core.JaxprEqn) -> float:
@@ -91,18 +95,3 @@ def _convolution(equation: core.JaxprEqn) -> float:
     taps = math.prod(kernel[axis] for axis in numbers.rhs_spec[1:])  # channels and window
     zeros = math.prod(equation.params["lhs_dilation"])
     return 2.0 * math.prod(equation.outvars[0].aval.shape) * taps / zeros
-
-
-def of_program(compiled: Any) -> float | None:
-    """Return XLA's own count for a compiled program; bodies of loops are counted once.
-
-    Args:
-      compiled: `jax.jit(f).lower(...).compile()`.
-
-    Returns:
-      operations, None where the backend gives no figure.
-    """
-    costs = compiled.cost_analysis()
-    costs = costs[0] if isinstance(costs, list | tuple) and costs else costs
-    count = costs.get("flops", 0.0) if isinstance(costs, dict) else 0.0
-    return count if count > 0 else None

@@ -4,9 +4,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import platform
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from launch.bench import flops
+from tpgdiff_jax.training.speed import memory_gib
 
 
 @dataclasses.dataclass
@@ -119,20 +118,8 @@ def _compile(lowered: Any) -> tuple[Any, float]:
 
 
 def peak_bytes() -> int:
-    """Return the most memory used so far.
-
-    That of the fullest device where the backend tells, else this process's resident set.
-    """
-    stats = [device.memory_stats() or {} for device in jax.local_devices()]
-    if all("peak_bytes_in_use" in row for row in stats):
-        return max(row["peak_bytes_in_use"] for row in stats)
-    return process_peak_bytes()
-
-
-def process_peak_bytes() -> int:
-    """Return the largest resident set this process had."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    """Return the most memory used so far, see `speed.memory_gib`."""
+    return round(memory_gib() * 2**30)
 
 
 def device_facts() -> dict[str, Any]:

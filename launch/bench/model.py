@@ -22,7 +22,9 @@ from tpgdiff_jax.diffusion.loss import diffuse, diffusion_loss
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.models.unet import ConditionalUNet
 from tpgdiff_jax.priors import Priors
+from tpgdiff_jax.priors.semantic import unit_length
 from tpgdiff_jax.training.diffusion_step import draw
+from tpgdiff_jax.training.speed import step_flops
 from tpgdiff_jax.training.state import create_state, make_optimizer
 from tpgdiff_jax.training.step import train_step
 
@@ -60,7 +62,7 @@ def plan(config: ConfigDict, work: str, pool: Executor | None = None) -> Planned
       config, work: as for `bench_model`.
       pool: compiles it meanwhile, see `Program`.
     """
-    unet, params, batch = _system(config)
+    unet, params, batch = system(config)
     if work == "forward":
         inputs = (params, batch["x_t"], batch["lq"], batch["t"], batch["priors"])
         return Planned(Program(functools.partial(_forward, unet), inputs, pool=pool), inputs)
@@ -78,7 +80,7 @@ def plan(config: ConfigDict, work: str, pool: Executor | None = None) -> Planned
     return Planned(step, inputs)
 
 
-def _system(config: ConfigDict) -> tuple[ConditionalUNet, Any, dict[str, Any]]:
+def system(config: ConfigDict) -> tuple[ConditionalUNet, Any, dict[str, Any]]:
     """Return the UNet, its weights, and a batch {gt, lq, x_t: [B, H, W, 3], t [B], priors}."""
     unet = tpgdiff.build(config).unet
     params = random_system(config)[1]["params"]["unet"]
@@ -90,7 +92,9 @@ def _system(config: ConfigDict) -> tuple[ConditionalUNet, Any, dict[str, Any]]:
     x_t = diffuse(IRSDE(**config.diffusion), gt, lq, t, jax.random.normal(keys[2], shape))
     priors = Priors(
         degradation=jax.random.normal(keys[3], (count, 512)) if unet.use_degradation else None,
-        semantic=jax.random.normal(keys[4], (count, 512)) if unet.use_semantic else None,
+        semantic=unit_length(jax.random.normal(keys[4], (count, 512)))
+        if unet.use_semantic
+        else None,
         structure=jax.random.normal(keys[5], (count, 64, 256)) if unet.use_structure else None,
     )
     batch = {"gt": gt, "lq": lq, "x_t": x_t, "t": t, "priors": priors}
@@ -137,7 +141,7 @@ def common_row(
         **timing.row(),
         "images_per_second": batch / timing.median,
         **planned.program.memory_row(),
-        "flop_program": flops.of_program(planned.program.compiled),
+        "flop_program": step_flops(planned.program.compiled),
         "flop_counted": planned.program.flop,
         "matrix_peak": peak,
         "share_of_peak": planned.program.flop / timing.median / peak,

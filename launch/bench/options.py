@@ -1,6 +1,7 @@
 """The flags of `python launch/bench`."""
 
 import pathlib
+import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -29,11 +30,14 @@ def parse(arguments: Sequence[str], names: Sequence[str]) -> tuple[str, flags.Fl
       UserError: an unknown measurement or a wrong flag.
     """
     words = [word for word in arguments if not word.startswith("-")]
-    values = _define(_DEFAULTS.get(words[0] if words else "", "unet"))
+    before, sys.argv = sys.argv, ["launch/bench", *arguments]  # where --config.key is looked for
     try:
-        rest = values(["launch/bench", *arguments])[1:]
-    except flags.Error as error:
+        values = _define(_DEFAULTS.get(words[0] if words else "", "unet"))
+        rest = values(sys.argv)[1:]
+    except (flags.Error, OSError) as error:
         raise UserError(str(error)) from error
+    finally:
+        sys.argv = before
     if not rest and values.preset:
         return "", values
     if len(rest) != 1 or rest[0] not in names:
@@ -80,6 +84,9 @@ def _define(config: str) -> flags.FlagValues:
         "steps", None, "Network calls per image; by default the configuration's.", 1, **own
     )
     flags.DEFINE_string("checkpoint", None, "A .safetensors file or a run's folder.", **own)
+    flags.DEFINE_string(
+        "reference", None, "model, sample: a checkout of the released program, to compare.", **own
+    )
     flags.DEFINE_string("photos", None, "Folder of clean photos; bundled ones by default.", **own)
     flags.DEFINE_string("pairs", None, "samplers, tiles: folder of SET/LQ and SET/GT.", **own)
     flags.DEFINE_integer("each", 2, "samplers, tiles: pairs of each set.", 1, **own)

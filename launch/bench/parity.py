@@ -1,6 +1,7 @@
 """How far a bfloat16 chain is from a float32 one: the same weights, noise and pictures."""
 
 import copy
+import itertools
 import pathlib
 from concurrent.futures import Executor
 from typing import Any
@@ -11,8 +12,7 @@ from ml_collections import ConfigDict
 from launch.bench.model import Planned, Row
 from launch.bench.sample import plan_chain
 from launch.bench.weights import random_system
-from tpgdiff_jax.checkpoints.published import load_system
-from tpgdiff_jax.checkpoints.run import load_run
+from tpgdiff_jax.checkpoints.default import load_any
 from tpgdiff_jax.command_line import UserError, user_errors
 from tpgdiff_jax.data.degradations.mix import Recipe, degrade
 from tpgdiff_jax.data.images import read_rgb
@@ -47,20 +47,24 @@ def plan(
     With a `pool`, the chains are compiled there.
     """
     if checkpoint:
-        load = load_run if pathlib.Path(checkpoint).is_dir() else load_system
         with user_errors():
-            _, variables, own = load(checkpoint)
+            _, variables, own, _ = load_any(checkpoint)
     else:
         own = _changed(config, prediction="x0")
         _, variables = random_system(own)
     gt = squares(photos, config.data.crop_size, config.data.batch_size)
-    lq = np.stack([_degraded(image, index) for index, image in enumerate(gt)])
+    return gt, plan_chains(own, variables, degraded(gt), steps or own.eval.steps, pool)
+
+
+def plan_chains(
+    config: ConfigDict, variables: Any, lq: np.ndarray, steps: int, pool: Executor | None = None
+) -> dict[str, Planned]:
+    """Return the chain of each type; arguments as for `sample.plan_chain`."""
     lq = lq.astype(np.float32) / 255  # so that results are not rounded to grey levels
-    chains = {}
-    for dtype in DTYPES:
-        changed = _changed(own, dtype=dtype)
-        chains[dtype] = plan_chain(changed, variables, lq, steps or own.eval.steps, pool)
-    return gt, chains
+    return {
+        dtype: plan_chain(_changed(config, dtype=dtype), variables, lq, steps, pool)
+        for dtype in DTYPES
+    }
 
 
 def compare(gt: np.ndarray, chains: dict[str, Planned]) -> list[Row]:
@@ -124,9 +128,11 @@ def squares(folder: str, size: int, count: int) -> np.ndarray:
     return np.stack([found[index % len(found)] for index in range(count)])
 
 
-def _degraded(image: np.ndarray, index: int) -> np.ndarray:
-    name = _DEGRADATIONS[index % len(_DEGRADATIONS)]
-    return degrade(image, Recipe(((name, 3.0),), index))
+def degraded(images: np.ndarray) -> np.ndarray:
+    """Degrade pictures uint8 [B, H, W, 3] in five ways in turn."""
+    kinds = itertools.cycle(_DEGRADATIONS)
+    recipes = [Recipe(((next(kinds), 3.0),), index) for index in range(len(images))]
+    return np.stack([degrade(*pair) for pair in zip(images, recipes, strict=True)])
 
 
 def _changed(config: ConfigDict, **values: Any) -> ConfigDict:

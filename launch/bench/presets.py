@@ -48,16 +48,20 @@ def run_preset(
         say("all traced; waiting for the compiler")
         planned = [forward, *chains.values(), *parities.values(), step]
         say(f"compiled, in {[round(each.program.compile_seconds) for each in planned]} s")
+
+    def add(row: Row) -> None:  # said at once: a later measurement may fail
+        rows.append(row)
+        rate, share = row["images_per_second"], row["share_of_peak"]
+        say(f"{row['what']}: {row['seconds']:.4g} s, {rate:.4g} images/s, {share:.1%} of the peak")
+
     # From little memory to much, since a device remembers only its peak.
-    rows.append(model.measure(config, "forward", forward, repeats, side))
+    add(model.measure(config, "forward", forward, repeats, side))
     for steps, chain in chains.items():
         turns = max(1, 10 * repeats // steps)
-        rows.append(sample.measure(config, steps, chain, turns, side))
-        say(f"{steps} calls measured")
-    rows.append(model.measure(config, "train step", step, repeats, side))
-    say("train step measured")
+        add(sample.measure(config, steps, chain, turns, side))
+    add(model.measure(config, "train step", step, repeats, side))
     rows += parity.compare(gt, parities)
-    say("parity measured")
+    say(f"bfloat16 to float32: {rows[-1]['db_between']:.1f} dB between, parity measured")
     return rows
 
 

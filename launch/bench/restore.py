@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from launch.bench.measure import process_peak_bytes
+from launch.bench.measure import peak_bytes
 from launch.bench.sample import picture
 from launch.bench.weights import random_system
 from tpgdiff_jax.diffusion import samplers
@@ -90,7 +90,7 @@ def _in_own_process(run: Any) -> tuple[Any, int]:
 
 
 def _here(run: Any) -> tuple[Any, int]:
-    return run(), process_peak_bytes()
+    return run(), peak_bytes()
 
 
 def _clocks() -> np.ndarray:

@@ -28,12 +28,24 @@ def settings(monkeypatch, tmp_path):
     compilation_cache.reset_cache()
 
 
-def test_programs_are_kept_in_the_users_cache_folder(tmp_path):
+def test_programs_are_kept_in_the_users_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     folder = keep_compiled_programs()
     assert folder == default_folder() == tmp_path / "tpgdiff_jax" / "compiled"
     jax.jit(lambda x: x * 3 + 1)(2.0)
     assert list(folder.glob("jit_*-cache"))
+
+
+def test_short_programs_are_kept_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "3")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 3)
+    keep_compiled_programs()
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == 3
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    jax.config.update("jax_compilation_cache_dir", None)
+    keep_compiled_programs()
+    assert jax.config.jax_persistent_cache_min_compile_time_secs < 1
 
 
 def test_a_folder_chosen_before_stays(tmp_path):

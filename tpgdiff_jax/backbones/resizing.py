@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tpgdiff_jax.precision import EXACT
+
 METHODS = ("linear", "cubic")
 
 
@@ -80,11 +82,11 @@ def resize_bytes(
 
 
 def _along_height(x, weights):
-    return jnp.einsum("oh,bhwc->bowc", weights, x, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum("oh,bhwc->bowc", weights, x, precision=EXACT)
 
 
 def _along_width(x, weights):
-    return jnp.einsum("ow,bhwc->bhoc", weights, x, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum("ow,bhwc->bhoc", weights, x, precision=EXACT)
 
 
 @functools.lru_cache(maxsize=64)

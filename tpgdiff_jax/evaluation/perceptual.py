@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from tpgdiff_jax.backbones.vgg import lpips_arrays
+from tpgdiff_jax.precision import EXACT
 
 # Each layer: ("conv", kernel, stride, padding, is its output compared) or ("pool", window, stride).
 _ALEXNET = (
@@ -93,15 +94,17 @@ def lpips(
             pair = [nn.relu(_convolve(image, layer, stride, padding)) for image in pair]
         pair = [_only_inside(image, sizes) for image in pair]
         if kind == "conv" and rest[1]:
-            difference = jnp.square(_unit(pair[0]) - _unit(pair[1])) @ next(heads)
+            squares = jnp.square(_unit(pair[0]) - _unit(pair[1]))
+            difference = jnp.matmul(squares, next(heads), precision=EXACT)
             total += difference.sum(axis=2).sum(axis=1) / sizes.prod(axis=1)
     return total
 
 
 def _convolve(image: jax.Array, layer: dict[str, Any], stride: int, padding: int) -> jax.Array:
     edges = ((padding, padding), (padding, padding))
+    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "precision": EXACT}
     answer = jax.lax.conv_general_dilated(
-        image, layer["kernel"], (stride, stride), edges, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        image, layer["kernel"], (stride, stride), edges, **options
     )
     return answer + layer["bias"]
 

@@ -1,4 +1,7 @@
-"""Keep compiled programs on the disk, so that the next run need not compile them again."""
+"""Keep compiled programs on the disk, so that the next start need not compile them again.
+
+Every mode of `main.py` does so, and `Restorer.load`.
+"""
 
 import os
 import pathlib
@@ -7,6 +10,9 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 _MAX_BYTES = 2 << 30  # the programs used longest ago are removed
+# JAX keeps what took a second to compile; a start is made of many smaller programs, too.
+_MIN_SECONDS = 0.1
+_MIN_SECONDS_SETTING = "jax_persistent_cache_min_compile_time_secs"
 
 
 def default_folder() -> pathlib.Path:
@@ -36,6 +42,8 @@ def keep_compiled_programs() -> pathlib.Path | None:
     if not os.access(folder, os.W_OK):
         return None
     jax.config.update("jax_compilation_cache_max_size", _MAX_BYTES)
+    if _MIN_SECONDS_SETTING.upper() not in os.environ:
+        jax.config.update(_MIN_SECONDS_SETTING, _MIN_SECONDS)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     compilation_cache.reset_cache()  # JAX looks at its settings once, at the first compilation
     return folder

@@ -20,6 +20,7 @@ from tpgdiff_jax.inference.compile_cache import keep_compiled_programs
 from tpgdiff_jax.inference.forms import Form, Restored, form_of_any
 from tpgdiff_jax.inference.guidance import check_strengths
 from tpgdiff_jax.models.tpgdiff import TPGDiff
+from tpgdiff_jax.precision import use_precision
 from tpgdiff_jax.priors.degradation import class_probabilities, verdict
 
 __all__ = ["Restorer", "restore_batch"]
@@ -90,6 +91,7 @@ class Restorer:
         if isinstance(mesh, Mapping):
             mesh = make_mesh(dict.fromkeys(AXES, 1) | dict(mesh))
         model, variables, config, fingerprint = load_any(path)
+        use_precision(config.model.matmul_precision)
         if compile_cache:
             keep_compiled_programs()
         return Restorer(model, variables, config, mesh, fingerprint)

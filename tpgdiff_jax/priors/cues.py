@@ -47,7 +47,8 @@ def gradient_magnitude(image: jax.Array) -> jax.Array:
 
 
 def _luma(image):
-    return jnp.einsum("bhwc,c->bhw", image.astype(jnp.float32), jnp.array(_LUMA))
+    # A sum, since a product would round its factors on accelerators.
+    return (image.astype(jnp.float32) * jnp.array(_LUMA, jnp.float32)).sum(axis=-1)
 
 
 def _peak_scaled(maps):

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.diffusion.loss import diffuse, diffusion_loss, sample_times, time_weights
 from tpgdiff_jax.models.tpgdiff import TPGDiff
+from tpgdiff_jax.precision import EXACT
 from tpgdiff_jax.priors import BRANCHES
 from tpgdiff_jax.priors.degradation import accuracy, classification_loss
 from tpgdiff_jax.training.state import to_unit_range
@@ -168,5 +169,5 @@ def _per_time(per_example, t, num_steps) -> Metrics:
 
 
 def _means(per_example, rows, names) -> Metrics:
-    sums, counts = per_example @ rows, rows.sum(axis=0)
+    sums, counts = jnp.matmul(per_example, rows, precision=EXACT), rows.sum(axis=0)
     return {name: sums[i] / counts[i] for i, name in enumerate(names)}

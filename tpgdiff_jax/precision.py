@@ -1,0 +1,33 @@
+"""How exactly accelerators multiply float32 numbers.
+
+GPUs and TPUs round the factors of float32 products by default, GPUs to 10 bits of mantissa
+(TensorFloat-32), TPUs to 7 (bfloat16).  Networks bear that, and `model.matmul_precision` decides
+it.  Maps, cues, resizing, the SDE and scores do not: they ask for `EXACT` whatever is set.  CPUs
+always multiply exactly, and bfloat16 networks are not concerned.
+"""
+
+import jax
+
+EXACT = jax.lax.Precision.HIGHEST
+PRECISIONS = ("default", "high", "highest")
+
+
+def use_precision(precision: str) -> None:
+    """Set the precision of all products that ask for none, for the whole process.
+
+    Call it where a program starts, before anything is compiled.
+
+    Args:
+      precision: one of `PRECISIONS`; `default` leaves what JAX was told, for instance by
+        JAX_DEFAULT_MATMUL_PRECISION.
+
+    Raises:
+      ValueError: an unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"config.model.matmul_precision={precision!r} is unknown; expected one of "
+            f"{', '.join(PRECISIONS)}."
+        )
+    if precision != "default":
+        jax.config.update("jax_default_matmul_precision", precision)
