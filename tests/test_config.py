@@ -31,6 +31,7 @@ def test_every_shipped_config_is_valid_and_says_what_it_is_for(path, load_config
     [
         ("model.prediction", "nois"),
         ("model.head_dim", 48),
+        ("model.convolutions", "mkl"),
         ("model.width", 7),
         ("loss.objective", "x"),
         ("loss.distance", "l3"),

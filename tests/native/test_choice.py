@@ -107,6 +107,18 @@ def test_onednn_is_refused_where_it_cannot_run(onednn, tmp_path):
     assert "no-such-compiler" in error
 
 
+@pytest.mark.parametrize("given", [None, "active"])
+def test_openmps_threads_sleep_while_they_wait_unless_told(monkeypatch, given):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    else:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    with library._patient_threads():
+        assert os.environ["OMP_WAIT_POLICY"] == (given or "PASSIVE")
+    assert os.environ.get("OMP_WAIT_POLICY") == given
+
+
 def test_the_environment_goes_before_the_configuration(tmp_path):
     environment = {"XDG_CACHE_HOME": tmp_path, "TPGDIFF_CONVOLUTIONS": "xla"}
     code, out, error = finish(start("onednn", **environment))

@@ -135,8 +135,9 @@ class StructuralFiLM(nn.Module):
         norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name="norm", **kinds)
         modulate = Dense(2 * x.shape[-1], zero_init=self.zero_init, name="modulation", **kinds)
         modulation = modulate(norm(token)) * share
-        gamma, beta = jnp.split(modulation[:, None, None, :], 2, axis=-1)
-        return x * (1 + gamma) + beta if self.active else x
+        gamma, beta = jnp.split(modulation[:, None, None, :].astype(jnp.float32), 2, axis=-1)
+        # In float32, rounded once: much faster on CPUs than bfloat16 at every step.
+        return (x * (1 + gamma) + beta).astype(self.dtype) if self.active else x
 
 
 class Downsample(nn.Module):

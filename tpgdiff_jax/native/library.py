@@ -1,11 +1,12 @@
 """Load the compiled library, make its calls known to XLA, ask it what it can do."""
 
+import contextlib
 import ctypes
 import os
 import pathlib
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 
@@ -36,7 +37,8 @@ class Library:
         """
         self.version = version
         self.has_bfloat16 = bool(flags & {"amx_bf16", "avx512_bf16"})
-        self._functions = ctypes.CDLL(str(path))
+        with _patient_threads():
+            self._functions = ctypes.CDLL(str(path))
         for target, symbol in TARGETS.items():
             function = jax.ffi.pycapsule(getattr(self._functions, symbol))
             jax.ffi.register_ffi_target(target, function, platform="cpu")
@@ -56,6 +58,22 @@ class Library:
         text = ctypes.create_string_buffer(256)
         found = function(numbers, text, ctypes.c_size_t(len(text)))
         return bool(found), text.value.decode(errors="replace")
+
+
+@contextlib.contextmanager
+def _patient_threads() -> Iterator[None]:
+    """Let OpenMP's threads, made meanwhile, sleep while they wait, unless the user says otherwise.
+
+    They would spin for milliseconds, on cores that XLA's own threads want by then.
+    """
+    if any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")):
+        yield
+        return
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read once, when the library is loaded
+    try:
+        yield
+    finally:
+        del os.environ["OMP_WAIT_POLICY"]
 
 
 def load() -> Library:
