@@ -122,6 +122,27 @@ def test_dark_renderings_are_degraded_too_but_never_lack_light(photos):
             np.testing.assert_array_equal(degrade(after["gt"][row], recipe), after["lq"][row])
 
 
+def test_soft_renderings_are_never_blurred_too(photos):
+    mixture = Mixture(("noise", "defocus"))
+    plain = take(batches(photos, mixture=mixture), 4)
+    soft = take(batches(photos, mixture=mixture, soft_share=1.0), 4)
+    for before, after in zip(plain, soft, strict=True):
+        np.testing.assert_array_equal(before["label"], after["label"])
+        for row, label in enumerate(before["label"]):
+            changed = (before["gt"][row] != after["gt"][row]).any()
+            assert changed == (label == mixture.names.index("noise"))
+
+
+def test_vivid_renderings_keep_label_and_recipe(photos):
+    mixture = Mixture(("noise",))
+    plain = take(batches(photos, mixture=mixture), 2)
+    vivid = take(batches(photos, mixture=mixture, vivid_share=1.0), 2)
+    for before, after in zip(plain, vivid, strict=True):
+        assert (before["gt"] != after["gt"]).any()
+        for name in ("label", "severity", "recipe_seed"):
+            np.testing.assert_array_equal(before[name], after[name])
+
+
 def test_workers_go_on_after_sigterm_which_the_whole_run_may_get(photos):
     expected = take(batches(photos), 12)
     iterator = batches(photos, workers=1)

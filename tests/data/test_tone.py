@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tpgdiff_jax.data.degradations.registry import DEGRADATIONS
-from tpgdiff_jax.data.tone import dark_photo, random_tone
+from tpgdiff_jax.data.tone import dark_photo, random_tone, soft_photo, vivid_photo
 
 RAMP = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
 
@@ -42,3 +42,30 @@ def test_dark_photos_differ_in_how_dark_they_are():
     means = [dark_photo(np.random.default_rng(seed), image).mean() for seed in range(60)]
     assert min(means) < 50
     assert np.std(means) > 12
+
+
+def test_vivid_photos_reach_black_and_white():
+    rng = np.random.default_rng(0)
+    pale = np.random.default_rng(1).integers(110, 170, (64, 64, 3)).astype(np.uint8)
+    for _ in range(10):
+        vivid = vivid_photo(rng, pale)
+        assert vivid.shape == pale.shape
+        assert vivid.dtype == np.uint8
+        assert vivid.min() < 60
+        assert vivid.max() > 200
+
+
+def test_vivid_photos_of_one_colour_stay_finite():
+    flat = np.full((16, 16, 3), 100, np.uint8)
+    assert len(np.unique(vivid_photo(np.random.default_rng(0), flat))) == 1
+
+
+@pytest.mark.parametrize("shape", [(64, 48, 3), (1, 5, 3)])
+def test_soft_photos_lose_their_finest_detail_and_keep_their_size(shape):
+    photo = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
+    soft = soft_photo(np.random.default_rng(0), photo)
+    assert soft.shape == shape
+    assert soft.dtype == np.uint8
+    if min(shape[:2]) > 8:
+        steps = [np.abs(np.diff(x.astype(int), axis=1)).mean() for x in (photo, soft)]
+        assert steps[1] < 0.8 * steps[0]
