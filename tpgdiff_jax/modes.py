@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax import experiment
 from tpgdiff_jax.checkpoints import assemble
-from tpgdiff_jax.checkpoints.default import load_any
+from tpgdiff_jax.checkpoints.default import load_suited
 from tpgdiff_jax.command_line import parse_strengths, user_errors
 from tpgdiff_jax.data import prepare as prepared
 from tpgdiff_jax.data.images import printable
@@ -63,7 +63,7 @@ def benchmark(
             fix_cpu_threads()
         system, weights = None, ""
         if checkpoint:
-            *parts, weights = load_any(checkpoint)
+            *parts, weights = load_suited(checkpoint)
             system = System(*parts)
             use_precision(system.config.model.matmul_precision)
             sde, own = IRSDE(**system.config.diffusion), system.config.eval

@@ -94,3 +94,20 @@ def test_description_log_and_benchmark_name_weights_alike(save, photo_folder, tm
     modes.benchmark(config, str(path), None, tmp_path / "scores")
     scored = json.loads((tmp_path / "scores" / "summary.json").read_text())
     assert said == logged == scored["job"]["weights"] == loaded.fingerprint
+
+
+@pytest.mark.parametrize(("is_fast", "expected"), [(True, "bfloat16"), (False, "float32")])
+def test_weights_of_bfloat16_compute_in_it_only_where_it_is_fast(
+    restorer, tmp_path, monkeypatch, is_fast, expected
+):
+    path = tmp_path / "weights.safetensors"
+    description = published.describe(restorer.config)
+    description["model"]["dtype"] = "bfloat16"
+    published.save(path, jax.device_get(restorer._variables["params"]), description)
+    monkeypatch.setattr(default.native, "has_fast_bfloat16", lambda: is_fast)
+    model, _, config, _ = default.load_suited(path)
+    assert config.model.dtype == expected
+    assert model.unet.dtype == expected
+    assert default.load_suited(path, "float32")[2].model.dtype == "float32"
+    with pytest.raises(ValueError, match="dtype='half' is unknown"):
+        default.load_suited(path, "half")

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tpgdiff_jax.checkpoints.default import load_any
+from tpgdiff_jax.checkpoints.default import load_suited
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, groups_of
 from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
@@ -71,6 +71,7 @@ class Restorer:
         *,
         mesh: Mesh | Mapping[str, int] | None = None,
         compile_cache: bool = True,
+        dtype: str = "auto",
     ) -> "Restorer":
         """Load a trained system.
 
@@ -83,6 +84,7 @@ class Restorer:
             tiled image over all.  By default one device.
           compile_cache: keep compiled programs in a folder of the user for the next process, see
             `compile_cache.keep_compiled_programs`.
+          dtype: of the computation; see `checkpoints.default.load_suited`.
 
         Raises:
           ValueError: no such file, a damaged one, one of another version, or one that holds no
@@ -90,7 +92,7 @@ class Restorer:
         """
         if isinstance(mesh, Mapping):
             mesh = make_mesh(dict.fromkeys(AXES, 1) | dict(mesh))
-        model, variables, config, fingerprint = load_any(path)
+        model, variables, config, fingerprint = load_suited(path, dtype)
         use_precision(config.model.matmul_precision)
         if compile_cache:
             keep_compiled_programs()

@@ -8,7 +8,15 @@ that into JAX programs.  Nothing here is needed: whatever is missing, XLA comput
 """
 
 from tpgdiff_jax.native.call import call
-from tpgdiff_jax.native.choice import ENVIRONMENT, WAYS, choose
+from tpgdiff_jax.native.choice import ENVIRONMENT, WAYS, choose, has_fast_bfloat16
 from tpgdiff_jax.native.problems import Convolution, Product
 
-__all__ = ["ENVIRONMENT", "WAYS", "Convolution", "Product", "call", "choose"]
+__all__ = [
+    "ENVIRONMENT",
+    "WAYS",
+    "Convolution",
+    "Product",
+    "call",
+    "choose",
+    "has_fast_bfloat16",
+]

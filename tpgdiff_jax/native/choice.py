@@ -3,6 +3,7 @@
 import functools
 import os
 
+import jax
 from absl import logging
 
 from tpgdiff_jax.native import library
@@ -52,6 +53,17 @@ def library_in_use() -> Library | None:
         return None
     _say(f"Convolutions on the CPU: oneDNN {found.version} ({ENVIRONMENT}=xla uses XLA).")
     return found
+
+
+def has_fast_bfloat16() -> bool:
+    """Tell whether the default device computes faster in bfloat16 than in float32.
+
+    GPUs and TPUs do; of CPUs those whose bfloat16 units oneDNN uses, since XLA uses none.
+    """
+    if jax.default_backend() != "cpu":
+        return True
+    library = library_in_use()
+    return library is not None and library.has_bfloat16
 
 
 @functools.cache
