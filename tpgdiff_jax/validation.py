@@ -173,6 +173,21 @@ def _check_transformer_widths(config: ConfigDict) -> None:
     _require(fits, config, "model.multipliers", expected)
 
 
+def validate_training(config: ConfigDict) -> None:
+    """Check what only training asks for.
+
+    Raises:
+      ValueError: naming the key, its value and what is expected.
+    """
+    # A step of a usual learning rate is less than bfloat16 can add to a weight.
+    expected = (
+        "'float32' for training, since bfloat16 rounds its small steps away (for a faster "
+        "computation set model.dtype='bfloat16')"
+    )
+    fits = config.model.param_dtype == "float32"
+    _require(fits, config, "model.param_dtype", expected)
+
+
 def validate_weights(config: ConfigDict) -> None:
     """Check that the networks that a run does not train have a file to come from.
 
