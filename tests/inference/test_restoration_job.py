@@ -359,6 +359,20 @@ def test_results_among_the_files_of_a_pattern_are_not_restored_again(folder):
     assert len(plan.plan([str(folder / "sub" / "*.png")], folder)) == 1
 
 
+def test_linked_folders_are_restored_once_however_they_are_named(folder, tmp_path):
+    store = tmp_path / "store"
+    store.mkdir()
+    (folder / "1.png").rename(store / "1.png")
+    (folder / "linked").symlink_to(store)
+    (folder / "loop..").symlink_to(folder)
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "3.png").write_bytes((folder / "0.png").read_bytes())
+    output = tmp_path / "out"
+    for text in (str(folder), str(folder / "**" / "*.png")):
+        found = [t.target.relative_to(output).as_posix() for t in plan.plan([text], output)]
+        assert found == ["0.png", "linked/1.png", "sub/2.png"]
+
+
 def test_names_that_are_no_text(folder, tmp_path, restorer, caplog):
     names = [os.fsdecode(b"caf\xe9.png"), os.fsdecode(b"b\xe4d.png")]
     source, output = tmp_path / "in", tmp_path / "out"
