@@ -309,6 +309,24 @@ def test_inputs_and_results_in_one_folder_are_refused(folder, tmp_path):
     assert len(plan.plan([str(folder / "0.png")], folder, ".jpg")) == 1
 
 
+def test_results_outside_the_output_folder_are_refused(folder, tmp_path):
+    output, secret = tmp_path / "out", tmp_path / "secret"
+    secret.mkdir()
+    (folder / "1.png").rename(secret / "1.png")
+    words = r"--input=.*secret.*: the result of .*1\.png would be .*lies outside --output=.*out;"
+    with pytest.raises(ValueError, match=words):
+        plan.plan([str(folder / "*" / ".." / ".." / "secret" / "*.png")], output)
+    output.mkdir()
+    (output / "sub").symlink_to(secret)
+    with pytest.raises(ValueError, match=r"would be .*sub/2\.png.*lies outside.*keep links"):
+        plan.plan([str(folder)], output)
+    # Within the folder, and where the folder itself is a link, all is well.
+    (output / "sub").unlink()
+    (tmp_path / "alias").symlink_to(output)
+    for text in (str(folder), str(folder / "*" / ".." / "sub" / "*.png")):
+        assert plan.plan([text], tmp_path / "alias")
+
+
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").touch()
     for output in (tmp_path / "file" / "out", pathlib.Path("/proc/nothing")):

@@ -37,15 +37,23 @@ def plan(inputs: Sequence[str], output: pathlib.Path, suffix: str = ".png") -> l
       tasks in the order of their results' names.
 
     Raises:
-      ValueError: an input that matches nothing, an unknown format, two files with one result, or
-        inputs and results in one folder.
+      ValueError: an input that matches nothing, an unknown format, two files with one result, a
+        result outside `output`, or inputs and results in one folder.
     """
     if suffix.lower() not in EXTENSIONS:
         raise ValueError(f"--format={suffix!r}: expected one of {', '.join(EXTENSIONS)}.")
     tasks: dict[pathlib.Path, Task] = {}
+    results = output.resolve()
     for text in inputs:
         for root, name in _files(text, output):
             task = Task(root / name, output / pathlib.Path(name).with_suffix(suffix))
+            # Of the folder: a result that is a link itself would be replaced, not followed.
+            if not task.target.parent.resolve().is_relative_to(results):
+                raise ValueError(
+                    f"--input={text}: the result of {task.source} would be {task.target}, which "
+                    f"lies outside --output={output}; name the inputs without '..' behind a "
+                    "wildcard, and keep links to other folders out of --output."
+                )
             if task.target.resolve() == task.source.resolve():
                 raise ValueError(
                     f"{task.source} would be its own result; choose another --output or --format."
