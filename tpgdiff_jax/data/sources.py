@@ -65,6 +65,7 @@ class Source(abc.ABC):
         self._bad: set[int] = set()  # elements that failed when they were read
         self._cache: dict[int, Any] = {}
         self._cache_bytes = cache_mb << 20
+        self._free_bytes = self._cache_bytes  # of the cache, still to be filled
         self._lock = threading.Lock()
 
     @abc.abstractmethod
@@ -106,7 +107,9 @@ class Source(abc.ABC):
         return {k: v for k, v in self.__dict__.items() if k not in ("_lock", "_cache")}
 
     def __setstate__(self, state):
-        self.__dict__.update(state, _lock=threading.Lock(), _cache={})
+        # The copy's cache is empty, and may become as large as this one's was allowed to.
+        fresh = {"_lock": threading.Lock(), "_cache": {}, "_free_bytes": state["_cache_bytes"]}
+        self.__dict__.update(state, **fresh, _bad=set(state["_bad"]))
 
     def summary(self) -> str:
         """Say in one line how many elements are used, how many files were skipped, and why."""
@@ -147,11 +150,11 @@ class Source(abc.ABC):
         images = [element] if isinstance(element, np.ndarray) else [element["lq"], element["gt"]]
         size = sum(image.nbytes for image in images)
         with self._lock:
-            if size <= self._cache_bytes and index not in self._cache:
+            if size <= self._free_bytes and index not in self._cache:
                 for image in images:
                     image.setflags(write=False)
                 self._cache[index] = element
-                self._cache_bytes -= size
+                self._free_bytes -= size
 
 
 class PhotoFolder(Source):
@@ -218,6 +221,8 @@ class PhotoFolder(Source):
         """Return the same photos, but only the first `count` of them."""
         few = copy.copy(self)
         few.paths = self.paths[:count]
+        few._bad = {index for index in self._bad if index < len(few.paths)}
+        few.__dict__.pop("_fingerprint", None)  # of all photos
         return few
 
     def _read(self, index: int) -> np.ndarray:
