@@ -176,6 +176,7 @@ def test_unpaired_images_have_no_truth(tmp_path):
         ({"name": "a", "folder": "a", "sigma": 25.0}, "layout='clean'"),
         ({"name": "a", "folder": "a", "layout": "clean", "recipe": "hail"}, "'hail'"),
         ({"name": "a/b", "folder": "a"}, "'a/b'"),
+        ({"name": "..", "folder": "a"}, r"'\.\.': its name may hold .* begin with no dot"),
     ],
 )
 def test_wrong_entries_are_named(entry, words):
