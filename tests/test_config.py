@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import pytest
+from ml_collections import ConfigDict
 
 from tpgdiff_jax import config as configuration
 from tpgdiff_jax.command_line import checked_config
@@ -48,15 +49,56 @@ def test_every_shipped_config_is_valid_and_says_what_it_is_for(path, load_config
         ("model.unet", "tiny"),
         ("loss.first_step_share", 1.5),
         ("priors.teacher_size", 0),
+        ("model.multipliers", ()),
+        ("model.multipliers", (1, 0)),
+        ("model.multipliers", (1.5,)),
+        ("model.blocks", ("2",)),
+        ("priors.encoder_width", 0),
+        ("priors.map_width", 0),
+        ("priors.connector_depth", -1),
+        ("priors.segmentation_net.widths", ()),
+        ("priors.depth_net.fusion", 0),
+        ("optim.b1", -0.1),
+        ("optim.b2", 2.0),
+        ("optim.decay_factor", -1.0),
+        ("optim.milestones", ("a",)),
+        ("optim.milestones", (200, 100)),
+        ("optim.weight_decay", -0.5),
+        ("optim.learning_rate", float("inf")),
+        ("optim.clip_norm", float("nan")),
+        ("stage_one.optim.b2", 1.0),
+        ("stage_one.optim.milestones", (0,)),
+        ("prepare.severities", (9,)),
+        ("prepare.severities", ()),
+        ("prepare.severities", ("3",)),
+        ("prepare.seed", -1),
+        ("data.severity", (1.0,)),
+        ("data.weights", ("1",)),
+        ("ema.more_decays", (None,)),
+        ("loss.least_harm", 0.0),
+        ("benchmark.largest_whole", 0.0),
+        ("benchmark.steps", (1.5,)),
     ],
 )
 def test_wrong_values_are_named(key, value):
     config = configuration.base_config()
-    group, name = key.split(".")
-    setattr(config[group], name, value)
+    *groups, name = key.split(".")
+    setattr(configuration.get(config, ".".join(groups)), name, value)
     with pytest.raises(ValueError, match=name) as error:
         validate(config)
     assert str(value[-1] if isinstance(value, tuple) and value else value) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [("model", "width", "64"), ("model", "use_structure", 1), ("data", "degradations", "noise")],
+)
+def test_values_of_another_kind_are_named(group, name, value):
+    """Where an experiment file replaces a whole group, ConfigDict checks no kind."""
+    config = configuration.base_config().unlock()
+    config[group] = ConfigDict(config[group].to_dict() | {name: value})
+    with pytest.raises(ValueError, match=rf"config\.{group}\.{name}={value!r}: expected"):
+        validate(config)
 
 
 @pytest.mark.parametrize(("key", "value"), [("blocks", (1, 2)), ("width", 6)])

@@ -9,6 +9,7 @@ from PIL import Image
 from tpgdiff_jax import experiment
 from tpgdiff_jax.checkpoints.published import load_system
 from tpgdiff_jax.command_line import UserError
+from tpgdiff_jax.validation import validate
 
 
 @pytest.fixture
@@ -35,6 +36,15 @@ def config(tiny_config, tmp_path):
 
 def rows(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_parameters_in_bfloat16_are_refused_before_anything_is_made(tiny_config, tmp_path):
+    tiny_config.model.param_dtype = "bfloat16"
+    validate(tiny_config)  # fine for restoring
+    words = r"config\.model\.param_dtype='bfloat16': expected 'float32' for training.*model\.dtype"
+    with pytest.raises(UserError, match=words):
+        experiment.train(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_both_stages_are_trained_scored_and_published(config, tmp_path, capsys):

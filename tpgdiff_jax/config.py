@@ -84,7 +84,7 @@ def base_config() -> ConfigDict:
             "dtype": "float32",  # of the computation: float32 | bfloat16
             # Who computes convolutions on CPUs: xla | onednn | auto, oneDNN where it can be had.
             "convolutions": "auto",
-            "param_dtype": "float32",
+            "param_dtype": "float32",  # training needs it; to restore, bfloat16 takes half of it
             # Of float32 products on accelerators: default (fast, rounded) | high | highest.
             "matmul_precision": "default",
         }

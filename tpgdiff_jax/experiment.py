@@ -43,7 +43,7 @@ from tpgdiff_jax.training.stages import (
 from tpgdiff_jax.training.state import TrainState, averaged
 from tpgdiff_jax.training.trouble import RunStoppedError
 from tpgdiff_jax.training.workdir import prepare_workdir
-from tpgdiff_jax.validation import validate_weights
+from tpgdiff_jax.validation import validate_training, validate_weights
 
 
 def stages_of(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[ConfigDict, pathlib.Path]]:
@@ -71,6 +71,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
       False where SIGTERM ended it early; the same command continues it.
     """
     with user_errors():
+        validate_training(config)
         validate_weights(config)
         plan = stages_of(config, workdir)
         for each, folder in plan:

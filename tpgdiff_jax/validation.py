@@ -1,12 +1,21 @@
 """Check a configuration before any device is touched or any folder made."""
 
+import math
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.backbones.transformer import ACTIVATIONS
-from tpgdiff_jax.config import get, stage_config
-from tpgdiff_jax.data.degradations.mix import DEGRADATIONS, Mixture, expand, parse
+from tpgdiff_jax.config import base_config, flat_items, get, stage_config
+from tpgdiff_jax.data.degradations.mix import (
+    DEGRADATIONS,
+    MAX_SEVERITY,
+    Mixture,
+    expand,
+    parse,
+)
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.diffusion.loss import DISTANCES, OBJECTIVES, TIME_WEIGHTINGS
 from tpgdiff_jax.diffusion.prediction import PREDICTIONS
@@ -34,6 +43,7 @@ def validate(config: ConfigDict) -> None:
     Raises:
       ValueError: naming the key, its value and what is expected.
     """
+    _check_kinds(config)
     sde = IRSDE(**config.diffusion)
     check_sampler(config.eval.sampler, sde, config.eval.steps)
     read_settings(config)
@@ -69,13 +79,24 @@ def validate(config: ConfigDict) -> None:
         "checkpoint.keep log.every_steps eval.batch_size eval.photos loss.time_power "
         "priors.map_size priors.tokens priors.depth_size priors.segmentation_size "
         "priors.clip.patch priors.clip.width priors.clip.layers priors.clip.heads "
-        "priors.clip.image_size priors.clip.features priors.conv.features priors.teacher_size"
+        "priors.clip.image_size priors.clip.features priors.conv.features priors.teacher_size "
+        "priors.encoder_width priors.map_width priors.map_max_width loss.least_harm "
+        "benchmark.largest_whole "
+        "priors.depth_net.patch priors.depth_net.width priors.depth_net.layers "
+        "priors.depth_net.heads priors.depth_net.image_size priors.depth_net.fusion "
+        "priors.depth_net.head priors.segmentation_net.decoder priors.segmentation_net.num_classes"
     )
     for key in positive.split():
         _require(get(config, key) > 0, config, key, "a positive number")
+    for key in _POSITIVE_TUPLES:
+        value = get(config, key)
+        fits = len(value) > 0 and all(v > 0 for v in value)
+        _require(fits, config, key, "a non-empty tuple of positive numbers")
     not_negative = (
         "eval.crop_size eval.every_steps data.cache_mb data.workers data.tone_jitter "
-        "prepare.crop_size priors.head_blocks model.middle_blocks"
+        "prepare.crop_size priors.head_blocks model.middle_blocks seed eval.seed prepare.seed "
+        "benchmark.seed priors.connector_depth model.first_attention_level "
+        "loss.classification_weight loss.relative_power"
     )
     for key in not_negative.split():
         _require(get(config, key) >= 0, config, key, "zero or more")
@@ -102,6 +123,10 @@ def validate(config: ConfigDict) -> None:
     )
     for text in expand(config.prepare.recipes):
         parse(text)
+    severities = config.prepare.severities
+    fits = len(severities) > 0 and all(0 <= v <= MAX_SEVERITY for v in severities)
+    expected = f"a non-empty tuple of severities from 0 to {MAX_SEVERITY:g}"
+    _require(fits, config, "prepare.severities", expected)
     fits = data.max_mixed <= len(data.degradations)
     _require(fits, config, "data.max_mixed", "at most the number of data.degradations")
     multi = data.max_mixed == 1 or config.priors.classification == "multi"
@@ -125,6 +150,65 @@ def validate(config: ConfigDict) -> None:
         _check_transformer_widths(config)
 
 
+_WHOLE_TUPLES = (
+    *("profile_steps", "benchmark.steps", "model.multipliers", "model.blocks"),
+    *("optim.milestones", "stage_one.optim.milestones", "priors.conv.widths"),
+    *("priors.depth_net.taps", "priors.depth_net.neck"),
+    *(
+        f"priors.segmentation_net.{name}"
+        for name in ("widths", "depths", "heads", "reductions", "patch_sizes", "strides")
+    ),
+    "priors.segmentation_net.mlp_ratios",
+)
+_NUMBER_TUPLES = (
+    *("data.weights", "data.severity", "data.crop_share", "stage_one.data.crop_share"),
+    *("ema.more_decays", "stage_one.ema.more_decays", "prepare.severities"),
+    "priors.depth_net.factors",
+)
+# Of layers, levels and widths: none may be missing or empty.
+_POSITIVE_TUPLES = tuple(
+    key
+    for key in (*_WHOLE_TUPLES, *_NUMBER_TUPLES)
+    if key.startswith(("priors.", "model.multipliers"))
+)
+
+
+def _check_kinds(config: ConfigDict) -> None:
+    """Check that every value is of its default's kind, so that further checks can compare it.
+
+    ConfigDict itself looks neither into tuples nor at what a whole group is replaced by.
+    """
+    for key, default in flat_items(base_config()):
+        value = get(config, key)
+        if isinstance(default, bool):
+            _require(isinstance(value, bool), config, key, "True or False")
+        elif isinstance(default, int):
+            _require(_is_whole(value), config, key, "a whole number")
+        elif isinstance(default, float):
+            _require(_is_number(value), config, key, "a finite number")
+        elif isinstance(default, str):
+            _require(isinstance(value, str), config, key, "text")
+        else:
+            _require(isinstance(value, tuple | list), config, key, "a tuple")
+    each: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+        (_WHOLE_TUPLES, _is_whole, "a tuple of whole numbers"),
+        (_NUMBER_TUPLES, _is_number, "a tuple of finite numbers"),
+    )
+    for keys, fits, expected in each:
+        for key in keys:
+            _require(all(map(fits, get(config, key))), config, key, expected)
+    _require(len(config.data.severity) == 2, config, "data.severity", "the least and the most")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
 def _check_learning(config: ConfigDict, prefix: str) -> None:
     """Check what decides how a stage learns; stage one's keys have a prefix."""
 
@@ -140,6 +224,16 @@ def _check_learning(config: ConfigDict, prefix: str) -> None:
         require(key, lambda v: v > 0, "a positive number")
     for key in ("optim.clip_norm", "optim.warmup_steps", "optim.max_skipped", "ema.start_step"):
         require(key, lambda v: v >= 0, "zero or more")
+    for key in ("optim.weight_decay", "optim.final_learning_rate"):
+        require(key, lambda v: v >= 0, "zero or more")
+    for key in ("optim.b1", "optim.b2"):
+        require(key, lambda v: 0 <= v < 1, "a number in [0, 1)")
+    require("optim.decay_factor", lambda v: 0 < v <= 1, "a number above 0, at most 1")
+    require(
+        "optim.milestones",
+        lambda v: all(a < b for a, b in zip((0, *v), v, strict=False)),
+        "numbers of steps above 0, each larger than the one before",
+    )
     require("ema.decay", lambda v: 0 <= v < 1, "a number in [0, 1)")
     require("ema.more_decays", lambda v: all(0 <= x < 1 for x in v), "numbers in [0, 1)")
     parts = get(config, f"{prefix}optim.accumulate")
@@ -171,6 +265,21 @@ def _check_transformer_widths(config: ConfigDict) -> None:
     )
     fits = all(w % 32 == 0 and w % config.model.head_dim == 0 for w in widths)
     _require(fits, config, "model.multipliers", expected)
+
+
+def validate_training(config: ConfigDict) -> None:
+    """Check what only training asks for.
+
+    Raises:
+      ValueError: naming the key, its value and what is expected.
+    """
+    # A step of a usual learning rate is less than bfloat16 can add to a weight.
+    expected = (
+        "'float32' for training, since bfloat16 rounds its small steps away (for a faster "
+        "computation set model.dtype='bfloat16')"
+    )
+    fits = config.model.param_dtype == "float32"
+    _require(fits, config, "model.param_dtype", expected)
 
 
 def validate_weights(config: ConfigDict) -> None:

@@ -1,5 +1,7 @@
 """The list of bad files, in one process and shared between many."""
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import pickle
@@ -89,6 +91,60 @@ def test_clear_forgets_an_earlier_run(tmp_path):
     assert again.items() == {}
     again.add("b.png", "truncated")
     assert again.items() == {"b.png": "truncated"}
+
+
+def _clear_and_report(path, name, cleared, go) -> None:
+    report = SkipReport(path)
+    report.clear()
+    report.add(name, "truncated")
+    cleared.set()
+    go.wait(60)
+
+
+def test_a_second_process_of_a_run_deletes_nothing_of_the_first(tmp_path):
+    path = tmp_path / "skipped.jsonl"
+    SkipReport(path).add("of an earlier run.png", "truncated")
+    context = multiprocessing.get_context("spawn")
+    go, reports = context.Event(), []
+    names = ("first.png", "second.png")
+    for name in names:
+        cleared = context.Event()
+        process = context.Process(target=_clear_and_report, args=(path, name, cleared, go))
+        process.start()
+        reports.append(process)
+        assert cleared.wait(60)
+    report = SkipReport(path)
+    assert report.items() == dict.fromkeys(names, "truncated")
+    go.set()
+    for process in reports:
+        process.join()
+        assert process.exitcode == 0
+    # Once they have ended, a new run starts with nothing, also where it starts twice in a process.
+    for _ in range(2):
+        report.clear()
+        assert report.items() == {}
+        report.add("new.png", "truncated")
+
+
+def test_who_reads_along_notices_a_new_file(tmp_path):
+    report, reader = SkipReport(tmp_path / "skipped.jsonl"), SkipReport(tmp_path / "skipped.jsonl")
+    report.add("a file with a long name.png", "truncated")
+    assert reader.items()
+    report.clear()
+    report.add("b.png", "truncated")
+    assert "b.png" in reader.items()
+
+
+def test_without_locks_an_earlier_run_is_forgotten_all_the_same(tmp_path, monkeypatch, caplog):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    report = SkipReport(tmp_path / "skipped.jsonl")
+    report.add("a.png", "truncated")
+    report.clear()
+    assert report.items() == {}
+    assert "cannot be locked (No locks available)" in caplog.text
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -1,5 +1,6 @@
 """Folders of photos, good and bad, and what all sources share."""
 
+import logging
 import multiprocessing
 import pickle
 
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tpgdiff_jax.data.skipped import SkipReport
-from tpgdiff_jax.data.sources import PhotoFolder, relabelled
+from tpgdiff_jax.data.sources import PhotoFolder, image_names, relabelled
 
 
 @pytest.fixture
@@ -63,6 +64,51 @@ def test_names_are_sorted_and_relative_to_the_folder(folder):
     assert names == ["a.jpg", "b.png", "broken.jpg", "deeper/grey.png"]
 
 
+def _touch(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_linked_folders_are_followed_and_loops_are_not(tmp_path, caplog):
+    folder, store = tmp_path / "photos", tmp_path / "store"
+    _touch(folder / "a.png", folder / "deep/b.png", store / "c.png", store / "deeper/d.JPG")
+    (folder / "linked").symlink_to(store)
+    (folder / "file.png").symlink_to(store / "c.png")
+    (folder / "deep/up").symlink_to(folder)
+    (store / "self").symlink_to(store)
+    (store / "back").symlink_to(folder)
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (folder / "gone").symlink_to(tmp_path / "nowhere")
+    (folder / "itself").symlink_to(folder / "itself")
+    with caplog.at_level(logging.INFO):
+        found = image_names(folder)
+    expected = ["a.png", "deep/b.png", "file.png", "linked/c.png", "linked/deeper/d.JPG"]
+    assert found == expected
+    for words in (
+        "1 linked folders followed: linked",
+        "3 folders left out, since they are links back to a folder they lie in: deep/up, linked/ba",
+        "3 links left out, since what they name does not exist: gone, gone.png, itself",
+    ):
+        assert f"{folder}: {words}" in caplog.text
+    # The folder itself may be a link, and two names of one folder are both listed.
+    (tmp_path / "alias").symlink_to(folder)
+    assert image_names(tmp_path / "alias") == expected
+    (folder / "again").symlink_to(store)
+    assert "again/c.png" in image_names(folder)
+
+
+def test_hidden_folders_are_left_out_like_hidden_files(tmp_path, caplog):
+    folder = tmp_path / ".cache" / "photos"  # only what is hidden below the folder counts
+    _touch(folder / "a.png", folder / "._a.png", folder / ".notes.txt", folder / ".thumbs/b.png")
+    _touch(folder / "deep/.git/c.png", folder / "deep/d.png")
+    with caplog.at_level(logging.INFO):
+        assert image_names(folder) == ["a.png", "deep/d.png"]
+    assert "1 hidden image files left out: ._a.png" in caplog.text
+    assert "2 hidden folders left out: .thumbs, deep/.git" in caplog.text
+    assert all(record.levelno == logging.INFO for record in caplog.records)
+
+
 def test_indices_are_those_of_a_sequence(folder):
     photos = PhotoFolder(folder, min_size=32)
     np.testing.assert_array_equal(photos[-1], photos[len(photos) - 1])
@@ -94,6 +140,30 @@ def test_survives_pickling(folder):
     photos = PhotoFolder(folder, min_size=32, cache_mb=1)
     again = pickle.loads(pickle.dumps(photos))
     np.testing.assert_array_equal(photos[0], again[0])
+
+
+def test_a_copy_has_the_whole_budget_of_its_cache_again(folder):
+    photos = PhotoFolder(folder, min_size=32, cache_mb=1)
+    _read_all(photos)
+    photos._free_bytes = 0  # as after a megabyte of photos
+    copy = pickle.loads(pickle.dumps(photos))
+    assert copy[0] is copy[0]
+    again = pickle.loads(pickle.dumps(copy))
+    assert again._free_bytes == 1 << 20
+
+
+def test_the_first_photos_are_a_source_of_their_own(folder):
+    photos = PhotoFolder(folder, min_size=32)
+    whole = repr(photos)
+    few = photos.first(2)
+    assert len(few) == 2
+    assert repr(few) != whole.replace("4 photos", "2 photos")
+    _read_all(photos)  # one of the others fails to decode
+    assert few.summary().startswith("2 photos")
+    _read_all(few)
+    last = photos.first(3)
+    assert last[2] is None
+    assert last.summary().startswith("2 photos")
 
 
 def test_worker_processes_report_what_they_find(folder, tmp_path):

@@ -1,16 +1,19 @@
 """The evaluation at the end of training: the same on one device and over a mesh."""
 
 import copy
+import json
+import math
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from tpgdiff_jax.data.degradations.mix import parse
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.distributed import sharding
 from tpgdiff_jax.evaluation import report
-from tpgdiff_jax.evaluation.evaluate import _restore_and_score, evaluate
+from tpgdiff_jax.evaluation.evaluate import Result, TestPair, _restore_and_score, evaluate
 
 
 @pytest.fixture
@@ -45,3 +48,13 @@ def test_a_mesh_gives_the_scores_of_one_device(tiny_system, config, photo_folder
     assert set(means) == {"noise", "rain", "mean"}
     picture = report.write_report(spread, tmp_path / "out")
     assert Image.open(picture).size[::-1] == report.comparison_picture(spread).shape[:2]
+
+
+def test_scores_of_equal_images_are_json(tmp_path):
+    image = np.zeros((24, 24, 3), np.uint8)
+    pair = TestPair("a.png", parse("noise:3"), image, image)
+    report.write_report([Result(pair, image, 20.0, math.inf, 0.5, 1.0)], tmp_path)
+    text = (tmp_path / "scores.json").read_text()
+    scores = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert scores["images"][0]["psnr"] == scores["means"]["mean"]["gain"] == "inf"
+    assert float(scores["means"]["mean"]["psnr"]) == math.inf

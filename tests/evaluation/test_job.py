@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from tpgdiff_jax.evaluation import job
+from tpgdiff_jax.evaluation.finding import open_set
 from tpgdiff_jax.evaluation.job import IMAGES, ROWS
 from tpgdiff_jax.evaluation.metrics import psnr
 from tpgdiff_jax.evaluation.rows import read_rows
+from tpgdiff_jax.evaluation.test_sets import SetSpec
 from tpgdiff_jax.evaluation.work import Predictions, batches, bucket_of
 from tpgdiff_jax.inference.batch import classify
 
@@ -103,6 +105,37 @@ def test_predictions_are_scored_without_a_model(run_job, benchmarks, plain_rows,
     assert "3.png is 20x20, the image 3.png 48x56" in rows["pairs", "3.png"]["error"]
     assert rows["pairs", "4.png"]["error"] == "no prediction for 4.png"
     assert "no prediction" in rows["noisy", "0.png"]["error"]
+
+
+def test_our_own_results_can_be_scored_again(run_job, plain_rows, tmp_path):
+    """JPEGs and `.PNG` files too, and images of one stem that differ in their suffix."""
+    rng, made = np.random.default_rng(0), tmp_path / "made"
+    names = ("a.jpg", "b.PNG", "sub/c.v2.jpeg", "d.png", "d.jpg")
+    for name in names:
+        kept = job.image_path(made, "posterior-100", "wild", name)
+        for path in (tmp_path / "set/LQ" / name, kept):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (40, 48, 3), np.uint8)).save(path)
+    sets = ({"name": "wild", "folder": "set", "layout": "unpaired", "lq": "LQ"},)
+    folder = made / IMAGES / "posterior-100"
+    for predictions in (Predictions(folder, ["wild"]), Predictions(folder / "wild", ["wild"])):
+        again = tmp_path / f"again_{len(list(tmp_path.iterdir()))}"
+        options = {"root": str(tmp_path), "sets": sets, "save_images": True}
+        run_job(again, system=None, predictions=predictions, **options)
+        rows = plain_rows(again)
+        assert {key[2] for key in rows} == set(names)
+        assert not any("error" in row for row in rows.values())
+        items = open_set(SetSpec("wild", "set", "unpaired", lq="LQ"), tmp_path).items
+        for item in items:
+            expected = job.image_path(made, "posterior-100", "wild", item.name)
+            assert predictions.path(item) == predictions.find(item) == expected
+    # Somebody's file of another suffix is still found by its stem, where it is the only one.
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for name in ("a.bmp", "b.jpg", "b.bmp"):
+        Image.new("RGB", (48, 40)).save(theirs / name)
+    found = {item.name: Predictions(theirs, ["wild"]).find(item) for item in items}
+    assert {name for name, path in found.items() if path} == {"a.jpg"}
 
 
 def test_a_truncated_truth_costs_one_image(run_job, benchmarks, plain_rows, tmp_path):

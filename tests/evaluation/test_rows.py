@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 from tpgdiff_jax.distributed.sharding import make_mesh
 from tpgdiff_jax.evaluation.benchmark import run_benchmark
 from tpgdiff_jax.evaluation.job import ROWS
-from tpgdiff_jax.evaluation.rows import locked
+from tpgdiff_jax.evaluation.rows import locked, read_rows
 from tpgdiff_jax.evaluation.settings import read_settings
 
 HOLD = """
@@ -34,6 +35,24 @@ def score(benchmarks, benchmark_config, tmp_path):
         return run_benchmark(settings, folder, mesh, predictions=benchmarks / "pairs/LQ")
 
     return run
+
+
+def test_lines_of_another_kind_are_left_out(tmp_path):
+    good = {"variant": "posterior-2", "set": "wild", "image": "a.png", "psnr": 20.0}
+    strange = (
+        '{"file": "a.png"}',
+        "[1, 2]",
+        "3",
+        "null",
+        '"text"',
+        "no JSON",
+        '{"variant": ["a"], ',
+    )
+    unhashable = json.dumps(good | {"image": ["a.png"]})
+    lines = [*strange, unhashable, json.dumps(good)]
+    (tmp_path / "process_0.jsonl").write_bytes(b"caf\xe9\n" + "\n".join(lines).encode())
+    assert read_rows(tmp_path) == {("posterior-2", "wild", "a.png"): good}
+    assert read_rows(tmp_path, {}) == {}
 
 
 def test_a_second_job_in_the_folder_is_refused_while_the_first_runs(score, tmp_path):

@@ -79,6 +79,13 @@ def test_published_layouts_are_understood(tmp_path, preset, files, expected):
         assert lq.shape == gt.shape == (40, 40, 3)
 
 
+def test_hidden_folders_hold_no_images_of_a_set(tmp_path):
+    for scene in ("A", ".AppleDouble"):
+        for kind in ("blur", "sharp", "blur/.thumbs"):
+            save(tmp_path / f"gopro/test/{scene}/{kind}/1.png")
+    assert names(open_set(PRESETS["gopro"], tmp_path)) == ["A/1.png"]
+
+
 def test_every_group_and_the_papers_sets_have_presets():
     assert all(set(group) <= PRESETS.keys() for group in GROUPS.values())
     assert len(GROUPS["single"]) == 9
@@ -169,6 +176,7 @@ def test_unpaired_images_have_no_truth(tmp_path):
         ({"name": "a", "folder": "a", "sigma": 25.0}, "layout='clean'"),
         ({"name": "a", "folder": "a", "layout": "clean", "recipe": "hail"}, "'hail'"),
         ({"name": "a/b", "folder": "a"}, "'a/b'"),
+        ({"name": "..", "folder": "a"}, r"'\.\.': its name may hold .* begin with no dot"),
     ],
 )
 def test_wrong_entries_are_named(entry, words):

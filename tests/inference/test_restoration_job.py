@@ -309,6 +309,24 @@ def test_inputs_and_results_in_one_folder_are_refused(folder, tmp_path):
     assert len(plan.plan([str(folder / "0.png")], folder, ".jpg")) == 1
 
 
+def test_results_outside_the_output_folder_are_refused(folder, tmp_path):
+    output, secret = tmp_path / "out", tmp_path / "secret"
+    secret.mkdir()
+    (folder / "1.png").rename(secret / "1.png")
+    words = r"--input=.*secret.*: the result of .*1\.png would be .*lies outside --output=.*out;"
+    with pytest.raises(ValueError, match=words):
+        plan.plan([str(folder / "*" / ".." / ".." / "secret" / "*.png")], output)
+    output.mkdir()
+    (output / "sub").symlink_to(secret)
+    with pytest.raises(ValueError, match=r"would be .*sub/2\.png.*lies outside.*keep links"):
+        plan.plan([str(folder)], output)
+    # Within the folder, and where the folder itself is a link, all is well.
+    (output / "sub").unlink()
+    (tmp_path / "alias").symlink_to(output)
+    for text in (str(folder), str(folder / "*" / ".." / "sub" / "*.png")):
+        assert plan.plan([text], tmp_path / "alias")
+
+
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").touch()
     for output in (tmp_path / "file" / "out", pathlib.Path("/proc/nothing")):
@@ -357,6 +375,20 @@ def test_results_among_the_files_of_a_pattern_are_not_restored_again(folder):
         plan.plan([str(folder / "rest*" / "*.png")], output)
     # Inputs may lie below the folder of the results.
     assert len(plan.plan([str(folder / "sub" / "*.png")], folder)) == 1
+
+
+def test_linked_folders_are_restored_once_however_they_are_named(folder, tmp_path):
+    store = tmp_path / "store"
+    store.mkdir()
+    (folder / "1.png").rename(store / "1.png")
+    (folder / "linked").symlink_to(store)
+    (folder / "loop..").symlink_to(folder)
+    (folder / ".hidden").mkdir()
+    (folder / ".hidden" / "3.png").write_bytes((folder / "0.png").read_bytes())
+    output = tmp_path / "out"
+    for text in (str(folder), str(folder / "**" / "*.png")):
+        found = [t.target.relative_to(output).as_posix() for t in plan.plan([text], output)]
+        assert found == ["0.png", "linked/1.png", "sub/2.png"]
 
 
 def test_names_that_are_no_text(folder, tmp_path, restorer, caplog):

@@ -45,6 +45,33 @@ def test_metrics_keep_their_group(tmp_path, board):
     assert board == [("scalar", "train/loss", 2), ("scalar", "speed/step_seconds", 2)]
 
 
+def test_every_line_is_json_whatever_was_measured(tmp_path):
+    """Equal images have an infinite PSNR; lines of older programs may hold `Infinity`."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "psnr": Infinity}\n{"step": 1, "lo\n[1]\n{"no_step": 1}\n')
+    report = RunReport(tmp_path, start=1, total=10)
+    report.write(2, {"validation/psnr": float("inf"), "x": float("-inf"), "y": float("nan")})
+    report.close()
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
+    assert rows[0] == {"step": 1, "psnr": "inf"}
+    assert rows[1] == {"step": 2, "validation/psnr": "inf", "x": "-inf"}
+    assert len(rows) == 2
+
+
+def test_a_run_killed_before_its_first_checkpoint_repeats_no_line(tmp_path):
+    """The validation before the first step is written at every start from step 0, once each."""
+    for _ in range(2):
+        report = RunReport(tmp_path, start=0, total=10)
+        report.write(0, {"validation/psnr": 20.0})
+        report.write(2, {"loss": 0.5})
+        report.close()
+    report = RunReport(tmp_path, start=2, total=10)
+    report.write(4, {"loss": 0.25})
+    report.close()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 2, 4]
+
+
 def test_validation_has_a_line_of_its_own(tmp_path, caplog):
     report = RunReport(tmp_path, start=0, total=10)
     with caplog.at_level(logging.INFO):

@@ -32,12 +32,29 @@ def test_average_follows_the_released_program(golden):
     np.testing.assert_allclose(averages, arrays["ema"], rtol=2e-6)
 
 
-def test_averages_keep_the_parameters_type():
-    start, new = {"w": jnp.ones(3, jnp.bfloat16)}, {"w": jnp.zeros(3, jnp.bfloat16)}
-    timing = {"decay": 0.9, "every_steps": 1, "start_step": 0}
-    found = jax.jit(lambda step: update_ema(start, new, step, **timing))(jnp.int32(500))["w"]
-    assert found.dtype == jnp.bfloat16
-    np.testing.assert_allclose(found.astype(jnp.float32), 0.9, rtol=0.01)
+def test_averages_are_float32_and_move_by_less_than_bfloat16_can_hold():
+    params = {"w": jnp.ones(3, jnp.bfloat16)}
+    state = create_state(params, make_optimizer(base_config().optim), averages=1)
+    for average in (state.ema, *state.more_ema):
+        assert average["w"].dtype == jnp.float32
+        assert average["w"] is not params["w"]
+    assert state.params["w"].dtype == jnp.bfloat16
+    timing = {"decay": 0.995, "every_steps": 1, "start_step": 0}
+    near = {"w": jnp.full(3, 1.0078125, jnp.bfloat16)}  # the number next to 1 in bfloat16
+
+    def move(average, step):
+        return update_ema(average, near, step, **timing), None
+
+    steps = jnp.arange(5000, 7000)
+    found, _ = jax.jit(lambda start: jax.lax.scan(move, start, steps))(state.ema)
+    np.testing.assert_allclose(found["w"], 1.0078125, atol=1e-5)
+
+
+def test_averages_of_float32_parameters_are_copies():
+    params = {"w": jnp.ones(3)}
+    state = create_state(params, make_optimizer(base_config().optim), averages=1)
+    places = [tree["w"].unsafe_buffer_pointer() for tree in (params, state.ema, state.more_ema[0])]
+    assert len(set(places)) == 3  # a step gives each of them away
 
 
 def test_learning_rate_warms_up_and_falls_to_its_end():

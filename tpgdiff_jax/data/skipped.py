@@ -1,9 +1,13 @@
 """Which files were skipped and why, gathered from all threads and worker processes."""
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
 import threading
+from collections.abc import Iterator
+from typing import IO
 
 from absl import logging
 
@@ -72,13 +76,19 @@ class SkipReport:
         }
 
     def clear(self) -> None:
-        """Forget everything, also in the file; before workers start, so that they agree."""
+        """Forget everything of earlier runs, also in the file; before workers start.
+
+        The processes of a run on one machine all call this: what one of them, while it lives, has
+        written since stays there for all.
+        """
         with self._lock:
             self._known.clear()
             self._logged.clear()
             self._read_bytes = 0
             if self.path is not None:
-                self.path.unlink(missing_ok=True)
+                with _alone(self.path) as is_alone:
+                    if is_alone:
+                        self.path.unlink(missing_ok=True)
 
     def summary(self, total: int | None = None) -> str:
         """Say in one line how many files were skipped, and name the first few.
@@ -140,6 +150,8 @@ class SkipReport:
         if self.path is None or not self.path.exists():
             return
         with self.path.open("rb") as file:
+            if self._read_bytes > os.fstat(file.fileno()).st_size:
+                self._read_bytes = 0  # another process has begun a new file
             file.seek(self._read_bytes)
             new = file.read()
         new = new[: new.rfind(b"\n") + 1]  # the last line may still be on its way
@@ -157,6 +169,35 @@ class SkipReport:
 
     def __setstate__(self, state):
         self.__dict__.update(state, _logged=set(), _read_bytes=0, _lock=threading.Lock())
+
+
+@contextlib.contextmanager
+def _alone(path: pathlib.Path) -> Iterator[bool]:
+    """Tell whether no other process that lives has cleared a report, and note that this one has.
+
+    Every process that clears holds a shared lock on a file beside the report until it ends; who
+    gets it for itself alone is the first.
+    """
+    key = str(path.absolute())
+    if key not in _held:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _held[key] = path.with_name(f".{path.name}.lock").open("a")
+    try:
+        fcntl.flock(_held[key], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_alone = True
+    except BlockingIOError:
+        is_alone = False
+    except OSError as error:  # a file system without locks
+        logging.warning("%s cannot be locked (%s).", path, error.strerror)
+        yield True
+        return
+    try:
+        yield is_alone
+    finally:
+        fcntl.flock(_held[key], fcntl.LOCK_SH)  # waits while another one clears
+
+
+_held: dict[str, IO[str]] = {}  # report -> its lock, held until this process ends
 
 
 def _shorter(file: str, source: str) -> str:

@@ -4,6 +4,7 @@
 """
 
 import abc
+import collections
 import copy
 import functools
 import hashlib
@@ -15,8 +16,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from absl import logging
 
-from tpgdiff_jax.data.images import EXTENSIONS, UnreadableImageError, read_rgb, read_size
+from tpgdiff_jax.data.images import (
+    EXTENSIONS,
+    UnreadableImageError,
+    printable,
+    read_rgb,
+    read_size,
+)
 from tpgdiff_jax.data.skipped import SkipReport
 
 _SCAN_THREADS = 8  # headers are read in parallel: on network drives each waits
@@ -57,6 +65,7 @@ class Source(abc.ABC):
         self._bad: set[int] = set()  # elements that failed when they were read
         self._cache: dict[int, Any] = {}
         self._cache_bytes = cache_mb << 20
+        self._free_bytes = self._cache_bytes  # of the cache, still to be filled
         self._lock = threading.Lock()
 
     @abc.abstractmethod
@@ -98,7 +107,9 @@ class Source(abc.ABC):
         return {k: v for k, v in self.__dict__.items() if k not in ("_lock", "_cache")}
 
     def __setstate__(self, state):
-        self.__dict__.update(state, _lock=threading.Lock(), _cache={})
+        # The copy's cache is empty, and may become as large as this one's was allowed to.
+        fresh = {"_lock": threading.Lock(), "_cache": {}, "_free_bytes": state["_cache_bytes"]}
+        self.__dict__.update(state, **fresh, _bad=set(state["_bad"]))
 
     def summary(self) -> str:
         """Say in one line how many elements are used, how many files were skipped, and why."""
@@ -139,11 +150,11 @@ class Source(abc.ABC):
         images = [element] if isinstance(element, np.ndarray) else [element["lq"], element["gt"]]
         size = sum(image.nbytes for image in images)
         with self._lock:
-            if size <= self._cache_bytes and index not in self._cache:
+            if size <= self._free_bytes and index not in self._cache:
                 for image in images:
                     image.setflags(write=False)
                 self._cache[index] = element
-                self._cache_bytes -= size
+                self._free_bytes -= size
 
 
 class PhotoFolder(Source):
@@ -210,6 +221,8 @@ class PhotoFolder(Source):
         """Return the same photos, but only the first `count` of them."""
         few = copy.copy(self)
         few.paths = self.paths[:count]
+        few._bad = {index for index in self._bad if index < len(few.paths)}
+        few.__dict__.pop("_fingerprint", None)  # of all photos
         return few
 
     def _read(self, index: int) -> np.ndarray:
@@ -217,13 +230,79 @@ class PhotoFolder(Source):
 
 
 def image_names(folder: pathlib.Path) -> list[str]:
-    """List the image files below a folder, relative to it, sorted as text; hidden ones left out."""
-    names = []
-    for path in folder.rglob("*"):
-        hidden = path.name.startswith(".")  # half-written files, and what macOS leaves behind
-        if path.suffix.lower() in EXTENSIONS and not hidden and path.is_file():
-            names.append(path.relative_to(folder).as_posix())
+    """List the image files below a folder, relative to it, sorted as text.
+
+    Links to folders are followed, except those that lead back to a folder they lie in.  Hidden
+    files and folders are left out: half-written files, and what macOS and file servers leave
+    behind.  What was followed and what was left out is counted and logged.
+    """
+    names: list[str] = []
+    met: dict[str, list[str]] = collections.defaultdict(list)  # one of the texts below -> where
+    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
+    while waiting:
+        below, above = waiting.pop()  # a folder relative to the root, and the folders it lies in
+        place = os.path.join(folder, below)
+        try:
+            about = os.stat(place)
+            with os.scandir(place) as found:
+                entries = list(found)
+        except OSError:
+            met[_UNREADABLE].append(below or ".")
+            continue
+        identity = about.st_dev, about.st_ino
+        if identity in above:
+            met[_LOOPS].append(below)
+            continue
+        if os.path.islink(place) and below:
+            met[_LINKED].append(below)
+        for entry in entries:
+            name = f"{below}/{entry.name}" if below else entry.name
+            if what := _left_out(entry):
+                met[what].append(name)
+            elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                waiting.append((name, (*above, identity)))
+            elif _is_image(entry.name) and os.path.isfile(entry.path):
+                names.append(name)
+    for what, where in sorted(met.items()):
+        level = logging.WARNING if what in _PROBLEMS else logging.INFO
+        named = ", ".join(sorted(where)[:_NAMED]) + (", ..." if len(where) > _NAMED else "")
+        text = f"{folder}: {len(where)} {what}: {named}"
+        logging.log(level, "%s", printable(text))
     return sorted(names)
+
+
+_NAMED = 3  # so many places are named in a line
+_LINKED = "linked folders followed"
+_HIDDEN_FOLDERS, _HIDDEN_FILES = "hidden folders left out", "hidden image files left out"
+_LOOPS = "folders left out, since they are links back to a folder they lie in"
+_DANGLING = "links left out, since what they name does not exist"
+_UNREADABLE = "folders left out, since they cannot be read"
+_PROBLEMS = (_LOOPS, _DANGLING, _UNREADABLE)
+
+
+def _left_out(entry: os.DirEntry) -> str:
+    """Return why nothing of an entry of a folder is listed; "" where it may be."""
+    if entry.name.startswith("."):
+        if os.path.isdir(entry.path):
+            return _HIDDEN_FOLDERS
+        return _HIDDEN_FILES if _is_image(entry.name[1:]) else ""
+    return _DANGLING if entry.is_symlink() and not os.path.exists(entry.path) else ""
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def is_below_itself(root: pathlib.Path, name: str) -> bool:
+    """Tell whether a path goes through one folder twice, by way of a link back to it.
+
+    Args:
+      root: where the path starts.
+      name: of a file, relative to the root.
+    """
+    folders = [root / parent for parent in pathlib.PurePath(name).parents]  # the root among them
+    seen = {os.path.realpath(folder) for folder in folders}
+    return len(seen) < len(folders)
 
 
 def scan_sizes(paths: Sequence[pathlib.Path]) -> list[tuple[int, int] | str]:

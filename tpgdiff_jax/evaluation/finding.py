@@ -79,6 +79,8 @@ def _listed(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
         parts = base.relative_to(folder).parts
         fixed = pathlib.PurePath(pattern).parts
         stars = [part for part, want in zip(parts, fixed, strict=True) if "*" in want]
+        if any(part.startswith(".") for part in stars):  # hidden: what macOS leaves behind
+            continue
         for name in image_names(base):
             found["/".join([*stars, name])] = base / name
     return found

@@ -22,7 +22,15 @@ from tpgdiff_jax.evaluation.protocols import PROTOCOLS, SCORES
 from tpgdiff_jax.evaluation.rows import Key, Row, RowLog, Stamp, number, read_rows
 from tpgdiff_jax.evaluation.settings import Settings, Variant
 from tpgdiff_jax.evaluation.stamps import agreed_stamps, read_stamps
-from tpgdiff_jax.evaluation.work import Batch, Loaded, Predictions, Task, batches, read_ahead
+from tpgdiff_jax.evaluation.work import (
+    Batch,
+    Loaded,
+    Predictions,
+    Task,
+    batches,
+    kept_name,
+    read_ahead,
+)
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.priors.degradation import class_probabilities, verdict
 
@@ -40,8 +48,7 @@ class System:
 
 def image_path(folder: pathlib.Path, variant: str, set_name: str, image: str) -> pathlib.Path:
     """Return where a restored image is kept."""
-    path = folder / IMAGES / variant / set_name / image
-    return path if path.suffix == ".png" else path.with_name(f"{path.name}.png")
+    return folder / IMAGES / variant / set_name / kept_name(image)
 
 
 class Job:

@@ -1,6 +1,5 @@
 """Show results: a table per degradation, a JSON of all scores, one picture."""
 
-import json
 import pathlib
 from collections.abc import Sequence
 
@@ -8,6 +7,7 @@ import numpy as np
 import tabulate
 from PIL import Image, ImageDraw, ImageFont
 
+from tpgdiff_jax import json_text
 from tpgdiff_jax.data.images import replacing, write_image
 from tpgdiff_jax.evaluation.evaluate import Result
 
@@ -57,6 +57,8 @@ def format_table(results: Sequence[Result], style: str = "simple") -> str:
 def write_report(results: Sequence[Result], folder: pathlib.Path) -> pathlib.Path:
     """Write `scores.json`, `table.md` and `restored.png` into a folder.
 
+    Equal images have an infinite PSNR, which the JSON holds as the text "inf".
+
     Args:
       results: what `evaluate` returned; at least one.
       folder: where to; made if missing, older reports in it are replaced.
@@ -78,7 +80,7 @@ def write_report(results: Sequence[Result], folder: pathlib.Path) -> pathlib.Pat
         for r in results
     ]
     scores = {"protocol": _PROTOCOL, "means": mean_scores(results), "images": images}
-    _write_text(folder / "scores.json", json.dumps(scores, indent=2) + "\n")
+    _write_text(folder / "scores.json", json_text.dumps(scores, indent=2) + "\n")
     _write_text(folder / "table.md", f"{format_table(results, 'github')}\n\n{_PROTOCOL}.\n")
     picture = folder / "restored.png"
     write_image(picture, comparison_picture(results))

@@ -1,8 +1,8 @@
 """One line per image: written as a job goes, read again when it goes on.
 
-Every process appends to a file of its own.  A line cut off by a kill is ignored, and its image
-made again; so is a line of files that have changed since.  Where an image has several lines, the
-last that is no error counts.
+Every process appends to a file of its own.  A line cut off by a kill, or of another kind, is
+ignored, and its image made again; so is a line of files that have changed since.  Where an image
+has several lines, the last that is no error counts.
 """
 
 import contextlib
@@ -102,12 +102,14 @@ def read_rows(folder: pathlib.Path, stamps: Mapping[Key, Stamp] | None = None) -
     """
     rows: dict[Key, Row] = {}
     for path in sorted(folder.glob("process_*.jsonl")):
-        for line in path.read_text().splitlines():
+        for line in path.read_text(errors="replace").splitlines():
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError:
+                key = key_of(row)
+            except (ValueError, KeyError, TypeError):  # cut off, or a line of another kind
                 continue
-            key = key_of(row)
+            if not all(isinstance(part, str) for part in key):
+                continue
             if stamps is not None and (key not in stamps or row.get("files") != stamps[key]):
                 continue
             if "error" not in row or key not in rows:

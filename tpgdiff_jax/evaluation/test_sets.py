@@ -94,9 +94,10 @@ class SetSpec:
                 f"Test set {self.name!r}: sigma, recipe or jpeg_quality go with layout='clean', "
                 "and it needs one."
             )
-        if not re.fullmatch(r"[\w.-]+", self.name):
+        if not re.fullmatch(r"[\w-][\w.-]*", self.name):  # it names a folder of results
             raise ValueError(
-                f"Test set {self.name!r}: its name may hold letters, digits, and - _ . only."
+                f"Test set {self.name!r}: its name may hold letters, digits, and - _ . only, and "
+                "begin with no dot; choose another name."
             )
 
     def expected_layout(self) -> str:

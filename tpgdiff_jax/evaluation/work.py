@@ -163,7 +163,9 @@ def read_ahead(
 class Predictions:
     """Somebody's outputs: FOLDER/SET/..., or FOLDER/... where only one set is scored.
 
-    A file belongs to the image of the same stem, in the same sub-folder.
+    A file belongs to the image of its name in the same sub-folder: first the name under which a
+    benchmark keeps its own results (`kept_name`), so that these can be scored again; where there
+    is none, the only file of the same stem.
     """
 
     def __init__(self, folder: pathlib.Path, sets: Sequence[str]):
@@ -178,15 +180,17 @@ class Predictions:
         """
         if not folder.is_dir():
             raise ValueError(f"--predictions={folder} is no folder.")
-        self._files: dict[str, dict[str, list[pathlib.Path]]] = {}  # set -> stem -> files
+        self._files: dict[str, dict[str, pathlib.Path]] = {}  # set -> name -> file
+        self._stems: dict[str, dict[str, list[pathlib.Path]]] = {}  # set -> stem -> files
         for name in sets:
             base = folder / name
             if not base.is_dir() and len(sets) == 1:
                 base = folder
             if base.is_dir():
-                stems = self._files[name] = {}
-                for file in image_names(base):
-                    stems.setdefault(_stem(file), []).append(base / file)
+                self._files[name] = {file: base / file for file in image_names(base)}
+                stems = self._stems[name] = {}
+                for file, path in self._files[name].items():
+                    stems.setdefault(_stem(file), []).append(path)
         if not any(self._files.values()):
             raise ValueError(
                 f"--predictions={folder} holds no images; expected sub-folders {', '.join(sets)}."
@@ -230,7 +234,18 @@ class Predictions:
         return image
 
     def _of(self, item: Item) -> list[pathlib.Path]:
-        return self._files.get(item.spec.name, {}).get(_stem(item.name), [])
+        own = self._files.get(item.spec.name, {}).get(kept_name(item.name))
+        if own is not None:
+            return [own]
+        return self._stems.get(item.spec.name, {}).get(_stem(item.name), [])
+
+
+def kept_name(image: str) -> str:
+    """Return the name under which the result of an image is kept: its whole name, as a PNG.
+
+    The suffix stays, so that `a.jpg` and `a.png` of one set do not become one file.
+    """
+    return image if pathlib.PurePath(image).suffix == ".png" else f"{image}.png"
 
 
 def _stem(name: str) -> str:

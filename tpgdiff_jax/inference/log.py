@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from tpgdiff_jax import json_text
+
 
 class JobLog:
     """The lines of one process, appended to a file; a context manager.
@@ -31,7 +33,7 @@ class JobLog:
         Raises:
           OSError: disk full, ...; a part of the line may be there.
         """
-        line = (json.dumps(row) + "\n").encode()
+        line = (json_text.dumps(row) + "\n").encode()
         while line:
             line = line[self._file.write(line) :]
 
@@ -52,7 +54,7 @@ def made_otherwise(path: pathlib.Path, present: set[str], settings: Mapping[str,
     """
     if not present or not path.is_file():
         return 0
-    wanted = json.loads(json.dumps(settings))
+    wanted = json.loads(json_text.dumps(settings))
     otherwise = {}
     for line in path.read_text(errors="replace").splitlines():
         try:

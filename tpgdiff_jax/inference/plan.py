@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 from tpgdiff_jax.data.images import EXTENSIONS
-from tpgdiff_jax.data.sources import image_names
+from tpgdiff_jax.data.sources import image_names, is_below_itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +27,9 @@ def plan(inputs: Sequence[str], output: pathlib.Path, suffix: str = ".png") -> l
     """List what is to be restored; names and sub-folders are kept.
 
     Args:
-      inputs: files, folders (searched with their sub-folders) or patterns such as
-        `photos/**/*.jpg`; of folders and patterns what lies in `output` is left out.
+      inputs: files, folders (searched with their sub-folders, linked ones too, hidden ones not)
+        or patterns such as `photos/**/*.jpg`; of folders and patterns what lies in `output` is
+        left out.
       output: the folder results go to.
       suffix: of the results; decides their format.
 
@@ -36,15 +37,23 @@ def plan(inputs: Sequence[str], output: pathlib.Path, suffix: str = ".png") -> l
       tasks in the order of their results' names.
 
     Raises:
-      ValueError: an input that matches nothing, an unknown format, two files with one result, or
-        inputs and results in one folder.
+      ValueError: an input that matches nothing, an unknown format, two files with one result, a
+        result outside `output`, or inputs and results in one folder.
     """
     if suffix.lower() not in EXTENSIONS:
         raise ValueError(f"--format={suffix!r}: expected one of {', '.join(EXTENSIONS)}.")
     tasks: dict[pathlib.Path, Task] = {}
+    results = output.resolve()
     for text in inputs:
         for root, name in _files(text, output):
             task = Task(root / name, output / pathlib.Path(name).with_suffix(suffix))
+            # Of the folder: a result that is a link itself would be replaced, not followed.
+            if not task.target.parent.resolve().is_relative_to(results):
+                raise ValueError(
+                    f"--input={text}: the result of {task.source} would be {task.target}, which "
+                    f"lies outside --output={output}; name the inputs without '..' behind a "
+                    "wildcard, and keep links to other folders out of --output."
+                )
             if task.target.resolve() == task.source.resolve():
                 raise ValueError(
                     f"{task.source} would be its own result; choose another --output or --format."
@@ -78,6 +87,8 @@ def _files(text: str, output: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]
     matches = sorted(name for name in glob.glob(text, recursive=True) if os.path.isfile(name))
     root = _fixed_part(path)
     names = [str(pathlib.Path(name).relative_to(root)) for name in matches]
+    # `a/../b` goes through one folder twice without any link.
+    names = [n for n in names if ".." in pathlib.PurePath(n).parts or not is_below_itself(root, n)]
     names = _without_results(root, names, output)
     if not names:
         besides = " besides results of --output" if matches else ""

@@ -13,6 +13,7 @@ import tensorboardX
 import tqdm
 from absl import logging
 
+from tpgdiff_jax import json_text
 from tpgdiff_jax.data.images import write_image
 
 
@@ -61,6 +62,8 @@ class RunReport:
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Report the metrics of the steps up to `step`; NaN (nothing measured) is left out.
 
+        An infinite value, such as the PSNR of equal images, is the text "inf" in `metrics.jsonl`.
+
         Args:
           step: number of the last step.
           metrics: by name.  TensorBoard groups "speed/step_seconds" under "speed", and names
@@ -70,7 +73,7 @@ class RunReport:
             return
         self._step = step
         values = {k: float(v) for k, v in metrics.items() if not math.isnan(v)}
-        self._jsonl.write(json.dumps({"step": step, **values}) + "\n")
+        self._jsonl.write(json_text.dumps({"step": step, **values}) + "\n")
         self._jsonl.flush()
         for name, value in values.items():
             self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)
@@ -135,17 +138,24 @@ class RunReport:
 
 
 def drop_lines_after(path: pathlib.Path, step: int) -> None:
-    """Take out of a metrics file what a resumed run will write again (and any cut-off line)."""
+    """Take out of a metrics file what a resumed run will write again, and what is no report.
+
+    Args:
+      path: of the file; nothing happens where there is none.
+      step: of the checkpoint that the run continues.  0: it starts anew and writes all again, its
+        validation before the first step included.
+    """
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text().splitlines() if step else ():
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+            is_kept = row["step"] <= step
+        except (ValueError, KeyError, TypeError):  # cut off, or a line of another kind
             continue
-        if row["step"] <= step:
-            kept.append(line + "\n")
+        if is_kept:
+            kept.append(json_text.dumps(row) + "\n")
     temporary = path.with_suffix(".partial")
     temporary.write_text("".join(kept))
     temporary.replace(path)

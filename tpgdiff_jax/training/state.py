@@ -17,7 +17,8 @@ class TrainState:
     Attributes:
       step: number of steps taken, int32 [].
       params: the network's parameters.
-      ema: their running average, what restoration uses.
+      ema: their running average, what restoration uses; float32 whatever the parameters are, since
+        a coarser type would round every small move away.
       opt_state: the optimiser's state.
       more_ema: further averages, one for each of `config.ema.more_decays`.
     """
@@ -42,10 +43,14 @@ def create_state(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        ema=jax.tree.map(jnp.copy, params),
+        ema=_first_average(params),
         opt_state=optimizer.init(params),
-        more_ema=tuple(jax.tree.map(jnp.copy, params) for _ in range(averages)),
+        more_ema=tuple(_first_average(params) for _ in range(averages)),
     )
+
+
+def _first_average(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), params)  # a copy in any case
 
 
 def averaged(state: TrainState, config: ConfigDict) -> Any:
@@ -210,7 +215,7 @@ def ema_decay(
 
 
 def update_ema(ema: Any, params: Any, step: jax.Array, **timing: Any) -> Any:
-    """Return the average after step number `step` (counted from 0); see `ema_decay`."""
+    """Return the average after step number `step` (counted from 0), float32; see `ema_decay`."""
     moves, kept = ema_decay(step, **timing)
     kept = jnp.where(moves, kept, 1.0)
-    return jax.tree.map(lambda a, p: (kept * a + (1 - kept) * p).astype(a.dtype), ema, params)
+    return jax.tree.map(lambda a, p: (kept * a + (1 - kept) * p).astype(jnp.float32), ema, params)

@@ -1,7 +1,6 @@
 """Steps that went wrong: found when metrics are read, written down, and stopped or skipped."""
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from tpgdiff_jax import json_text
 from tpgdiff_jax.data.images import replacing
 
 
@@ -131,7 +131,7 @@ class Watch:
         suffix = f"_{jax.process_index()}" if jax.process_count() > 1 else ""
         path = self._workdir / f"bad_step_{record.step}{suffix}.json"
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(record.described(self._config), indent=2) + "\n")
+            temporary.write_text(json_text.dumps(record.described(self._config), indent=2) + "\n")
         return path
 
 
