@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 from jax.extend import core
 
 # Multiply-adds of one call of the released UNet (nf 64), per 256x256 pixels and their square.
@@ -67,7 +68,15 @@ def _count_equation(equation: core.JaxprEqn) -> float:
 
 
 def inner_jaxprs(equation: core.JaxprEqn) -> list[core.Jaxpr]:
-    """Return the programs that an equation calls."""
+    """Return the programs that an equation calls.
+
+    A call of oneDNN is opaque; what XLA would compute instead stands for it.
+    """
+    if "fallback" in equation.params:
+        operands = [
+            jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in equation.invars
+        ]
+        return [jax.make_jaxpr(equation.params["fallback"])(*operands).jaxpr]
     found = []
     for value in equation.params.values():
         for item in value if isinstance(value, list | tuple) else (value,):
