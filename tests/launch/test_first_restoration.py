@@ -21,11 +21,7 @@ SCRIPT = runpy.run_path(str(ROOT / "launch" / "first_restoration.py"), run_name=
 # What a file of the released package holds beside the sources.
 PROJECT = ("pyproject.toml", "README.md", "LICENSE", "requirements.txt")
 # Mean gain over the bundled pairs, and the most that any of them may lose, dB.
-LEAST_GAIN, MOST_LOSS = 3.0, 0.5
-
-needs_weights = pytest.mark.skipif(
-    not ASSETS.exists(), reason="no weights come with this commit (tpgdiff_jax/assets/ is absent)"
-)
+LEAST_GAIN, MOST_LOSS = 8.0, 0.5
 
 
 def psnr(image, gt):
@@ -71,7 +67,6 @@ def test_table_and_picture_show_every_photo(samples):
     assert picture.shape[1] > 6 * 256
 
 
-@needs_weights
 def test_the_weights_of_the_package_are_small_and_described():
     assert DEFAULT_WEIGHTS.stat().st_size <= 32_000_000
     description, _ = published.load(DEFAULT_WEIGHTS, ())
@@ -80,7 +75,6 @@ def test_the_weights_of_the_package_are_small_and_described():
     assert (ASSETS / "MODEL_CARD.md").is_file()
 
 
-@needs_weights
 def test_the_weights_of_the_package_restore_the_bundled_photos(pairs):
     restorer = Restorer.load()
     check_gains(pairs, restorer([pair.lq for pair in pairs], batch_size=1))
@@ -123,7 +117,6 @@ def test_the_wheel_holds_what_the_package_does(installed):
 
 
 @pytest.mark.slow
-@needs_weights
 def test_the_wheel_restores_elsewhere(installed, pairs, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
