@@ -37,7 +37,7 @@ import bundle_photos
 import bundle_wheels
 from absl import app, flags
 
-from tpgdiff_jax.command_line import plain_errors, user_errors
+from tpgdiff_jax.reporting.errors import plain_errors, user_errors
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MIB = 1 << 20

@@ -22,8 +22,8 @@ from tpgdiff_jax import Restorer
 from tpgdiff_jax.data.degradations.mix import degrade, parse
 from tpgdiff_jax.data.images import read_rgb, write_image
 from tpgdiff_jax.evaluation import metrics
-from tpgdiff_jax.evaluation.report import captioned, join
 from tpgdiff_jax.inference.forms import Restored
+from tpgdiff_jax.training.validation_report import captioned, join
 
 PHOTOS = pathlib.Path(__file__).resolve().parent.parent / "configs" / "quickstart_photos"
 PICTURE = pathlib.Path("runs/quickstart/first_restoration.png")

@@ -15,13 +15,16 @@ import tempfile
 
 import hypothesis
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
 
+from tpgdiff_jax.benchmark.job import System
 from tpgdiff_jax.checkpoints.convert import from_reference, unet_for
 from tpgdiff_jax.config import base_config
+from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.priors import Priors
 
 # All this before anything asks JAX for its devices.  Tests compile much and compute little: less
@@ -201,3 +204,20 @@ def tiny_config(photo_folder):
     config.log.every_steps = 1
     config.eval.update({"steps": 2, "crop_size": 24})
     return config
+
+
+@pytest.fixture(scope="session")
+def tiny_system(random_params):
+    """A `System` with random weights: 2 steps, all three priors, two degradations."""
+    config = base_config()
+    config.model.update({"width": 16, "multipliers": (2, 2), "attention_heads": 1, "head_dim": 16})
+    config.model.update({"prediction": "v", "identity_init": True})
+    config.priors.update({"encoder_width": 4, "map_size": 16, "map_width": 2, "map_max_width": 4})
+    config.priors.update({"tokens": 4, "connector_depth": 0})
+    config.data.degradations = ("noise", "rain")
+    config.eval.steps = 2
+    model = tpgdiff.build(config)
+    image = jnp.zeros((1, 16, 16, 3))
+    params = random_params(model, image, image, jnp.ones(1))
+    params["unet"]["final_conv"]["kernel"] *= 0.05
+    return System(model, {"params": params, "frozen": {}}, config)

@@ -7,8 +7,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from tpgdiff_jax import config as configuration
-from tpgdiff_jax.command_line import checked_config
-from tpgdiff_jax.validation import validate
+from tpgdiff_jax.commands.config_checks import validate
+from tpgdiff_jax.commands.flags import checked_config
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").rglob("*.py"))
 

@@ -13,6 +13,7 @@ from tpgdiff_jax.backbones.depth_anything import depth_input, normalised_depth
 from tpgdiff_jax.backbones.resizing import METHODS, resize, resize_bytes
 from tpgdiff_jax.backbones.segformer import segmentation_input, segmentation_map
 from tpgdiff_jax.backbones.vit import clip_view
+from tpgdiff_jax.commands.config_checks import validate
 from tpgdiff_jax.diffusion import loss, prediction, samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.evaluation import metrics, perceptual, protocols
@@ -20,7 +21,6 @@ from tpgdiff_jax.inference.tiling import tiled
 from tpgdiff_jax.precision import EXACT, PRECISIONS, use_precision
 from tpgdiff_jax.priors import cues
 from tpgdiff_jax.training.diffusion_step import _per_time
-from tpgdiff_jax.validation import validate
 
 IMAGE = jnp.zeros((2, 72, 80, 3))
 MAPS, ROUNDED, T = IMAGE[..., :1], IMAGE.astype(jnp.uint8), jnp.array([3, 50])

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from tpgdiff_jax.checkpoints import published
-from tpgdiff_jax.checkpoints.manager import RunCheckpoints, abstract
 from tpgdiff_jax.config import stage_config
+from tpgdiff_jax.runs.manager import RunCheckpoints, abstract
 from tpgdiff_jax.training import setup
 from tpgdiff_jax.training.stages import build_stage
 

@@ -202,7 +202,7 @@ def base_config() -> ConfigDict:
     config.benchmark = ConfigDict(
         {
             # Test sets: groups (five, single, cdd11, udc), presets, or mappings of the fields of
-            # evaluation/test_sets.SetSpec.
+            # benchmark/sets.SetSpec.
             "sets": ("five",),
             "root": "benchmarks",  # the folder they lie in
             "protocol": "",  # tpgdiff | promptir | moceir; "": each set's own
@@ -307,6 +307,12 @@ def get(config: ConfigDict, key: str) -> Any:
     for part in key.split("."):
         config = config[part]
     return config
+
+
+def require(condition: bool, config: ConfigDict, key: str, expected: str) -> None:
+    """Raise ValueError, naming a dotted key and its value, unless a condition holds."""
+    if not condition:
+        raise ValueError(f"config.{key}={get(config, key)!r}: expected {expected}.")
 
 
 def flat_items(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:

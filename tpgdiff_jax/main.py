@@ -13,7 +13,8 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from tpgdiff_jax import command_line
+from tpgdiff_jax.commands import flags as typed
+from tpgdiff_jax.reporting.errors import plain_errors
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "Experiment file, e.g. configs/quickstart.py.")
@@ -29,7 +30,7 @@ flags.DEFINE_string(
     "output", None, "Where to write: a folder (restore: restored/), or a .safetensors file."
 )
 flags.DEFINE_string("predictions", None, "eval: folder of somebody's outputs to score instead.")
-RESTORE_OPTIONS = command_line.define_restore_flags()
+RESTORE_OPTIONS = typed.define_restore_flags()
 flags.DEFINE_bool("preview", False, "prepare: write a contact sheet (--output=PICTURE) instead.")
 flags.DEFINE_enum("to", "ours", ["ours", "released"], "convert: whose format to write.")
 TYPES = ["float32", "float16", "bfloat16"]
@@ -43,20 +44,20 @@ flags.DEFINE_integer("process_id", None, "This process's number; goes with --coo
 
 def main(_) -> None:
     """Check the configuration, start JAX, run the mode."""
-    config = command_line.checked_config(FLAGS["config"].value)
+    config = typed.checked_config(FLAGS["config"].value)
     processes = (FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
-    command_line.check_processes(FLAGS.distributed, *processes)
+    typed.check_processes(FLAGS.distributed, *processes)
     # Imported after the checks: a mistyped key should not cost the import of JAX.
     import jax
 
     if FLAGS.distributed or FLAGS.coordinator:
         jax.distributed.initialize(*processes)
-    from tpgdiff_jax import modes
+    from tpgdiff_jax.commands import modes
     from tpgdiff_jax.inference.compile_cache import keep_compiled_programs
     from tpgdiff_jax.precision import use_precision
 
     logging.set_verbosity(logging.INFO)
-    command_line.quiet_libraries()
+    typed.quiet_libraries()
     use_precision(config.model.matmul_precision)
     if FLAGS.compile_cache:
         keep_compiled_programs()
@@ -81,9 +82,9 @@ def main(_) -> None:
 
 
 def _workdir() -> pathlib.Path:
-    return pathlib.Path(FLAGS.workdir or command_line.default_workdir(sys.argv))
+    return pathlib.Path(FLAGS.workdir or typed.default_workdir(sys.argv))
 
 
 if __name__ == "__main__":
-    with command_line.plain_errors():
-        app.run(main, flags_parser=command_line.parse_flags)
+    with plain_errors():
+        app.run(main, flags_parser=typed.parse_flags)

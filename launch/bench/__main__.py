@@ -30,8 +30,8 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from launch.bench import options, presets, table
-from tpgdiff_jax.command_line import UserError, user_errors
-from tpgdiff_jax.validation import validate
+from tpgdiff_jax.commands.config_checks import validate
+from tpgdiff_jax.reporting.errors import UserError, user_errors
 
 Rows = list[dict[str, Any]]
 

@@ -8,7 +8,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from launch.bench.presets import PRESETS, sized
-from tpgdiff_jax.command_line import UserError
+from tpgdiff_jax.reporting.errors import UserError
 
 _CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 PHOTOS = _CONFIGS / "quickstart_photos"  # bundled: train/ and eval/

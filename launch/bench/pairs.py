@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from tpgdiff_jax.command_line import UserError, user_errors
 from tpgdiff_jax.data.images import read_rgb
 from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.evaluation import metrics
 from tpgdiff_jax.inference.restore import Restorer
+from tpgdiff_jax.reporting.errors import UserError, user_errors
 
 NFE = (1, 5, 10, 20, 50, 100)
 TILES = (0, 128, 256)

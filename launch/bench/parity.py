@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 from launch.bench.model import Planned, Row
 from launch.bench.sample import plan_chain
 from launch.bench.weights import random_system
-from tpgdiff_jax.checkpoints.default import load_any
-from tpgdiff_jax.command_line import UserError, user_errors
 from tpgdiff_jax.data.degradations.mix import Recipe, degrade
 from tpgdiff_jax.data.images import read_rgb
+from tpgdiff_jax.reporting.errors import UserError, user_errors
+from tpgdiff_jax.runs.load import load_any
 
 DTYPES = ("float32", "bfloat16")
 _DEGRADATIONS = ("noise", "blur", "low_light", "haze", "rain")

@@ -20,8 +20,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints.convert import to_reference
-from tpgdiff_jax.command_line import UserError
 from tpgdiff_jax.priors import Priors
+from tpgdiff_jax.reporting.errors import UserError
 
 _NETWORK = "universal-restoration/config/tpgd-sde/models/modules/DenoisingUNet_arch.py"
 _SAMPLER = "universal-restoration/utils/sde_utils.py"

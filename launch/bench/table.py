@@ -10,7 +10,7 @@ from typing import Any
 import tabulate
 
 from launch.bench import measure
-from tpgdiff_jax.data.images import replacing
+from tpgdiff_jax.reporting.files import replacing
 
 # Columns with a form of their own: name of the key -> (heading, form, divisor).
 _COLUMNS = {

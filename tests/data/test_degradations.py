@@ -22,7 +22,7 @@ from tpgdiff_jax.data.degradations import (
 )
 from tpgdiff_jax.data.degradations.registry import DEGRADATIONS, STAGES
 from tpgdiff_jax.data.images import read_rgb, to_uint8
-from tpgdiff_jax.data.preview import contact_sheet
+from tpgdiff_jax.data.prepare.preview import contact_sheet
 
 PHOTOS = pathlib.Path(__file__).parents[2] / "configs" / "quickstart_photos" / "train"
 seeds = st.integers(0, 2**31 - 1)

@@ -19,11 +19,11 @@ from tpgdiff_jax.data.images import (
     UnreadableImageError,
     decode_rgb,
     encode_png,
-    printable,
     read_rgb,
     read_size,
     write_image,
 )
+from tpgdiff_jax.reporting.files import printable
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 DEEP = np.random.default_rng(1).integers(0, 65536, (20, 30, 3)).astype(np.uint16)

@@ -10,7 +10,8 @@ from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.data.records import RecordPairs, RecordPhotos, write_records
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import PhotoFolder
-from tpgdiff_jax.data.tfds_sets import TfdsSource, write_tfds
+from tpgdiff_jax.data.tfds.sets import TfdsSource
+from tpgdiff_jax.data.tfds.writing import write_tfds
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 PAIR = {"name": "a", "lq": IMAGE, "gt": 255 - IMAGE, "label": 0}

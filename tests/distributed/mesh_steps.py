@@ -12,7 +12,7 @@ import numpy as np
 
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.diffusion.irsde import IRSDE
-from tpgdiff_jax.distributed import rules, sharding
+from tpgdiff_jax.distributed import batches, rules, sharding
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.training.diffusion_step import loss_fn
 from tpgdiff_jax.training.state import create_state, make_optimizer
@@ -68,7 +68,7 @@ def whole_batch(seed: int):
 
 def own_share(batch, mesh):
     """Return the part of a batch that this process reads."""
-    index, count = sharding.process_share(mesh)
+    index, count = batches.process_share(mesh)
     size = BATCH // count
     return {name: value[index * size : (index + 1) * size] for name, value in batch.items()}
 
@@ -103,7 +103,7 @@ def take_steps(config, mesh):
     key = jax.jit(jax.random.key, out_shardings=whole)(3)
     state, losses = jax.tree.map(place, first, shardings), []
     for seed in range(STEPS):
-        batch = sharding.to_global(own_share(whole_batch(seed), mesh), mesh)
+        batch = batches.to_global(own_share(whole_batch(seed), mesh), mesh)
         state, metrics = step(state, {}, batch, key)
         losses.append(float(metrics["loss"]))
     gathered = jax.jit(lambda tree: tree, out_shardings=whole)((state.params, state.ema))

@@ -11,7 +11,7 @@ import mesh_steps
 import numpy as np
 import pytest
 
-from tpgdiff_jax.distributed import sharding
+from tpgdiff_jax.distributed import batches
 from tpgdiff_jax.models import tpgdiff
 
 HERE = pathlib.Path(__file__).parent
@@ -49,7 +49,7 @@ def check_same(losses, leaves, alone):
 )
 def test_every_mesh_learns_the_same(alone, sizes):
     config, mesh = mesh_steps.tiny_system(), mesh_of(sizes)
-    sharding.check_rows(mesh, tpgdiff.row_shrinking(config))
+    batches.check_rows(mesh, tpgdiff.row_shrinking(config))
     losses, trees, shardings = mesh_steps.take_steps(config, mesh)
     check_same(losses, jax.tree.leaves(trees), alone)
     split = {axis for where in jax.tree.leaves(shardings.params) for axis in where.spec if axis}
@@ -99,7 +99,7 @@ def test_random_draws_are_the_same_on_every_mesh():
     assert jax.config.jax_threefry_partitionable
     for sizes in (*QUICK, *SLOW):
         mesh = mesh_of(sizes)
-        where = tuple(sharding.batch_sharding(mesh, ndim) for ndim in (4, 1))
+        where = tuple(batches.batch_sharding(mesh, ndim) for ndim in (4, 1))
         found = jax.jit(draw, out_shardings=where)(jax.random.key(5))
         assert not found[0].sharding.is_fully_replicated
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), expected)

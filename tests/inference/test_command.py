@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tpgdiff_jax.checkpoints import published
-from tpgdiff_jax.command_line import parse_strengths
+from tpgdiff_jax.commands.flags import parse_strengths
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 

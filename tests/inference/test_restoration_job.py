@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tpgdiff_jax.data.images import printable
 from tpgdiff_jax.inference import files, job, plan
 from tpgdiff_jax.inference.forms import Restored
+from tpgdiff_jax.reporting.files import printable
 
 OPTIONS = {"steps": 2, "sampler": "posterior", "seed": 3, "tile": None, "guidance": {}}
 

@@ -11,13 +11,13 @@ from PIL import Image
 import tpgdiff_jax
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of
-from tpgdiff_jax.checkpoints.manager import RunCheckpoints
 from tpgdiff_jax.config import to_json
 from tpgdiff_jax.data.images import UnreadableImageError
 from tpgdiff_jax.inference import restore, sizes
 from tpgdiff_jax.inference.forms import Restored, form_of_any
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.inference.tiling import starts
+from tpgdiff_jax.runs.manager import RunCheckpoints
 from tpgdiff_jax.training.state import TrainState
 
 RNG = np.random.default_rng(0)

@@ -8,8 +8,8 @@ import pytest
 
 from launch.bench import model, versus
 from launch.bench.reference import FORMS, Released
-from tpgdiff_jax.command_line import UserError
 from tpgdiff_jax.config import base_config
+from tpgdiff_jax.reporting.errors import UserError
 
 pytest.importorskip("torch")
 

@@ -12,13 +12,9 @@ from tpgdiff_jax.backbones.vgg import Vgg16
 from tpgdiff_jax.checkpoints.convert import convert, to_reference
 from tpgdiff_jax.checkpoints.shapes import abstract_params
 from tpgdiff_jax.config import base_config
+from tpgdiff_jax.models.stage_one import StageOne, build_stage_one
 from tpgdiff_jax.priors.semantic import SemanticPrior
-from tpgdiff_jax.training.priors_step import (
-    StageOne,
-    build_stage_one,
-    loss_fn,
-    loss_of_views,
-)
+from tpgdiff_jax.training.priors_step import loss_fn, loss_of_views
 from tpgdiff_jax.training.state import create_state, make_optimizer
 from tpgdiff_jax.training.step import train_step
 

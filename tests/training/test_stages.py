@@ -7,16 +7,16 @@ import pytest
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.checkpoints.shapes import abstract_params
 from tpgdiff_jax.config import stage_config
-from tpgdiff_jax.experiment import stages_of
 from tpgdiff_jax.models import tpgdiff
+from tpgdiff_jax.models.stage_one import build_stage_one
 from tpgdiff_jax.training import setup
-from tpgdiff_jax.training.priors_step import build_stage_one
+from tpgdiff_jax.training.experiment import stages_of
 from tpgdiff_jax.training.stages import (
     build_stage,
     check_structure_weights,
     stage_one_weights,
+    validate_weights,
 )
-from tpgdiff_jax.validation import validate_weights
 
 CLIP = {"patch": 8, "width": 16, "layers": 1, "heads": 2, "image_size": 16, "features": 512}
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tpgdiff_jax.config import base_config
-from tpgdiff_jax.distributed import sharding
+from tpgdiff_jax.distributed import batches, sharding
 from tpgdiff_jax.training.state import create_state, make_optimizer
 from tpgdiff_jax.training.step import accumulate, jit_train_step, train_step
 
@@ -140,6 +140,6 @@ def test_parts_of_a_sharded_batch_give_the_same_step(config):
     )
     placed = jax.device_put(jax.tree.map(jnp.array, state), whole)
     frozen, key = jax.device_put((FROZEN, jax.random.key(7)), whole)
-    found, same = step(placed, frozen, sharding.to_global(batch, mesh), key)
+    found, same = step(placed, frozen, batches.to_global(batch, mesh), key)
     np.testing.assert_allclose(found.params["w"], expected.params["w"], rtol=1e-5)
     np.testing.assert_allclose(same["loss"], metrics["loss"], rtol=1e-5)

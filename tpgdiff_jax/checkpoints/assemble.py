@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 from tpgdiff_jax.checkpoints import published, released
 from tpgdiff_jax.checkpoints.convert import Converted, convert, to_reference
 from tpgdiff_jax.checkpoints.fingerprint import file_sha256
-from tpgdiff_jax.data.images import replacing
 from tpgdiff_jax.models.tpgdiff import sizes_of
 from tpgdiff_jax.priors.cues import RELEASED_CUES
+from tpgdiff_jax.reporting.files import replacing
 
 UNET_FILE = "universal-ir.pth"
 PRIORS_FILE = "tpgd.pt"

@@ -32,8 +32,8 @@ from tpgdiff_jax.checkpoints.storing import (
     widened,
 )
 from tpgdiff_jax.config import base_config
-from tpgdiff_jax.data.images import replacing
 from tpgdiff_jax.models import tpgdiff
+from tpgdiff_jax.reporting.files import replacing
 
 # `teacher` and `clip` serve training only.
 GROUPS = (

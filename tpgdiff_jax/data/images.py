@@ -4,13 +4,14 @@ import errno
 import io
 import os
 import pathlib
-import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from tpgdiff_jax.reporting.files import replacing
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -231,35 +232,6 @@ def encode(image: Image.Image, suffix: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-@contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield a name to write to, which then becomes `path`; it is removed if anything fails.
-
-    The name is drawn at random, so that two programs may write the same file at once.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    name = f".{os.getpid()}.{secrets.token_hex(8)}.partial{path.suffix}"
-    temporary = path.with_name(name)
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-
-
 def to_uint8(image: np.ndarray) -> np.ndarray:
     """Round a float image in [0, 1] to uint8, clipping what lies outside."""
     return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
-
-
-def printable(text: object, encoding: str | None = None) -> str:
-    """Replace what an output cannot show, such as file names that are no text, by escapes.
-
-    Args:
-      text: what is to be shown.
-      encoding: of the output, UTF-8 if not known.
-    """
-    encoding = encoding or "utf-8"
-    return str(text).encode(encoding, "backslashreplace").decode(encoding)

@@ -7,7 +7,7 @@ from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.data.records import RecordPairs, RecordPhotos
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import PhotoFolder, Source
-from tpgdiff_jax.data.tfds_sets import TfdsSource
+from tpgdiff_jax.data.tfds.sets import TfdsSource
 
 # kind -> keys that must be there, keys that may be there ("kind" and "weight" always may).
 _KEYS = {

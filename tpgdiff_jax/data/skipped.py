@@ -11,7 +11,7 @@ from typing import IO
 
 from absl import logging
 
-from tpgdiff_jax.data.images import printable
+from tpgdiff_jax.reporting.files import printable
 
 _NAMED = 5  # so many files are named in a text
 

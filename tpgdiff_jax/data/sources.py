@@ -18,14 +18,9 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from tpgdiff_jax.data.images import (
-    EXTENSIONS,
-    UnreadableImageError,
-    printable,
-    read_rgb,
-    read_size,
-)
+from tpgdiff_jax.data.images import EXTENSIONS, UnreadableImageError, read_rgb, read_size
 from tpgdiff_jax.data.skipped import SkipReport
+from tpgdiff_jax.reporting.files import printable
 
 _SCAN_THREADS = 8  # headers are read in parallel: on network drives each waits
 

@@ -14,29 +14,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from tpgdiff_jax.distributed.batches import (
-    batch_sharding,
-    check_batch,
-    check_rows,
-    process_share,
-    to_global,
-)
 from tpgdiff_jax.distributed.rules import DEFAULT_RULES, Rule, check_rules, full_rule
-
-__all__ = [
-    "AXES",
-    "DEFAULT_RULES",
-    "batch_sharding",
-    "check_batch",
-    "check_rows",
-    "infer_shardings",
-    "make_mesh",
-    "path_name",
-    "process_share",
-    "replicated",
-    "state_shardings",
-    "to_global",
-]
 
 AXES = ("data", "fsdp", "tensor", "spatial")
 

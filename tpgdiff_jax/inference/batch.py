@@ -13,7 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
-from tpgdiff_jax.distributed.sharding import AXES, batch_sharding
+from tpgdiff_jax.distributed.batches import batch_sharding
+from tpgdiff_jax.distributed.sharding import AXES
 from tpgdiff_jax.inference.guidance import AS_TRAINED, guided
 from tpgdiff_jax.inference.tiling import tiled
 from tpgdiff_jax.models.tpgdiff import TPGDiff

@@ -7,13 +7,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tpgdiff_jax.data.images import (
-    UnreadableImageError,
-    encode,
-    open_image,
-    opened,
-    replacing,
-)
+from tpgdiff_jax.data.images import UnreadableImageError, encode, open_image, opened
+from tpgdiff_jax.reporting.files import replacing
 
 DEEP_SUFFIXES = (".png", ".tif", ".tiff")  # formats that hold 16 bit and alpha
 _ALPHA_SUFFIXES = (*DEEP_SUFFIXES, ".webp")

@@ -15,12 +15,13 @@ import numpy as np
 import tqdm
 from absl import logging
 
-from tpgdiff_jax.data.images import UnreadableImageError, printable, read_size, to_uint8
+from tpgdiff_jax.data.images import UnreadableImageError, read_size, to_uint8
 from tpgdiff_jax.inference.files import for_format, write_picture
 from tpgdiff_jax.inference.forms import Form, Restored, form_of_any
 from tpgdiff_jax.inference.log import JobLog, made_otherwise
 from tpgdiff_jax.inference.plan import Task
 from tpgdiff_jax.inference.restore import NOT_FINITE, Restorer
+from tpgdiff_jax.reporting.files import printable
 
 LOG_NAME = "restored.jsonl"
 # Not this file is at fault but the folder or the disk: every other file would fail, too.

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from tpgdiff_jax import json_text
+from tpgdiff_jax.reporting import json_text
 
 
 class JobLog:

@@ -9,21 +9,20 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tpgdiff_jax.checkpoints.default import load_suited
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, groups_of
 from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
-from tpgdiff_jax.distributed.sharding import AXES, batch_sharding, make_mesh, replicated
+from tpgdiff_jax.distributed.batches import batch_sharding
+from tpgdiff_jax.distributed.sharding import AXES, make_mesh, replicated
 from tpgdiff_jax.inference import sizes
-from tpgdiff_jax.inference.batch import classify, restore_batch, run_batch, sample_keys
+from tpgdiff_jax.inference.batch import classify, run_batch, sample_keys
 from tpgdiff_jax.inference.compile_cache import keep_compiled_programs
 from tpgdiff_jax.inference.forms import Form, Restored, form_of_any
 from tpgdiff_jax.inference.guidance import check_strengths
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.precision import use_precision
 from tpgdiff_jax.priors.degradation import class_probabilities, verdict
-
-__all__ = ["Restorer", "restore_batch"]
+from tpgdiff_jax.runs.load import load_suited
 
 NOT_FINITE = "its restoration is not finite (damaged weights?); try another sampler or more steps"
 

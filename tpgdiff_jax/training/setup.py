@@ -11,14 +11,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of
-from tpgdiff_jax.checkpoints.manager import RunCheckpoints, abstract
-from tpgdiff_jax.checkpoints.run import check_frozen
-from tpgdiff_jax.distributed import sharding
+from tpgdiff_jax.distributed import batches, sharding
 from tpgdiff_jax.models.tpgdiff import row_shrinking
+from tpgdiff_jax.runs.manager import RunCheckpoints, abstract
+from tpgdiff_jax.runs.read_run import check_frozen
 from tpgdiff_jax.training.stages import Stage
 from tpgdiff_jax.training.state import TrainState, create_state, make_optimizer
 
-# Stage one has no picture to score; see `evaluation.stage_one`.
+# Stage one has no picture to score; see `validate_stage_one`.
 BEST_BY = {"priors": "score", "diffusion": "psnr"}
 
 
@@ -31,10 +31,10 @@ def make_checked_mesh(config: ConfigDict) -> Mesh:
     mesh = sharding.make_mesh(config.mesh)
     batch, parts = config.data.batch_size, {"accumulate": config.optim.accumulate}
     if splits_rows(config):
-        sharding.check_batch(mesh, batch, config.data.crop_size, **parts)
-        sharding.check_rows(mesh, row_shrinking(config))
+        batches.check_batch(mesh, batch, config.data.crop_size, **parts)
+        batches.check_rows(mesh, row_shrinking(config))
     else:
-        sharding.check_batch(mesh, batch, mesh.shape["spatial"], **parts, prefix="stage_one.")
+        batches.check_batch(mesh, batch, mesh.shape["spatial"], **parts, prefix="stage_one.")
     return mesh
 
 

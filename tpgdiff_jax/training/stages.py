@@ -12,8 +12,11 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.backbones.vgg import vgg16_params
 from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.config import get, require, stage_config
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.models import tpgdiff
+from tpgdiff_jax.models.stage_one import build_stage_one
+from tpgdiff_jax.models.tpgdiff import TAUGHT_ENCODERS
 from tpgdiff_jax.training import diffusion_step, priors_step
 from tpgdiff_jax.training.step import Loss
 
@@ -50,7 +53,7 @@ def build_stage(config: ConfigDict) -> Stage:
 
 
 def _priors_stage(config: ConfigDict) -> Stage:
-    networks = priors_step.build_stage_one(config)
+    networks = build_stage_one(config)
     start = {}
     if config.priors.teacher == "vgg":
         teacher = vgg16_params()
@@ -158,3 +161,74 @@ def _plain(config: ConfigDict, field: str) -> Any:
     for name in field.split("."):
         value = value[name]
     return list(value) if isinstance(value, list | tuple) else value
+
+
+def validate_weights(config: ConfigDict) -> None:
+    """Check that the networks that a run does not train have a file to come from.
+
+    Raises:
+      ValueError: naming what needs `priors.weights`, and what to do.
+    """
+    if config.stage == "priors":
+        expected = "'': stage one starts from its teacher, or from nothing"
+        require(not config.init_from, config, "init_from", expected)
+        _check_stage_one(config)
+        return
+    if config.stage == "both":
+        _check_stage_one(stage_config(config, "priors"))
+    if config.init_from and not pathlib.Path(config.init_from).is_file():
+        raise ValueError(f"config.init_from={config.init_from!r} is no file.")
+    model, priors = config.model, config.priors
+    unused = priors.stage_one and priors.encoder not in TAUGHT_ENCODERS
+    expected = "'clip' or 'conv', since config.priors.stage_one names weights of stage one"
+    require(not unused, config, "priors.encoder", expected)
+    needing = []
+    if priors.encoder in TAUGHT_ENCODERS and (model.use_semantic or model.use_degradation):
+        if priors.stage_one:
+            stage_one_weights(priors.stage_one)
+        elif config.stage != "both":
+            needing.append(f"priors.encoder={priors.encoder!r}")
+    nets = [cue for cue in priors.cues if cue in ("depth", "segmentation")]
+    if nets and model.use_structure:
+        needing.append(f"priors.cues with {' and '.join(nets)}")
+    if needing and not priors.weights:
+        raise ValueError(
+            f"config.priors.weights is empty, but {', '.join(needing)} need frozen networks; name "
+            "a file that --mode=convert wrote (or for the encoder a run of stage one: "
+            "priors.stage_one), or choose priors.encoder='compact' and cues out of dog, gradient."
+        )
+    if needing and not pathlib.Path(priors.weights).is_file():
+        raise ValueError(f"config.priors.weights={priors.weights!r} is no file.")
+
+
+def _check_stage_one(config: ConfigDict) -> None:
+    """Stage one trains image towers, and needs a teacher."""
+    priors = config.priors
+    expected = "'clip' or 'conv', which stage one trains"
+    require(priors.encoder in TAUGHT_ENCODERS, config, "priors.encoder", expected)
+    if priors.teacher == "vgg":
+        key, wanted = f"priors.{priors.encoder}.features", 512
+        require(get(config, key) == wanted, config, key, f"{wanted}, VGG's")
+    elif priors.encoder == "conv":
+        expected = "'vgg': only a student of CLIP's own shape learns from CLIP"
+        require(False, config, "priors.teacher", expected)
+    elif not pathlib.Path(priors.weights).is_file():
+        raise ValueError(
+            f"config.priors.weights={priors.weights!r} is no file, but the teacher 'clip' needs "
+            "one that --mode=convert wrote of CLIP; or choose priors.teacher='vgg'."
+        )
+
+
+def validate_training(config: ConfigDict) -> None:
+    """Check what only training asks for.
+
+    Raises:
+      ValueError: naming the key, its value and what is expected.
+    """
+    # A step of a usual learning rate is less than bfloat16 can add to a weight.
+    expected = (
+        "'float32' for training, since bfloat16 rounds its small steps away (for a faster "
+        "computation set model.dtype='bfloat16')"
+    )
+    fits = config.model.param_dtype == "float32"
+    require(fits, config, "model.param_dtype", expected)

@@ -9,7 +9,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from tpgdiff_jax.distributed.sharding import batch_sharding, replicated
+from tpgdiff_jax.distributed.batches import batch_sharding
+from tpgdiff_jax.distributed.sharding import replicated
 from tpgdiff_jax.training.state import TrainState, apply_gradient
 
 Batch = dict[str, jax.Array]

@@ -19,24 +19,26 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of
-from tpgdiff_jax.checkpoints.keeping import TEST
-from tpgdiff_jax.checkpoints.manager import RunCheckpoints, abstract
-from tpgdiff_jax.checkpoints.run import check_frozen
 from tpgdiff_jax.data.degradations.mix import Mixture
 from tpgdiff_jax.data.pipeline import training_batches
 from tpgdiff_jax.data.training_data import TrainingData
 from tpgdiff_jax.distributed import sharding
+from tpgdiff_jax.distributed.batches import process_share, to_global
 from tpgdiff_jax.distributed.describe import describe_shardings
+from tpgdiff_jax.reporting.errors import RunStoppedError
+from tpgdiff_jax.runs.keeping import TEST
+from tpgdiff_jax.runs.manager import RunCheckpoints, abstract
+from tpgdiff_jax.runs.read_run import check_frozen
+from tpgdiff_jax.runs.workdir import only_run, write_config
 from tpgdiff_jax.training import setup
 from tpgdiff_jax.training.profiling import TraceWindow
 from tpgdiff_jax.training.provenance import record_start
-from tpgdiff_jax.training.reporting import RunReport
+from tpgdiff_jax.training.run_report import RunReport
 from tpgdiff_jax.training.speed import StepClock, step_flops
 from tpgdiff_jax.training.stages import Stage
 from tpgdiff_jax.training.state import TrainState, averaged, learning_rate_schedule, make_optimizer
 from tpgdiff_jax.training.step import jit_train_step
-from tpgdiff_jax.training.trouble import RunStoppedError, StepRecord, Watch, recipes_of
-from tpgdiff_jax.training.workdir import only_run, write_config
+from tpgdiff_jax.training.trouble import StepRecord, Watch, recipes_of
 
 # Averaged weights on the mesh -> (scores by name, a picture uint8 [H, W, 3] or None).  The score
 # `keeping.TEST` is a number that stands for what was scored, and how.
@@ -156,7 +158,7 @@ def _batches(
     config: ConfigDict, data: TrainingData, mesh: Mesh, first_batch: int
 ) -> grain.IterDataset:
     options = config.data
-    process_index, process_count = sharding.process_share(mesh)
+    process_index, process_count = process_share(mesh)
     return training_batches(
         data.sources,
         seed=config.seed,
@@ -225,7 +227,7 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
                 with clock.waiting_for_data():
                     example = next(batches)
                 batch = {name: example[name] for name in _batch_shapes(config)}
-                batch = sharding.to_global(batch, run.mesh, split_rows=split_rows)
+                batch = to_global(batch, run.mesh, split_rows=split_rows)
                 if step == start + 1:
                     step_fn, clock = _compiled(step_fn, state, run, batch, key)
                 with clock.waiting_for_devices():

@@ -11,12 +11,9 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from tpgdiff_jax import json_text
-from tpgdiff_jax.data.images import replacing
-
-
-class RunStoppedError(Exception):
-    """Training cannot go on; the message says why, and what to do."""
+from tpgdiff_jax.reporting import json_text
+from tpgdiff_jax.reporting.errors import RunStoppedError
+from tpgdiff_jax.reporting.files import replacing
 
 
 class NonFiniteError(RunStoppedError):

@@ -1,0 +1,206 @@
+"""A benchmark's lines: equal to the last digit however the job runs, complete, and honest."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from tpgdiff_jax.benchmark import job
+from tpgdiff_jax.benchmark.finding import open_set
+from tpgdiff_jax.benchmark.job import IMAGES, ROWS
+from tpgdiff_jax.benchmark.rows import read_rows
+from tpgdiff_jax.benchmark.sets import SetSpec
+from tpgdiff_jax.benchmark.work import Predictions, batches, bucket_of
+from tpgdiff_jax.evaluation.metrics import psnr
+from tpgdiff_jax.inference.batch import classify
+
+
+def test_a_line_holds_all_that_is_known(undisturbed, whole_rows):
+    assert len(undisturbed) == 10
+    row = read_rows(whole_rows / ROWS)["posterior-2", "noisy", "0.png"]
+    assert row["recipe"] == {"sigma": 25.0, "seed_rule": "name"}
+    assert (row["height"], row["width"], row["protocol"]) == (48, 56, "tpgdiff")
+    assert (row["nfe"], row["seed"], row["truth"]) == (2, 1, "noise")
+    assert row["predicted"] in ("noise", "rain")
+    assert row["seconds"] > 0
+    assert row["input_psnr"] == pytest.approx(20.3, abs=0.5)  # sigma 25 in 8 bit
+    assert {"psnr", "ssim", "input_ssim", "probability"} <= row.keys()
+    restored = Image.open(whole_rows / IMAGES / "posterior-2/noisy/0.png")
+    assert restored.size == (56, 48)
+
+
+def test_devices_batches_and_order_change_no_digit(run_job, undisturbed, plain_rows, tmp_path):
+    run_job(tmp_path, devices=8, reverse=True, batch_size=4)
+    assert plain_rows(tmp_path) == undisturbed
+    assert list(plain_rows(tmp_path)) == list(undisturbed)
+
+
+def test_whole_batches_at_once_find_the_same_but_for_the_last_digits(
+    run_job, undisturbed, plain_rows, tmp_path
+):
+    run_job(tmp_path, devices=2, batch_size=2, exact=False)
+    found = plain_rows(tmp_path)
+    assert found.keys() == undisturbed.keys()
+    for key, row in found.items():
+        assert row["psnr"] == pytest.approx(undisturbed[key]["psnr"], abs=1e-3)
+
+
+def test_a_job_killed_half_way_goes_on(run_job, undisturbed, plain_rows, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    settle, calls = job._settle, []
+
+    def settle_or_die(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise Killed
+        settle(*args)
+
+    monkeypatch.setattr(job, "_settle", settle_or_die)
+    with pytest.raises(Killed):
+        run_job(tmp_path, batch_size=4)
+    monkeypatch.undo()
+    assert len(plain_rows(tmp_path)) == 4
+    with (tmp_path / ROWS / "process_0.jsonl").open("a") as file:
+        file.write('{"variant": "poste')  # cut off by the kill
+    assert run_job(tmp_path, batch_size=4) == 6
+    assert plain_rows(tmp_path) == undisturbed
+    assert run_job(tmp_path, batch_size=4) == 0
+
+
+def test_nan_is_listed_and_no_score(run_job, tiny_system, plain_rows, tmp_path):
+    # A bias that is NaN poisons every output.
+    params = jax.tree.map(np.asarray, tiny_system.variables["params"])
+    params["unet"]["final_conv"]["bias"] = np.full(3, np.nan, np.float32)
+    poisoned = dataclasses.replace(tiny_system, variables={"params": params, "frozen": {}})
+    assert run_job(tmp_path, system=poisoned, batch_size=4) == 10
+    for row in plain_rows(tmp_path).values():
+        assert row["error"] == "the output holds NaN or infinite values"
+        assert "psnr" not in row
+    assert not (tmp_path / IMAGES).exists()
+
+
+def test_predictions_are_scored_without_a_model(run_job, benchmarks, plain_rows, tmp_path):
+    outputs = tmp_path / "outputs"
+    for name in ("0", "1", "2", "3"):
+        image = Image.open(benchmarks / f"pairs/LQ/{name}.png")
+        size = (20, 20) if name == "3" else image.size
+        path = outputs / f"pairs/{name}.{'bmp' if name == '0' else 'png'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.resize(size).save(path)
+    (outputs / "pairs/2.png").write_bytes(b"no image")
+    predictions = Predictions(outputs, ["pairs", "noisy"])
+    run_job(tmp_path / "job", system=None, predictions=predictions)
+    rows = {key[1:]: row for key, row in plain_rows(tmp_path / "job").items()}
+    for name in ("0.png", "1.png"):
+        row = rows["pairs", name]
+        assert row["psnr"] == row["input_psnr"]  # they are the degraded images themselves
+        assert "nfe" not in row
+    assert "not an image" in rows["pairs", "2.png"]["error"]
+    assert "3.png is 20x20, the image 3.png 48x56" in rows["pairs", "3.png"]["error"]
+    assert rows["pairs", "4.png"]["error"] == "no prediction for 4.png"
+    assert "no prediction" in rows["noisy", "0.png"]["error"]
+
+
+def test_our_own_results_can_be_scored_again(run_job, plain_rows, tmp_path):
+    """JPEGs and `.PNG` files too, and images of one stem that differ in their suffix."""
+    rng, made = np.random.default_rng(0), tmp_path / "made"
+    names = ("a.jpg", "b.PNG", "sub/c.v2.jpeg", "d.png", "d.jpg")
+    for name in names:
+        kept = job.image_path(made, "posterior-100", "wild", name)
+        for path in (tmp_path / "set/LQ" / name, kept):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (40, 48, 3), np.uint8)).save(path)
+    sets = ({"name": "wild", "folder": "set", "layout": "unpaired", "lq": "LQ"},)
+    folder = made / IMAGES / "posterior-100"
+    for predictions in (Predictions(folder, ["wild"]), Predictions(folder / "wild", ["wild"])):
+        again = tmp_path / f"again_{len(list(tmp_path.iterdir()))}"
+        options = {"root": str(tmp_path), "sets": sets, "save_images": True}
+        run_job(again, system=None, predictions=predictions, **options)
+        rows = plain_rows(again)
+        assert {key[2] for key in rows} == set(names)
+        assert not any("error" in row for row in rows.values())
+        items = open_set(SetSpec("wild", "set", "unpaired", lq="LQ"), tmp_path).items
+        for item in items:
+            expected = job.image_path(made, "posterior-100", "wild", item.name)
+            assert predictions.path(item) == predictions.find(item) == expected
+    # Somebody's file of another suffix is still found by its stem, where it is the only one.
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for name in ("a.bmp", "b.jpg", "b.bmp"):
+        Image.new("RGB", (48, 40)).save(theirs / name)
+    found = {item.name: Predictions(theirs, ["wild"]).find(item) for item in items}
+    assert {name for name, path in found.items() if path} == {"a.jpg"}
+
+
+def test_a_truncated_truth_costs_one_image(run_job, benchmarks, plain_rows, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(benchmarks, root)
+    path = root / "pairs/GT/1.png"
+    path.write_bytes(path.read_bytes()[:-400])  # its header is whole, so only reading tells
+    predictions = Predictions(root / "pairs/LQ", ["pairs"])
+    sets = ({"name": "pairs", "folder": "pairs"},)
+    run_job(tmp_path / "job", system=None, predictions=predictions, root=str(root), sets=sets)
+    rows = {key[2]: row for key, row in plain_rows(tmp_path / "job").items()}
+    assert "1.png: truncated" in rows["1.png"]["error"]
+    assert len(rows) == 5
+    assert all("psnr" in row for name, row in rows.items() if name != "1.png")
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_all_processes_have_as_many_batches(processes):
+    def task(size, index):
+        spec = type("Spec", (), {"protocol": "tpgdiff", "name": "s"})
+        item = type("Item", (), {"size": size, "spec": spec, "gt": 1, "name": str(index)})
+        return type("Task", (), {"item": item, "variant": "v"})()
+
+    sizes = [(30, 30)] * 5 + [(60, 30)] * 2 + [(31, 17)]
+    tasks = [task(size, index) for index, size in enumerate(sizes)]
+    planned = [batches(tasks, 16, 2, 3, process, processes) for process in range(processes)]
+    assert len({len(plan) for plan in planned}) == 1
+    assert all(len(batch.rows) == 6 for plan in planned for batch in plan)
+    for plan in planned:
+        assert all(set(batch.rows[batch.filled :]) <= {None} for batch in plan)
+    found = [row for plan in planned for batch in plan for row in batch.rows if row is not None]
+    assert sorted(map(id, found)) == sorted(map(id, tasks))
+    for plan in zip(*planned, strict=True):
+        assert len({(batch.shape, batch.filled) for batch in plan}) == 1
+
+
+def test_buckets():
+    assert bucket_of((321, 481), 16) == (336, 496)
+    assert bucket_of((320, 480), 16) == (320, 480)
+
+
+def test_in_buckets_of_one_pixel_the_priors_see_exactly_the_image(
+    run_job, tiny_system, plain_rows, tmp_path
+):
+    rng, folder = np.random.default_rng(0), tmp_path / "odd"
+    lq, gt = rng.integers(0, 256, (2, 37, 51, 3), np.uint8)
+    for side, image in (("LQ", lq), ("GT", gt)):
+        (folder / side).mkdir(parents=True)
+        Image.fromarray(image).save(folder / side / "0.png")
+    sets = ({"name": "odd", "folder": "odd"},)
+    run_job(tmp_path / "job", bucket=1, root=str(tmp_path), sets=sets)
+    (row,) = plain_rows(tmp_path / "job").values()
+
+    def probability(image):
+        whole = image[None].astype(np.float32) / 255
+        logits = classify(tiny_system.variables, whole, model=tiny_system.model)
+        return float(jax.nn.softmax(logits[0]).max())
+
+    assert row["probability"] == pytest.approx(probability(lq), abs=1e-5)
+    padded = np.pad(lq, ((0, 11), (0, 13), (0, 0)), "reflect")  # what buckets of 16 would show
+    assert row["probability"] != pytest.approx(probability(padded), abs=1e-4)
+    kept = np.asarray(Image.open(tmp_path / "job" / IMAGES / "posterior-2/odd/0.png"))
+    assert row["psnr"] == pytest.approx(float(psnr(kept[None], gt[None], 4)[0]), abs=1e-3)
+
+
+def test_rows_are_plain_json(undisturbed, whole_rows):
+    for line in (whole_rows / ROWS / "process_0.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))

@@ -1,0 +1,112 @@
+"""Fixed test sets: complete, repeatable, readable by every source, never overwritten."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tpgdiff_jax.config import base_config
+from tpgdiff_jax.data.degradations.mix import Recipe, degrade
+from tpgdiff_jax.data.open_source import open_source
+from tpgdiff_jax.data.prepare.paired_set import plans, prepare, write_preview
+from tpgdiff_jax.data.sources import PhotoFolder
+
+
+@pytest.fixture
+def config():
+    config = base_config()
+    config.prepare.recipes = ("noise", "haze:2 + rain")
+    config.prepare.severities = (1.0, 2.5)
+    return config
+
+
+@pytest.fixture
+def photos(photo_folder):
+    (photo_folder / "sub").mkdir()
+    (photo_folder / "2.png").rename(photo_folder / "sub" / "2.png")
+    return PhotoFolder(photo_folder)
+
+
+def test_every_photo_meets_every_recipe_and_can_be_made_again(photos, config, tmp_path):
+    output = tmp_path / "set"
+    assert prepare(photos, config, output) == 3 * 4
+    listed = json.loads((output / "recipes.json").read_text())["pairs"]
+    assert len(listed) == 12
+    for pair in listed:
+        lq, gt = (np.asarray(Image.open(output / pair[key])) for key in ("lq", "gt"))
+        np.testing.assert_array_equal(degrade(gt, Recipe.from_json(pair["recipe"])), lq)
+    names = {pathlib.Path(pair["lq"]).name for pair in listed}
+    assert {"0_s1.png", "0_s2p5.png", "sub_2_s2_1.png", "1_s2_2p5.png"} <= names
+    assert not [p for p in output.rglob("*") if "partial" in p.name]
+
+
+def test_all_formats_hold_the_same_pairs(photos, config, tmp_path):
+    sources = []
+    for form, spec in (
+        ("folder", {"kind": "pairs", "path": tmp_path / "folder"}),
+        ("records", {"kind": "record_pairs", "path": tmp_path / "records/pairs.array_record"}),
+        ("tfds", {"kind": "tfds_pairs", "path": tmp_path / "tfds", "split": "test"}),
+    ):
+        config.prepare.format = form
+        prepare(photos, config, tmp_path / form)
+        sources.append(open_source(spec))
+    seen = []
+    for source in sources:
+        assert source.classes == ("haze+rain", "noise") or source.classes == ("noise", "haze+rain")
+        items = [source[i] for i in range(len(source))]
+        rows = {
+            (source.classes[item["label"]], item["lq"].tobytes(), item["gt"].tobytes())
+            for item in items
+        }
+        assert len(rows) == 12
+        seen.append(rows)
+    assert seen[0] == seen[1] == seen[2]
+
+
+def test_order_and_number_of_photos_change_no_pair(photos, config, tmp_path):
+    prepare(photos, config, tmp_path / "all")
+    for path in photos.paths[1:]:
+        path.unlink()
+    alone = PhotoFolder(photos.folder)
+    prepare(alone, config, tmp_path / "one")
+    for path in (tmp_path / "one").rglob("*.png"):
+        same = tmp_path / "all" / path.relative_to(tmp_path / "one")
+        assert same.read_bytes() == path.read_bytes()
+
+
+def test_recipes_that_are_the_same_are_made_once(config):
+    config.prepare.recipes = ("haze + rain", "rain + haze", "noise:2")
+    assert len(plans(config)) == 2 + 1
+
+
+def test_what_is_there_is_not_overwritten(photos, config, tmp_path):
+    output = tmp_path / "set"
+    output.mkdir()
+    (output / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds files already"):
+        prepare(photos, config, output)
+    assert [path.name for path in output.iterdir()] == ["mine.txt"]
+
+
+def test_photos_whose_names_would_collide_are_named(photos, config, tmp_path):
+    (photos.folder / "0.png").rename(photos.folder / "sub_2.png")
+    with pytest.raises(ValueError, match=r"sub.2\.png and sub_2\.png would both|both be called"):
+        prepare(PhotoFolder(photos.folder), config, tmp_path / "set")
+
+
+def test_a_bad_photo_is_left_out_and_reported(photos, config, tmp_path):
+    whole = photos.paths[0].read_bytes()
+    photos.paths[0].write_bytes(whole[: len(whole) // 2])
+    assert prepare(photos, config, tmp_path / "set") == 2 * 4
+    assert "0.png" in photos.summary()
+
+
+def test_the_contact_sheet_shows_photos_and_recipes(photos, config, tmp_path):
+    path = tmp_path / "sheet.png"
+    write_preview(photos, config, path)
+    sheet = np.asarray(Image.open(path))
+    assert sheet.shape[0] > 2 * 136
+    assert sheet.shape[1] > 5 * 136  # clean, and four plans
+    assert sheet.std() > 20

@@ -1,0 +1,41 @@
+"""A run's folder belongs to one configuration, and to one program at a time."""
+
+import pytest
+
+from tpgdiff_jax.config import base_config
+from tpgdiff_jax.reporting.errors import RunStoppedError
+from tpgdiff_jax.runs.workdir import only_run, prepare_workdir, write_config
+
+
+def test_two_programs_do_not_train_in_one_folder(tmp_path):
+    with (
+        only_run(tmp_path),
+        pytest.raises(RunStoppedError, match="another program is training"),
+        only_run(tmp_path),
+    ):
+        pass
+    with only_run(tmp_path):  # free again
+        pass
+
+
+def test_a_folder_is_recognised_and_strangers_files_are_left_alone(tmp_path):
+    config = base_config()
+    folder = tmp_path / "run"
+    prepare_workdir(config, folder)
+    write_config(config, folder)
+    with only_run(folder):
+        prepare_workdir(config, folder)
+    moved = base_config()
+    moved.data.train_folder = "/elsewhere/photos"  # checkpoints know what was read from it
+    prepare_workdir(moved, folder)
+    other = base_config()
+    other.optim.learning_rate = 1.0
+    with pytest.raises(ValueError, match=r"optim\.learning_rate: 0\.0002 -> 1\.0"):
+        prepare_workdir(other, folder)
+    quickstart = tmp_path / "quickstart"
+    quickstart.mkdir()
+    (quickstart / "first_restoration.png").touch()  # made before the training in this folder
+    prepare_workdir(config, quickstart)
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds files but no run.*quickstart, run, thesis\.txt"):
+        prepare_workdir(config, tmp_path)

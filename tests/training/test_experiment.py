@@ -1,0 +1,102 @@
+"""Both stages of an experiment in one program, on eight devices: trained, scored, published."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tpgdiff_jax.checkpoints.published import load_system
+from tpgdiff_jax.commands.config_checks import validate
+from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.training import experiment
+
+
+@pytest.fixture
+def config(tiny_config, tmp_path):
+    """Both stages, two steps each, with the teacher that works offline."""
+    config = tiny_config
+    config.stage = "both"
+    config.model.update({"width": 32, "multipliers": (1, 1), "first_attention_level": 2})
+    sizes = {"patch": 8, "width": 16, "layers": 1, "heads": 2, "image_size": 32, "features": 512}
+    config.priors.update({"encoder": "clip", "teacher": "vgg", "clip": sizes})
+    config.stage_one.data.update({"batch_size": 8, "crop_size": 32})
+    config.stage_one.optim.update({"steps": 2, "warmup_steps": 1, "accumulate": 1})
+    config.optim.update({"steps": 2, "schedule": "multistep", "milestones": (1,)})
+    config.eval.update({"every_steps": 2, "photos": 1, "steps": 1})
+    config.checkpoint.every_steps = 5
+    config.ema.update({"start_step": 0, "every_steps": 1, "more_decays": (0.1,)})
+    unseen = tmp_path / "unseen"
+    unseen.mkdir()
+    image = np.random.default_rng(9).integers(0, 256, (34, 40, 3), np.uint8)
+    Image.fromarray(image).save(unseen / "unseen.png")
+    config.data.eval_folder = str(unseen)
+    return config
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_parameters_in_bfloat16_are_refused_before_anything_is_made(tiny_config, tmp_path):
+    tiny_config.model.param_dtype = "bfloat16"
+    validate(tiny_config)  # fine for restoring
+    words = r"config\.model\.param_dtype='bfloat16': expected 'float32' for training.*model\.dtype"
+    with pytest.raises(UserError, match=words):
+        experiment.train(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_both_stages_are_trained_scored_and_published(config, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    assert experiment.train(config, workdir)
+    output = capsys.readouterr().out
+    assert "Stage one, photos not trained on" in output
+    assert "cosine_untaught" in output
+    assert "restored.png" in output
+
+    first, second = rows(workdir / "priors"), rows(workdir / "diffusion")
+    names = {name for row in first for name in row}
+    assert {"distillation", "classification", "validation/accuracy", "learning_rate"} <= names
+    names = {name for row in second for name in row}
+    expected = {"diffusion", "class/noise", "validation/psnr", "validation/gain_haze"}
+    assert expected | {"gradient_norm", "speed/data_wait_seconds"} <= names
+    rates = [row["learning_rate"] for row in second if "learning_rate" in row]
+    assert rates == pytest.approx([1e-3, 5e-4])
+    for step in (0, 2):  # before the first step, and after the last
+        assert (workdir / "diffusion" / "pictures" / f"validation_{step}.png").is_file()
+    assert [row["step"] for row in second if "validation/psnr" in row] == [0, 2]
+
+    # Stage two uses what stage one has learned, and what is published restores images.
+    _, variables, _ = load_system(workdir / "diffusion" / "weights.safetensors")
+    assert variables["frozen"].keys() == {"semantic", "degradation"}
+    described = json.loads((workdir / "priors" / "weights.json").read_text())
+    assert (described["stage"], described["trained_steps"]) == ("priors", 2)
+
+    # Finished stages are not trained again; another first stage is refused.
+    before = (workdir / "diffusion" / "metrics.jsonl").read_text()
+    assert experiment.train(config, workdir)
+    assert (workdir / "diffusion" / "metrics.jsonl").read_text() == before
+
+    # Another average is published beside what was published before, not silently left out.
+    files = sorted(path.name for path in (workdir / "diffusion").glob("*.safetensors"))
+    assert files == ["weights.safetensors"]
+    config.eval.ema_decay = 0.1
+    assert experiment.train(config, workdir)
+    files = sorted(path.name for path in (workdir / "diffusion").glob("*.safetensors"))
+    assert files == ["weights.safetensors", "weights_before_1.safetensors"]
+    described = json.loads((workdir / "diffusion" / "weights.json").read_text())
+    assert described["ema_decay"] == 0.1
+    assert len(list((workdir / "priors").glob("*.safetensors"))) == 1
+
+    config.stage_one.optim.learning_rate = 0.5
+    with pytest.raises(UserError, match=r"stage_one\.optim\.learning_rate: 2e-05 -> 0\.5"):
+        experiment.train(config, workdir)
+
+
+@pytest.mark.parametrize("stage", ["diffusion", "both"])
+def test_what_is_not_trained_yet_is_said_and_leaves_no_trace(tiny_config, tmp_path, stage):
+    tiny_config.stage = stage
+    with pytest.raises(UserError, match=r"holds no run \(no config\.json\); train first"):
+        experiment.load(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,1 @@
+"""Score a system, or somebody's outputs, on many test sets."""

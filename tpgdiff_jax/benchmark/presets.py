@@ -1,0 +1,185 @@
+"""The benchmarks of all-in-one restoration: counts, layouts, and where to get each.
+
+Layouts are those of the published archives where these have two clear folders; else the files
+must be sorted into LQ and GT.  Any set may lie in LQ and GT.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from tpgdiff_jax.benchmark.sets import SetSpec
+from tpgdiff_jax.data.degradations.mix import PRESETS as MIXTURES
+
+_LOL = "https://daooshee.github.io/BMVC2018website (Wei et al., BMVC 2018)"
+_LOL2 = "Yang et al., TIP 2021: github.com/flyywh/CVPR-2020-Semi-Low-Light (LOL-v2, real)"
+_GOPRO = "https://seungjunnah.github.io/Datasets/gopro (Nah et al., CVPR 2017)"
+_RAIN = "Yang et al., CVPR 2017 (joint rain detection and removal), the authors' page at PKU"
+_RESIDE = "https://sites.google.com/view/reside-dehaze-datasets (Li et al., TIP 2019)"
+_BSD = "github.com/clausmichele/CBSD68-dataset (originals)"
+_KODAK = "https://r0k.us/graphics/kodak"
+_MCMASTER = "Zhang et al., JEI 2011: https://www4.comp.polyu.edu.hk/~cslzhang/CDM_Dataset.htm"
+_URBAN = "Huang et al., CVPR 2015: github.com/jbhuang0604/SelfExSR (high-resolution images)"
+_CDD = "Guo et al., ECCV 2024: github.com/gy65896/OneRestore (CDD-11, test)"
+_UDC = "Zhou et al., CVPR 2021: https://yzhouas.github.io/projects/UDC/udc.html"
+_PAPER = "named in the TPGDiff paper (arXiv 2601.20306); its split comes from the authors"
+
+
+def _clean_sets(name: str, title: str, count: int, source: str) -> list[SetSpec]:
+    return [
+        SetSpec(
+            f"{name}_{sigma}",
+            name,
+            "clean",
+            gt="",
+            sigma=float(sigma),
+            degradation="noise",
+            count=count,
+            title=f"{title}, sigma {sigma}",
+            source=source,
+        )
+        for sigma in (15, 25, 50)
+    ]
+
+
+def _pairs(name: str, title: str, degradation: str, count: int | None, source: str, **where: Any):
+    fields = {"degradation": degradation, "count": count, "title": title, "source": source}
+    return SetSpec(name, **({"folder": name} | where), **fields)
+
+
+_ALL = (
+    _pairs("lol", "LOL eval15", "low_light", 15, _LOL, folder="lol/eval15", lq="low", gt="high"),
+    _pairs(
+        "lol_v2",
+        "LOL-v2 real",
+        "low_light",
+        100,
+        _LOL2,
+        folder="lol_v2/Real_captured/Test",
+        lq="Low",
+        gt="Normal",
+        gt_rename=("^normal", "low"),
+    ),
+    _pairs(
+        "gopro",
+        "GoPro",
+        "blur",
+        1111,
+        _GOPRO,
+        folder="gopro/test",
+        lq="*/blur",
+        gt="*/sharp",
+    ),
+    *(
+        _pairs(
+            f"rain100{kind.lower()}",
+            f"Rain100{kind}",
+            "rain",
+            100,
+            _RAIN,
+            lq="rain",
+            gt="norain",
+            gt_rename=("^norain", "rain"),
+        )
+        for kind in "LH"
+    ),
+    _pairs("sots_outdoor", "SOTS outdoor", "haze", 500, _RESIDE, lq="hazy", gt="gt"),
+    _pairs("sots_indoor", "SOTS indoor", "haze", 500, _RESIDE, lq="hazy", gt="gt"),
+    *_clean_sets("bsd68", "BSD68 (colour)", 68, _BSD),
+    *_clean_sets("kodak24", "Kodak24", 24, _KODAK),
+    *_clean_sets("mcmaster", "McMaster", 18, _MCMASTER),
+    *_clean_sets("urban100", "Urban100", 100, _URBAN),
+    *(
+        _pairs(
+            "cdd11_" + mixture.replace("low_light", "low").replace(" + ", "_"),
+            f"CDD-11 {mixture}",
+            mixture.replace(" ", ""),
+            200,
+            _CDD,
+            folder="cdd11/test",
+            lq=mixture.replace("low_light", "low").replace(" + ", "_"),
+            gt="clear",
+        )
+        for mixture in MIXTURES["cdd11"]
+    ),
+    _pairs("nh_haze", "NH-HAZE", "haze", None, "data.vision.ee.ethz.ch/cvl/ntire20/nh-haze"),
+    _pairs("rdnet", "RDNet (demoire)", "moire", None, _PAPER),
+    _pairs("weatherbench_snow", "WeatherBench snow", "snow", None, _PAPER),
+    _pairs("reside", "RESIDE", "haze", None, f"{_RESIDE}; {_PAPER}"),
+    _pairs("raindrop", "RainDrop", "raindrops", None, f"Qian et al., CVPR 2018; {_PAPER}"),
+    _pairs("dpdd", "DPDD", "defocus", None, f"Abuolaim and Brown, ECCV 2020; {_PAPER}"),
+    _pairs("rs_cloud", "RS-Cloud", "cloud", None, _PAPER),
+    _pairs("poled", "POLED", "poled", 30, _UDC),
+    _pairs("toled", "TOLED", "toled", 30, _UDC),
+)
+PRESETS = {spec.name: spec for spec in _ALL}
+# Names that stand for several sets; their scores are averaged, every set alike.
+GROUPS = {
+    "five": ("lol", "gopro", "rain100l", "sots_outdoor", "bsd68_25"),
+    "single": (
+        "lol_v2",
+        "nh_haze",
+        "rdnet",
+        "rain100l",
+        "weatherbench_snow",
+        "reside",
+        "raindrop",
+        "dpdd",
+        "rs_cloud",
+    ),
+    "cdd11": tuple(name for name in PRESETS if name.startswith("cdd11_")),
+    "udc": ("poled", "toled"),
+}
+
+
+def resolve(entries: tuple[str | Mapping[str, Any], ...], protocol: str = "") -> list[SetSpec]:
+    """Turn the entries of `benchmark.sets` into specifications.
+
+    Args:
+      entries: names of presets or groups, or mappings of `SetSpec`'s fields; a mapping with
+        `preset` changes that preset's fields.
+      protocol: replaces every set's own, where given.
+
+    Returns:
+      the sets, in order, each once.
+
+    Raises:
+      ValueError: an unknown name or field, or two sets of one name.
+    """
+    specs: dict[str, SetSpec] = {}
+    for entry in entries:
+        for spec in _resolve_one(entry):
+            spec = dataclasses.replace(spec, protocol=protocol) if protocol else spec
+            if specs.setdefault(spec.name, spec) != spec:
+                raise ValueError(
+                    f"config.benchmark.sets names two different sets {spec.name!r}; rename one."
+                )
+    return list(specs.values())
+
+
+def _resolve_one(entry: str | Mapping[str, Any]) -> list[SetSpec]:
+    if isinstance(entry, str):
+        names = GROUPS.get(entry, (entry,))
+        if not set(names) <= PRESETS.keys():
+            raise ValueError(
+                f"config.benchmark.sets: {entry!r} is no preset; expected a group "
+                f"({', '.join(GROUPS)}), one of {', '.join(PRESETS)}, or a mapping of fields."
+            )
+        return [PRESETS[name] for name in names]
+    fields = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
+    }
+    preset = fields.pop("preset", None)
+    known = {field.name for field in dataclasses.fields(SetSpec)}
+    if unknown := fields.keys() - known:
+        raise ValueError(
+            f"config.benchmark.sets: {sorted(unknown)[0]!r} is no field of a test set; expected "
+            f"preset, {', '.join(sorted(known))}."
+        )
+    if preset is not None:
+        return [dataclasses.replace(_resolve_one(preset)[0], **fields)]
+    if missing := {"name", "folder"} - fields.keys():
+        raise ValueError(
+            f"config.benchmark.sets: {dict(entry)!r} lacks {' and '.join(sorted(missing))}."
+        )
+    return [SetSpec(**fields)]

@@ -1,0 +1,87 @@
+"""The worst and best images of each set, small enough to travel inside a page."""
+
+import base64
+import dataclasses
+import io
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from tpgdiff_jax.benchmark.rows import Row
+from tpgdiff_jax.benchmark.sets import Item, OpenSet
+
+_EACH = 2  # so many worst and so many best images of a set
+_SIDE = 360  # pixels, at most
+_QUALITY = 85
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """One image before and after, as data URIs.
+
+    Attributes:
+      row: its scores.
+      rank: "worst" or "best".
+      lq, restored, gt: JPEG data URIs; gt is "" where there is no truth.
+      width, height: in the page, pixels.
+    """
+
+    row: Row
+    rank: str
+    lq: str
+    restored: str
+    gt: str
+    width: int
+    height: int
+
+
+def chosen_pictures(
+    rows: Sequence[Row],
+    sets: Sequence[OpenSet],
+    variant: str,
+    restored: Callable[[str, Item], np.ndarray | None],
+    seed: int,
+) -> list[Picture]:
+    """Choose, of every set, the images with the worst and best PSNR in the first variant.
+
+    Args:
+      rows: of the job.
+      sets: those that were scored.
+      variant: name of the first variant.
+      restored: (variant, item) -> the restored image uint8 [H, W, 3], or None if not kept.
+      seed: of the job; degraded images are made again.
+    """
+    items = {(item.spec.name, item.name): item for opened in sets for item in opened.items}
+    good = [row for row in rows if "error" not in row]
+    groups: dict[str, list[Row]] = {}
+    for row in good:
+        if row["variant"] == variant:
+            groups.setdefault(row["set"], []).append(row)
+    found = []
+    for group in groups.values():
+        ranked = sorted(group, key=lambda row: (float(row.get("psnr", 0)), row["image"]))
+        worst, best = ranked[:_EACH], ranked[max(_EACH, len(ranked) - _EACH) :]
+        for rank, chosen in (("worst", worst), ("best", best[::-1])):
+            for row in chosen:
+                item = items[row["set"], row["image"]]
+                output = restored(row["variant"], item)
+                if output is not None:
+                    found.append(_picture(row, rank, item, output, seed))
+    return found
+
+
+def _picture(row: Row, rank: str, item: Item, output: np.ndarray, seed: int) -> Picture:
+    lq, gt = item.load(seed)
+    height, width = output.shape[:2]
+    scale = min(1.0, _SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    uris = ("" if image is None else _uri(image, size) for image in (lq, output, gt))
+    return Picture(row, rank, *uris, *size)
+
+
+def _uri(image: np.ndarray, size: tuple[int, int]) -> str:
+    buffer = io.BytesIO()
+    small = Image.fromarray(image).resize(size, Image.Resampling.BOX)
+    small.save(buffer, "JPEG", quality=_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

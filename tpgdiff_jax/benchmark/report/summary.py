@@ -1,0 +1,207 @@
+"""From lines per image to means per set, averages per group, and the confusion matrix."""
+
+import collections
+import math
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from tpgdiff_jax.benchmark import program
+from tpgdiff_jax.benchmark.presets import GROUPS
+from tpgdiff_jax.benchmark.rows import Row, key_of, number
+from tpgdiff_jax.benchmark.sets import Item, OpenSet
+from tpgdiff_jax.benchmark.settings import Settings, Variant
+from tpgdiff_jax.evaluation import optional, perceptual
+from tpgdiff_jax.evaluation.protocols import PROTOCOLS, SCORES
+
+PER_IMAGE = (*SCORES, *perceptual.NAMES)
+_COUNTS = ("images", "counts")  # of a set's result: no scores
+
+
+def means(rows: Sequence[Row]) -> dict[str, Any]:
+    """Average every score of one set's images; infinite where one of them is.
+
+    Returns:
+      {"images": how many, score: mean, "counts": score -> how many images have it, of those
+      scores that some images lack (too small ones have no LPIPS)}; no counts where all have all.
+    """
+    values = collections.defaultdict(list)
+    for row in rows:
+        for name in PER_IMAGE:
+            for key in (name, f"input_{name}"):
+                if key in row:
+                    values[key].append(float(row[key]))
+        if "seconds" in row:
+            values["seconds"].append(row["seconds"])
+    found: dict[str, Any] = {"images": len(rows)}
+    found |= {key: number(math.fsum(many) / len(many)) for key, many in values.items()}
+    counts = {key: len(many) for key, many in values.items() if len(many) < len(rows)}
+    return found | ({"counts": counts} if counts else {})
+
+
+def summarise(
+    rows: Sequence[Row],
+    sets: Sequence[OpenSet],
+    absent: Mapping[str, str],
+    variants: Sequence[Variant],
+    settings: Settings,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Gather what a report shows, as plain JSON data.
+
+    Args:
+      rows: of all processes.
+      sets, absent: the sets that were found, and why others were not.
+      variants: what was run.
+      settings: what was asked for.
+      facts: what else a reader must know of the job.
+    """
+    asked = {variant.name for variant in variants}
+    good = [row for row in rows if "error" not in row and row["variant"] in asked]
+    results: dict[str, dict[str, Any]] = {variant.name: {} for variant in variants}
+    for variant in variants:
+        for found in sets:
+            chosen = [
+                row
+                for row in good
+                if (row["variant"], row["set"]) == (variant.name, found.spec.name)
+            ]
+            if chosen:
+                results[variant.name][found.spec.name] = means(chosen)
+    deep = tuple(name for name in settings.metrics if name in perceptual.NAMES)
+    errors = [row for row in rows if "error" in row and row["variant"] in asked]
+    described = {about["name"]: about for about in map(_describe, sets)}
+    for name, about in described.items():
+        about["failed"] = {
+            f"{row['variant']}: {row['image']}": row["error"]
+            for row in errors
+            if row["set"] == name
+        }
+    return {
+        "format": 1,
+        "job": dict(facts),
+        "variants": [
+            {
+                "name": v.name,
+                "sampler": v.sampler,
+                "steps": v.steps,
+                "without": list(v.without),
+            }
+            for v in variants
+        ],
+        "sets": described,
+        "absent": dict(absent),
+        "results": results,
+        "averages": {name: averages(result) for name, result in results.items()},
+        "confusion": {v.name: confusion(good, v.name) for v in variants},
+        "not_computed": program.load_networks(deep)[1],
+    }
+
+
+def _describe(found: OpenSet) -> dict[str, Any]:
+    spec = found.spec
+    return {
+        "name": spec.name,
+        "title": spec.title or spec.name,
+        "degradation": spec.degradation,
+        "layout": spec.layout,
+        "protocol": spec.protocol,
+        "protocol_text": PROTOCOLS[spec.protocol].describe(),
+        "seed_rule": spec.seed_text(),
+        "expected": spec.count,
+        "found": len(found.items),
+        "remarks": list(found.remarks),
+        "skipped": dict(found.skipped),
+    }
+
+
+def averages(result: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Average a variant's sets, every set alike: `all`, and every group that is whole.
+
+    Returns:
+      group -> {"sets": names, score: mean}.  In `all` a score is averaged over the sets that have
+      it; in a group it needs every set.
+    """
+    found = {}
+    for group, names in {"all": tuple(result), **GROUPS}.items():
+        if not names or not set(names) <= result.keys():
+            continue
+        keys = dict.fromkeys(key for name in names for key in result[name] if key not in _COUNTS)
+        found[group] = {"sets": list(names)}
+        for key in keys:
+            values = [float(result[name][key]) for name in names if key in result[name]]
+            if group == "all" or len(values) == len(names):
+                found[group][key] = number(float(np.mean(values)))
+    return found
+
+
+def confusion(rows: Iterable[Row], variant: str) -> dict[str, dict[str, int]]:
+    """Count what the classifier took each set's degradation for: truth -> predicted -> images."""
+    counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    for row in rows:
+        if row["variant"] == variant and row.get("predicted") and row.get("truth"):
+            counts[row["truth"]][row["predicted"]] += 1
+    return {truth: dict(sorted(found.items())) for truth, found in sorted(counts.items())}
+
+
+def add_set_scores(
+    summary: dict[str, Any],
+    rows: Sequence[Row],
+    sets: Sequence[OpenSet],
+    settings: Settings,
+    path_of: Callable[[str, Item], pathlib.Path],
+) -> None:
+    """Add FID, NIQE and MUSIQ of each set where they can be had; else note why not.
+
+    `not_computed` then says `set: why`, or only why where the score is to be had for no set.
+
+    Args:
+      summary: of `summarise`; changed.
+      rows: of all processes.
+      sets: the sets that were found.
+      settings: names the metrics.
+      path_of: (variant, item) -> file of the restored image.
+    """
+    done = {key_of(row) for row in rows if "error" not in row}
+    for name in settings.metrics:
+        if name not in optional.NAMES:
+            continue
+        score, why = _attempt(name, optional.load, name, settings.inception_weights)
+        reasons = [why] if why else []
+        for variant, result in summary["results"].items() if score else ():
+            for found in sets:
+                chosen = [i for i in found.items if (variant, found.spec.name, i.name) in done]
+                if not chosen or (optional.needs_truth(name) and chosen[0].gt is None):
+                    continue
+                files = [path_of(variant, item) for item in chosen]
+                truths = [item.gt for item in chosen]
+                value, why = _attempt(name, _set_score, score, files, truths)
+                if why:
+                    reasons.append(f"{found.spec.name}: {why}")
+                else:
+                    result[found.spec.name][name] = number(value)
+        if reasons:
+            summary["not_computed"][name] = "; ".join(dict.fromkeys(reasons))
+
+
+def _set_score(score: Callable, files: Sequence[pathlib.Path], truths: Sequence) -> float:
+    if not all(file.is_file() for file in files):
+        raise optional.NotComputedError("the restored images are not kept")
+    return score(files, truths)
+
+
+def _attempt(name: str, function: Callable, *args: Any) -> tuple[Any, str]:
+    """Call what runs another package; return its answer, or None and why there is none.
+
+    An extra score must never cost a report that took days, whatever that package raises.
+    """
+    try:
+        return function(*args), ""
+    except optional.NotComputedError as error:
+        return None, str(error)
+    except Exception as error:
+        logging.exception("%s cannot be computed.", name)
+        return None, f"{type(error).__name__}: {error}"

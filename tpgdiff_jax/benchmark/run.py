@@ -1,0 +1,244 @@
+"""A benchmark from configuration to report: what --mode=eval does with published weights."""
+
+import csv
+import datetime
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+import tpgdiff_jax
+from tpgdiff_jax.benchmark.finding import AbsentSetError, open_set
+from tpgdiff_jax.benchmark.job import ROWS, Job, System, image_path
+from tpgdiff_jax.benchmark.report import html
+from tpgdiff_jax.benchmark.report.pictures import Picture, chosen_pictures
+from tpgdiff_jax.benchmark.report.summary import add_set_scores, summarise
+from tpgdiff_jax.benchmark.report.tables import markdown
+from tpgdiff_jax.benchmark.rows import Row, locked, read_rows
+from tpgdiff_jax.benchmark.sets import Item, OpenSet
+from tpgdiff_jax.benchmark.settings import Settings, Variant
+from tpgdiff_jax.benchmark.stamps import read_stamps
+from tpgdiff_jax.benchmark.work import Predictions, Task
+from tpgdiff_jax.data.images import read_rgb
+from tpgdiff_jax.evaluation.protocols import centre_cropped
+from tpgdiff_jax.reporting.files import printable, replacing
+
+_IDENTITY = "job.json"
+# A file's name may hold bytes that are no text; reports show these as \udcXX.
+_TEXT = {"encoding": "utf-8", "errors": "backslashreplace"}
+
+
+def open_sets(settings: Settings) -> tuple[list[OpenSet], dict[str, str]]:
+    """Open the sets that are there.
+
+    Returns:
+      the sets, and name -> why it is absent and where to get it.
+
+    Raises:
+      ValueError: not one set has an image.
+    """
+    found, absent = [], {}
+    for spec in settings.specs:
+        try:
+            found.append(open_set(spec, settings.root))
+        except AbsentSetError as error:
+            absent[spec.name] = str(error)
+            logging.warning("Test set %s is absent: %s", spec.name, error)
+            continue
+        for remark in found[-1].remarks:
+            logging.warning("Test set %s: %s", spec.name, remark)
+        for file, reason in found[-1].skipped.items():
+            logging.warning("Skipping %s: %s", printable(file), reason)
+    if not any(opened.items for opened in found):
+        listed = "".join(f"\n  {name}: {reason}" for name, reason in absent.items())
+        raise ValueError(
+            f"config.benchmark.root={str(settings.root)!r}: none of the test sets "
+            f"{', '.join(spec.name for spec in settings.specs)} can be scored.{listed}"
+        )
+    return found, absent
+
+
+def claim(folder: pathlib.Path, identity: Mapping[str, Any], sets: Sequence[OpenSet]) -> None:
+    """Make a folder this job's, or go on with the job that is in it.
+
+    Args:
+      folder: of the job.
+      identity: what must be the same when a job goes on.
+      sets: sets may be added; one of the same name must be the same set.
+
+    Raises:
+      ValueError: another job is in the folder (names what differs), or foreign files are.
+    """
+    path = folder / _IDENTITY
+    specs = {opened.spec.name: _plain_spec(opened) for opened in sets}
+    if path.is_file():
+        old = json.loads(path.read_text())
+        differing = [key for key in identity if old.get(key) != identity[key]]
+        differing += [name for name in specs if old["sets"].get(name, specs[name]) != specs[name]]
+        if differing:
+            raise ValueError(
+                f"{folder} holds the results of another job; it differs in {', '.join(differing)}. "
+                "Choose another --output."
+            )
+        specs = old["sets"] | specs
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds other files; choose an empty --output.")
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**identity, "sets": specs}, indent=2) + "\n"
+    if not (path.is_file() and path.read_text() == text):  # a job that runs may be reading it
+        write_text(path, text)
+
+
+def _plain_spec(opened: OpenSet) -> dict[str, Any]:
+    """Return what decides which files a set's scores belong to, and how they come about."""
+    where = ("folder", "layout", "lq", "gt", "gt_rename")
+    how = ("sigma", "recipe", "seed_rule", "protocol", "degradation")
+    fields = {name: getattr(opened.spec, name) for name in (*where, *how)}
+    if opened.spec.jpeg_quality:  # else left out: folders of older jobs go on
+        fields["jpeg_quality"] = opened.spec.jpeg_quality
+    return json.loads(json.dumps(fields))  # as it will be read again: tuples become lists
+
+
+def run_benchmark(
+    settings: Settings,
+    folder: pathlib.Path,
+    mesh: Mesh,
+    *,
+    system: System | None = None,
+    predictions: pathlib.Path | None = None,
+    weights: str = "",
+    title: str = "",
+) -> dict[str, Any] | None:
+    """Score a system, or somebody's outputs, on every set, and write the report.
+
+    Args:
+      settings: what to do.
+      folder: for lines, images and report; all processes must see it.
+      mesh: the devices of all processes.
+      system: what restores, or
+      predictions: a folder of outputs.
+      weights: fingerprint of the system.
+      title: what the report calls the system.
+
+    Returns:
+      the summary, in process 0; None in others.
+
+    Raises:
+      ValueError: nothing to score, or a folder of another job.
+    """
+    sets, absent = open_sets(settings)
+    found = predictions and Predictions(predictions, [opened.spec.name for opened in sets])
+    variants = [Variant()]
+    if system is not None:
+        variants = settings.variants(system.config.eval.sampler, system.config.eval.steps)
+    of = {"weights": weights} if system else {"predictions": str(predictions.absolute())}
+    if jax.process_index() == 0:
+        claim(folder, of | settings.identity(), sets)
+    tasks = [
+        Task(item, variant) for opened in sets for variant in variants for item in opened.items
+    ]
+    _wait_for_all("claimed")  # to `claim`, the others' locks would be foreign files
+    with locked(folder / ROWS, jax.process_index()):
+        Job(settings, folder, mesh, system, found).run(tasks)
+        _wait_for_all("scored")
+        if jax.process_index() != 0:
+            return None
+        facts = of | settings.identity() | _circumstances(mesh, title, settings)
+        if system is not None:
+            facts["classification"] = system.config.priors.classification
+        rows = _current_rows(folder, tasks, found)
+        summary = summarise(rows, sets, absent, variants, settings, facts)
+        _report(settings, folder, summary, rows, sets, found)
+    return summary
+
+
+def _wait_for_all(what: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"benchmark: {what}")
+
+
+def _report(
+    settings: Settings,
+    folder: pathlib.Path,
+    summary: dict[str, Any],
+    rows: Sequence[Row],
+    sets: Sequence[OpenSet],
+    found: Predictions | None,
+) -> None:
+    """Add the scores of whole sets to a summary, choose pictures, write all reports."""
+
+    def path_of(variant: str, item: Item) -> pathlib.Path:
+        name = item.spec.name
+        return found.path(item) if found else image_path(folder, variant, name, item.name)
+
+    def restored(variant: str, item: Item) -> np.ndarray | None:
+        path = path_of(variant, item)
+        return centre_cropped(item.protocol, read_rgb(path)) if path.is_file() else None
+
+    add_set_scores(summary, rows, sets, settings, path_of)
+    first = summary["variants"][0]["name"]
+    pictures = chosen_pictures(rows, sets, first, restored, settings.seed)
+    write_reports(folder, summary, rows, pictures)
+
+
+def _current_rows(
+    folder: pathlib.Path, tasks: Sequence[Task], found: Predictions | None
+) -> list[Row]:
+    """Read the tasks' lines, those of the files as they are now; say where there is none."""
+    keys = [task.key for task in tasks]
+    rows = read_rows(folder / ROWS, dict(zip(keys, read_stamps(tasks, found), strict=True)))
+    for key in keys:
+        if key not in rows:
+            names = dict(zip(("variant", "set", "image"), key, strict=True))
+            why = "its files changed while the job ran; the same command scores it again"
+            logging.warning("%s, %s: %s", key[1], printable(key[2]), why)
+            rows[key] = names | {"error": why}
+    return [rows[key] for key in sorted(rows)]
+
+
+def _circumstances(mesh: Mesh, title: str, settings: Settings) -> dict[str, Any]:
+    device = mesh.devices.flat[0]
+    return {
+        "title": title,
+        "version": tpgdiff_jax.__version__,
+        "date": datetime.date.today().isoformat(),
+        "devices": f"{mesh.size} x {device.device_kind} ({device.platform})",
+        "processes": jax.process_count(),
+        "batch_size": settings.batch_size,
+    }
+
+
+def write_reports(
+    folder: pathlib.Path,
+    summary: Mapping[str, Any],
+    rows: Sequence[Row],
+    pictures: Sequence[Picture],
+) -> None:
+    """Write summary.json, scores.csv, report.md and report.html."""
+    write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    _write_csv(folder / "scores.csv", rows)
+    write_text(folder / "report.md", markdown(summary))
+    write_text(folder / "report.html", html.page(summary, rows, pictures))
+
+
+def _write_csv(path: pathlib.Path, rows: Sequence[Row]) -> None:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with replacing(path) as temporary, temporary.open("w", newline="", **_TEXT) as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(
+                {k: json.dumps(v) if isinstance(v, dict) else v for k, v in row.items()}
+            )
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write a file under a temporary name, then rename it."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, **_TEXT)

@@ -1,0 +1,136 @@
+"""What a benchmark job shall do, read from the configuration and checked before any work."""
+
+import dataclasses
+import itertools
+import pathlib
+import re
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tpgdiff_jax.benchmark.presets import resolve
+from tpgdiff_jax.benchmark.sets import SetSpec
+from tpgdiff_jax.diffusion.samplers import SAMPLERS
+from tpgdiff_jax.evaluation import optional, perceptual, protocols
+
+PRIORS = ("degradation", "semantic", "structure")
+METRICS = (*protocols.SCORES, *perceptual.NAMES, *optional.NAMES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One way to restore: a sampler, its steps, and which priors are switched off.
+
+    Attributes:
+      sampler, steps: None stands for somebody else's outputs.
+      without: priors that are left out.
+    """
+
+    sampler: str | None = None
+    steps: int | None = None
+    without: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What tables call it; also the name of its folder."""
+        if self.sampler is None:
+            return "predictions"
+        missing = f"-no-{'-'.join(self.without)}" if self.without else ""
+        return f"{self.sampler}-{self.steps}{missing}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A checked `config.benchmark`; its fields are the keys explained in `config.py`."""
+
+    specs: tuple[SetSpec, ...]
+    root: pathlib.Path
+    metrics: tuple[str, ...]
+    samplers: tuple[str, ...]
+    steps: tuple[int, ...]
+    ablations: tuple[tuple[str, ...], ...]
+    batch_size: int
+    exact: bool
+    bucket: int
+    tile: int
+    largest_whole: float
+    seed: int
+    save_images: bool
+    inception_weights: str
+
+    def variants(self, sampler: str, steps: int) -> list[Variant]:
+        """List every way to restore; the arguments are the weights' own choice."""
+        return [
+            Variant(*choice)
+            for choice in itertools.product(
+                self.samplers or (sampler,), self.steps or (steps,), self.ablations
+            )
+        ]
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must not change when a job goes on, as plain JSON data."""
+        kept = ("metrics", "exact", "bucket", "tile", "largest_whole", "seed")
+        fields = {name: getattr(self, name) for name in kept}
+        # Only where images share a program may their number change a score's last digits.
+        return (
+            fields
+            | {"metrics": list(self.metrics), "root": str(self.root.absolute())}
+            | ({} if self.exact else {"batch_size": self.batch_size})
+        )
+
+
+def read_settings(config: ConfigDict) -> Settings:
+    """Check `config.benchmark`.
+
+    Raises:
+      ValueError: naming the key, its value and what is expected.
+    """
+    group = config.benchmark
+    for key, choices in (("metrics", METRICS), ("samplers", SAMPLERS)):
+        if unknown := [value for value in group[key] if value not in choices]:
+            _fail(key, unknown[0], f"some of {', '.join(choices)}")
+    if group.protocol and group.protocol not in protocols.PROTOCOLS:
+        _fail("protocol", group.protocol, f"'' or one of {', '.join(protocols.PROTOCOLS)}")
+    for key in ("batch_size", "bucket"):
+        if group[key] < 1:
+            _fail(key, group[key], "1 or more")
+    if group.tile and group.tile < 64:
+        _fail("tile", group.tile, "0 or at least 64 pixels")
+    if any(not isinstance(steps, int) or steps < 1 for steps in group.steps):
+        _fail("steps", tuple(group.steps), "whole numbers of 1 or more")
+    same = ("batch_size", "exact", "bucket", "tile", "largest_whole", "seed", "save_images")
+    return Settings(
+        specs=tuple(resolve(tuple(group.sets), group.protocol)),
+        root=pathlib.Path(group.root),
+        metrics=tuple(group.metrics),
+        samplers=tuple(group.samplers),
+        steps=tuple(group.steps),
+        ablations=read_ablations(group.without),
+        inception_weights=group.inception_weights,
+        **{key: group[key] for key in same},
+    )
+
+
+def read_ablations(text: str) -> tuple[tuple[str, ...], ...]:
+    """Read which priors are switched off, e.g. `semantic, semantic+structure`.
+
+    The whole system is always among the answers, as the one to compare with; `all` stands for
+    every subset.
+
+    Raises:
+      ValueError: an unknown prior.
+    """
+    subsets = [()]
+    if text.strip() == "all":
+        subsets += [chosen for size in (1, 2, 3) for chosen in itertools.combinations(PRIORS, size)]
+    else:
+        for part in filter(None, map(str.strip, text.split(","))):
+            names = set(re.split(r"\s*\+\s*", part))
+            if part != "none" and not names <= set(PRIORS):
+                _fail("without", text, f"'all', or sets of {', '.join(PRIORS)} such as 'a, a+b'")
+            subsets.append(tuple(name for name in PRIORS if name in names))
+    return tuple(dict.fromkeys(subsets))
+
+
+def _fail(key: str, value: Any, expected: str) -> None:
+    raise ValueError(f"config.benchmark.{key}={value!r}: expected {expected}.")

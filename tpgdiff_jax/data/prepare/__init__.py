@@ -1,0 +1,1 @@
+"""Write fixed test sets from clean photos, and look at them first."""

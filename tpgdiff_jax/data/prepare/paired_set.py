@@ -1,0 +1,223 @@
+"""Fixed test sets: every photo, harmed by every recipe at every severity, written once."""
+
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+from ml_collections import ConfigDict
+
+from tpgdiff_jax.data.degradations.mix import Recipe, degrade, expand, parse
+from tpgdiff_jax.data.images import write_image
+from tpgdiff_jax.data.prepare.preview import contact_sheet
+from tpgdiff_jax.data.records import write_records
+from tpgdiff_jax.data.sources import PhotoFolder
+from tpgdiff_jax.data.tfds.writing import write_tfds
+
+FORMATS = ("folder", "records", "tfds")
+
+# A contact sheet shows so many photos, and so many columns in each of its bands.
+_PREVIEW_PHOTOS = 2
+_PREVIEW_COLUMNS = 12
+_PREVIEW_CELL = 136  # pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One kind of harm in a test set.
+
+    Attributes:
+      steps: (name, severity) pairs, in the order in which they happen.
+    """
+
+    steps: tuple[tuple[str, float], ...]
+
+    @property
+    def class_name(self) -> str:
+        """The names joined, e.g. `haze+rain`."""
+        return "+".join(name for name, _ in self.steps)
+
+    @property
+    def tag(self) -> str:
+        """The severities as they stand in file names: `s3`, `s2p5`, or `s2_4` where they differ."""
+        severities = list(dict.fromkeys(f"{severity:g}" for _, severity in self.steps))
+        if len(severities) > 1:
+            severities = [f"{severity:g}" for _, severity in self.steps]
+        return "s" + "_".join(severities).replace(".", "p")
+
+    def recipe(self, seed: int, photo: str) -> Recipe:
+        """Return the recipe of a photo; it depends on nothing but the photo's name and the plan."""
+        key = f"{photo}/{self.class_name}/{self.tag}".encode("utf-8", "surrogateescape")
+        own = np.random.default_rng([seed, zlib.crc32(key)]).integers(2**31)
+        return Recipe(self.steps, int(own))
+
+
+def plans(config: ConfigDict) -> list[Plan]:
+    """Return what a configuration wants done to every photo, each once; reads `prepare`."""
+    texts = expand(config.prepare.recipes or config.data.degradations)
+    wanted = [
+        Plan(parse(text, severity=float(severity)).steps)
+        for text in texts
+        for severity in config.prepare.severities
+    ]
+    return list(dict.fromkeys(wanted))
+
+
+def examples(
+    photos: PhotoFolder, config: ConfigDict, indices: Sequence[int] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Make the pairs of a test set, one after the other.
+
+    Args:
+      photos: clean photos; unreadable ones are skipped and reported.
+      config: a whole configuration; reads `prepare` and `data.degradations`.
+      indices: which photos; all by default.
+
+    Yields:
+      {"name": photo's name without suffix and severity, "class": recipe's name, "label": its
+      number, "gt", "lq": uint8 [H, W, 3], "recipe": JSON data}.
+    """
+    wanted = plans(config)
+    classes = class_names(config)
+    for index in range(len(photos)) if indices is None else indices:
+        photo = photos[index]
+        if photo is None:
+            continue
+        gt = _centre(photo, config.prepare.crop_size)
+        name = _plain_name(photos, index)
+        for plan in wanted:
+            recipe = plan.recipe(config.prepare.seed, name)
+            yield {
+                "name": f"{name}_{plan.tag}",
+                "photo": name,
+                "class": plan.class_name,
+                "label": classes.index(plan.class_name),
+                "gt": gt,
+                "lq": degrade(gt, recipe),
+                "recipe": recipe.to_json(),
+            }
+
+
+def _plain_name(photos: PhotoFolder, index: int) -> str:
+    return os.path.splitext(photos.name(index))[0].replace(os.sep, "_")
+
+
+def _check_names(photos: PhotoFolder) -> None:
+    first: dict[str, int] = {}
+    for index in range(len(photos)):
+        name = _plain_name(photos, index)
+        if name in first:
+            raise ValueError(
+                f"{photos.name(first[name])} and {photos.name(index)} would both be called "
+                f"{name!r}; rename one of them."
+            )
+        first[name] = index
+
+
+def class_names(config: ConfigDict) -> list[str]:
+    """Return the names of a test set's recipes, in order; their numbers are the labels."""
+    return list(dict.fromkeys(plan.class_name for plan in plans(config)))
+
+
+def _centre(photo: np.ndarray, size: int) -> np.ndarray:
+    if size == 0:
+        return photo
+    top, left = (max(0, (side - size) // 2) for side in photo.shape[:2])
+    return photo[top : top + size, left : left + size]
+
+
+def prepare(photos: PhotoFolder, config: ConfigDict, output: pathlib.Path) -> int:
+    """Write a paired test set and its recipes.
+
+    As `folder`: OUTPUT/CLASS/{LQ,GT}/NAME.png and OUTPUT/recipes.json.  As `records`:
+    OUTPUT/pairs.array_record.  As `tfds`: what `tfds.data_source("restoration_pairs",
+    split="test", data_dir=OUTPUT)` reads.  Recipes stand in records and TFDS features, too.
+
+    Args:
+      photos: clean photos.
+      config: a whole configuration; reads `prepare` and `data.degradations`.
+      output: an empty or a new folder.
+
+    Returns:
+      the number of pairs.
+
+    Raises:
+      ValueError: `output` holds files already, or no photo can be read.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"--output={output} holds files already; choose an empty or a new folder.")
+    _check_names(photos)
+    made = _Counted(examples(photos, config), total=len(photos) * len(plans(config)))
+    form, classes = config.prepare.format, class_names(config)
+    if form == "folder":
+        _write_folder(made, output)
+    elif form == "records":
+        write_records(output / "pairs.array_record", made, classes)
+    else:
+        write_tfds(output, "restoration_pairs", "test", made, classes=classes)
+    return made.count
+
+
+class _Counted:
+    """Count what an iterator yields, with a progress bar on a terminal."""
+
+    def __init__(self, items: Iterator[Any], total: int):
+        self._items = tqdm.tqdm(items, total=total, unit="pair", disable=not sys.stderr.isatty())
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._items:
+            self.count += 1
+            yield item
+
+
+def _write_folder(made, output: pathlib.Path) -> None:
+    listed = []
+    for example in made:
+        folder = pathlib.Path(example["class"])
+        lq, gt = folder / "LQ" / f"{example['name']}.png", folder / "GT" / f"{example['photo']}.png"
+        write_image(output / lq, example["lq"])
+        if not (output / gt).exists():
+            write_image(output / gt, example["gt"])
+        listed.append({"lq": str(lq), "gt": str(gt), "recipe": example["recipe"]})
+    if not listed:
+        raise ValueError(f"{output}: there are no pairs to write; no photo can be read.")
+    temporary = output / ".recipes.json.partial"
+    temporary.write_text(json.dumps({"pairs": listed}, indent=1) + "\n")
+    os.replace(temporary, output / "recipes.json")
+
+
+def write_preview(photos: PhotoFolder, config: ConfigDict, path: pathlib.Path) -> None:
+    """Write a contact sheet: photos in rows, recipes at rising severity in columns.
+
+    Args:
+      photos: clean photos; the first few that can be read are shown.
+      config: a whole configuration; reads `prepare` and `data.degradations`.
+      path: the picture; its ending chooses the format.
+    """
+    shown = (photos[index] for index in range(len(photos)))
+    usable = list(itertools.islice((p for p in shown if p is not None), _PREVIEW_PHOTOS))
+    columns: list[tuple[str, list[tuple[str, float]]]] = [("clean", [])]
+    for plan in plans(config):
+        columns.append((f"{plan.class_name}\n{plan.tag}", list(plan.steps)))
+
+    def harm(image, steps, seed):
+        return degrade(image, Recipe(tuple(steps), seed))
+
+    bands = []
+    for start in range(0, len(columns), _PREVIEW_COLUMNS):
+        band = columns[start : start + _PREVIEW_COLUMNS]
+        sheet = contact_sheet(usable, band, harm, _PREVIEW_CELL)
+        bands.append(sheet)
+    width = max(band.shape[1] for band in bands)
+    padded = [
+        np.pad(b, ((0, 0), (0, width - b.shape[1]), (0, 0)), constant_values=255) for b in bands
+    ]
+    write_image(path, np.concatenate(padded))

@@ -1,0 +1,1 @@
+"""Sets of tensorflow-datasets: reading, writing."""

@@ -1,0 +1,87 @@
+"""The weights that come inside the package, and which weights a path stands for."""
+
+import os
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tpgdiff_jax import native
+from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, groups_of
+from tpgdiff_jax.runs.read_run import load_run
+from tpgdiff_jax.models import tpgdiff
+from tpgdiff_jax.models.tpgdiff import TPGDiff
+
+# What --checkpoint=default and Restorer.load("default") mean; a file or folder of that name is
+# ./default.
+DEFAULT = "default"
+ASSETS = pathlib.Path(__file__).parent.parent / "assets"
+DEFAULT_WEIGHTS = ASSETS / "default.safetensors"
+_AGAIN = (
+    "These weights come with tpgdiff_jax: install it again (pip install --force-reinstall), or "
+    "name other weights: --checkpoint=FILE.safetensors, Restorer.load(path)."
+)
+
+
+def load_suited(
+    path: str | os.PathLike | None = None, dtype: str = "auto"
+) -> tuple[TPGDiff, dict[str, Any], ConfigDict, str]:
+    """Read a whole system and let it compute in the type that suits this machine.
+
+    Args:
+      path: see `load_any`.
+      dtype: `float32` or `bfloat16`; `auto`: that of the weights' training, but float32 where
+        bfloat16 is slow (`native.has_fast_bfloat16`).  The two differ by less than 0.05 dB.
+
+    Returns:
+      as `load_any`; the configuration's `model.dtype` says the type.
+
+    Raises:
+      ValueError: as `load_any`, or another dtype.
+    """
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"dtype={dtype!r} is unknown; expected auto, float32 or bfloat16.")
+    model, variables, config, fingerprint = load_any(path)
+    if dtype == "auto":
+        is_slow = config.model.dtype == "bfloat16" and not native.has_fast_bfloat16()
+        dtype = "float32" if is_slow else config.model.dtype
+    if dtype != config.model.dtype:
+        with config.unlocked():
+            config.model.dtype = dtype
+        model = tpgdiff.build(config)
+    return model, variables, config, fingerprint
+
+
+def load_any(
+    path: str | os.PathLike | None = None,
+) -> tuple[TPGDiff, dict[str, Any], ConfigDict, str]:
+    """Read a whole system from wherever it lies.
+
+    Args:
+      path: published weights, the folder of a training run (its newest checkpoint is taken), or
+        None or "default" for the weights inside the package.
+
+    Returns:
+      (the system, its variables {"params", "frozen"}, its configuration, the fingerprint that the
+      file's description says, or that an export of the run would say).
+
+    Raises:
+      ValueError: no such file, a damaged one, one of another version, or one that holds no whole
+        system; says which and what to do.
+    """
+    if path is None or path == DEFAULT:
+        return _load_default()
+    if pathlib.Path(path).is_dir():
+        model, variables, config = load_run(path)
+        return model, variables, config, fingerprint_of(groups_of(variables))
+    return *published.load_system(path), published.fingerprint(path)
+
+
+def _load_default() -> tuple[TPGDiff, dict[str, Any], ConfigDict, str]:
+    if not DEFAULT_WEIGHTS.is_file():
+        raise ValueError(f"{DEFAULT_WEIGHTS} is missing. {_AGAIN}")
+    try:
+        return load_any(DEFAULT_WEIGHTS)
+    except ValueError as error:
+        raise ValueError(f"{error} {_AGAIN}") from error

@@ -1,0 +1,318 @@
+"""Checkpoints of a run: state and data position in one step, with orbax."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+
+from tpgdiff_jax.runs import step_folder
+from tpgdiff_jax.runs.keeping import NewestAndBest, QuietManager, best
+from tpgdiff_jax.runs.preemption import Preemption
+from tpgdiff_jax.runs.step_folder import DATA, METADATA, SCORES, STATE, DamagedStepError
+
+_UNFINISHED = ".orbax-checkpoint-tmp"
+
+
+class CheckpointError(Exception):
+    """A checkpoint could not be written or read; the message names folder, step and cause."""
+
+
+class RunCheckpoints:
+    """Save and restore a run's state together with its place in the data.
+
+    Writing is asynchronous: a step is there once its folder has its final name, and a write that
+    failed is raised by the next `save`, `check` or by leaving the context.  The newest steps stay,
+    and the best of those saved with metrics.  Reading changes nothing on disk: steps found damaged
+    are renamed to `<step>.corrupt` when this run saves for the first time.
+
+    In a run of several processes all of them make the same calls.  If only one of them cannot
+    write, the others learn it when orbax stops waiting for it (20 minutes).
+    """
+
+    def __init__(
+        self,
+        folder: os.PathLike | str,
+        *,
+        keep: int,
+        metadata: Mapping[str, Any] | None = None,
+        best_by: str = "psnr",
+    ):
+        """Open (or start) the checkpoints below a folder.
+
+        Args:
+          folder: where the steps are kept; may be `gs://...`.
+          keep: how many of the newest steps stay, at least 1.
+          metadata: JSON data stored with every step: configuration, versions of packages.
+          best_by: the metric that decides which step is the best; higher is better.
+
+        Raises:
+          ValueError: `keep` is less than 1.
+        """
+        if keep < 1:
+            raise ValueError(f"config.checkpoint.keep={keep}: at least 1 step must stay.")
+        self._folder = epath.Path(os.path.abspath(folder) if "://" not in str(folder) else folder)
+        self._metadata = dict(metadata or {})
+        self._best_by = best_by
+        self._scores: dict[int, dict[str, float]] = {}
+        self._manager = QuietManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=NewestAndBest(keep, self._scores, best_by), create=True
+            ),
+        )
+        self._damaged: dict[int, str] = {}
+        self._writing: int | None = None
+        self._may_write = False
+        self._preemption: Preemption | None = None
+        self._read_scores()
+
+    def __enter__(self) -> "RunCheckpoints":
+        return self
+
+    def __exit__(self, error_type, error, traceback) -> None:
+        if self._preemption is not None:
+            self._preemption.__exit__(None, None, None)
+        try:
+            self._finish()
+        except CheckpointError as failed:
+            if error is None:
+                raise
+            # What ended the run matters more, but must not hide this.
+            error.add_note(str(failed))
+            logging.error("%s", failed)
+        finally:
+            self._manager.close()
+
+    @property
+    def damaged(self) -> dict[int, str]:
+        """Steps that were found damaged by this start and are not set aside yet, and why."""
+        return dict(self._damaged)
+
+    def all_steps(self) -> list[int]:
+        """Return the steps that are there or being written, oldest first, without damaged ones."""
+        return sorted(step for step in self._manager.all_steps() if step not in self._damaged)
+
+    def latest_step(self) -> int | None:
+        """Return the newest of `all_steps`, or None for a fresh run."""
+        return max(self.all_steps(), default=None)
+
+    def best_step(self) -> int | None:
+        """Return the step with the highest metrics[best_by], or None if none was saved with it."""
+        return best(self.all_steps(), self._scores, self._best_by)
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        data: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Start writing one step; returns once the state is copied, before it is on disk.
+
+        Waits for the step before, if that is still being written.  The state may be donated to the
+        next training step at once.
+
+        Args:
+          step: its number; must not be there yet.
+          state: a pytree of global arrays.
+          data: the place in the data that belongs to this state, as plain JSON data.
+          metrics: what was measured of this state; must have `best_by`.  NaN is never the best.
+
+        Raises:
+          CheckpointError: this or the last write failed; names folder, step and cause.
+          ValueError: the step is there already, or metrics lack `best_by`.
+        """
+        if metrics is not None and self._best_by not in metrics:
+            raise ValueError(
+                f"metrics of a checkpoint need {self._best_by!r}, which decides on the best; "
+                f"found {sorted(metrics)}."
+            )
+        self._finish()
+        self._prepare_writing()
+        if step in self.all_steps():
+            raise ValueError(f"{self._folder} holds step {step} already; it is not overwritten.")
+        items = {
+            STATE: ocp.args.StandardSave(state),
+            DATA: ocp.args.JsonSave(dict(data)),
+            METADATA: ocp.args.JsonSave(self._metadata),
+        }
+        if metrics is not None:
+            self._scores[step] = {name: float(value) for name, value in metrics.items()}
+            items[SCORES] = ocp.args.JsonSave(self._scores[step])
+        try:
+            # `force`: the caller decides when to save, orbax would skip what it finds untimely.
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        except Exception as error:
+            raise self._write_error(step, error) from error
+        self._writing = step
+
+    def check(self) -> None:
+        """Raise if the last write has failed meanwhile; does not wait for one that goes on.
+
+        Raises:
+          CheckpointError: it failed; names folder, step and cause.
+        """
+        if not self._manager.is_saving_in_progress():
+            self._finish()
+
+    def wait(self) -> None:
+        """Wait until the last write is on disk.
+
+        Raises:
+          CheckpointError: it failed; names folder, step and cause.
+        """
+        self._finish()
+
+    def reached_preemption(self) -> bool:
+        """Tell whether to save and stop after this step; see `Preemption.reached`.
+
+        The first call starts to listen for SIGTERM (until the context is left), so make it before
+        the first step.  Ask after each step, in every process.
+        """
+        if self._preemption is None:
+            self._preemption = Preemption().__enter__()
+        return self._preemption.reached()
+
+    def restore_latest(self, abstract_state: Any) -> tuple[int, Any, dict[str, Any]] | None:
+        """Read the newest step that is sound; damaged ones are skipped with a warning.
+
+        Args:
+          abstract_state: `jax.ShapeDtypeStruct` with shardings (of any mesh), one per leaf.
+
+        Returns:
+          (its number, the state, the place in the data), or None for a fresh run.
+
+        Raises:
+          ValueError: the newest sound step does not fit; names the parameters and both shapes.
+          CheckpointError: there are steps, and all of them are damaged.
+        """
+        for folder in sorted(self._folder.glob(f"*{_UNFINISHED}")):
+            name = folder.name.removesuffix(_UNFINISHED)
+            logging.warning("Checkpoint %s in %s was never finished.", name, self._folder)
+        for step in reversed(self.all_steps()):
+            try:
+                return step, *self.restore(step, abstract_state)
+            except CheckpointError as error:
+                logging.warning("%s It is skipped in favour of an older one.", error)
+                self._damaged[step] = str(error)
+        if self._damaged:
+            raise CheckpointError(
+                f"All checkpoints in {self._folder} are damaged: steps "
+                f"{', '.join(map(str, sorted(self._damaged)))}. The newest: "
+                f"{self._damaged[max(self._damaged)]} Move the folder away to start from nothing."
+            )
+        return None
+
+    def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+        """Read one step.
+
+        Args:
+          step: its number.
+          abstract_state: `jax.ShapeDtypeStruct` with shardings (of any mesh), one per leaf.
+
+        Returns:
+          (the state, the place in the data).
+
+        Raises:
+          ValueError: it does not fit; names the parameters and both shapes.
+          CheckpointError: it is damaged; names folder, step and cause.
+        """
+
+        def read(folder):
+            data = step_folder.read_json(folder, DATA)
+            step_folder.read_json(folder, METADATA)
+            step_folder.read_scores(folder)
+            return step_folder.read_state(folder, abstract_state), data
+
+        return self._read(step, read)
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        """Read what the run that wrote a step gave as `metadata`; raises `CheckpointError`."""
+        return self._read(step, lambda folder: step_folder.read_json(folder, METADATA))
+
+    def _read(self, step: int, read):
+        """Read something of a step; if one process cannot, all of them raise."""
+        found, problem = None, ""
+        try:
+            found = read(self._folder / str(step))
+        except DamagedStepError as error:
+            problem, cause = str(error), error
+        if all(_gather(not problem)):
+            return found
+        where = f"Step {step} in {self._folder} cannot be read"
+        if problem:
+            raise CheckpointError(f"{where}: {problem}.") from cause
+        raise CheckpointError(f"{where} by another process; its log says why.")
+
+    def _read_scores(self) -> None:
+        for step in self._manager.all_steps():
+            try:
+                scores = step_folder.read_scores(self._folder / str(step))
+            except DamagedStepError as error:
+                logging.warning(
+                    "Step %d in %s does not count for the best: %s.", step, self._folder, error
+                )
+                continue
+            if scores is not None:
+                self._scores[step] = scores
+
+    def _prepare_writing(self) -> None:
+        """Clear the way before the first write: set damaged steps aside, drop unfinished ones."""
+        if self._may_write:
+            return
+        if jax.process_index() == 0:
+            for step in self._damaged:
+                step_folder.set_aside(self._folder / str(step))
+            for unfinished in self._folder.glob(f"*{_UNFINISHED}"):
+                unfinished.rmtree()
+        _gather(True)
+        self._manager.reload()
+        for step in self._damaged:
+            self._scores.pop(step, None)
+        self._damaged.clear()
+        self._may_write = True
+
+    def _finish(self) -> None:
+        """Wait for the last write, if any, and raise if it failed."""
+        step, self._writing = self._writing, None
+        if step is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._write_error(step, error) from error
+
+    def _write_error(self, step: int, error: Exception) -> CheckpointError:
+        self._scores.pop(step, None)
+        self._may_write = False  # what was begun may fill the disk: the next write clears it
+        self._manager.reload()
+        newest = self.latest_step()
+        kept = "none is complete" if newest is None else f"the newest complete one is step {newest}"
+        text = " ".join(str(error).split()) or type(error).__name__
+        return CheckpointError(
+            f"Step {step} could not be written to {self._folder}: {text} "
+            f"(of the checkpoints there, {kept}). Check free space and permissions, then start the "
+            "same command again."
+        )
+
+
+def _gather(value: bool) -> list[bool]:
+    """Return every process's value; also a barrier."""
+    if jax.process_count() == 1:
+        return [value]
+    return multihost_utils.process_allgather(np.array(value)).tolist()
+
+
+def abstract(tree: Any, shardings: Any) -> Any:
+    """Attach shardings to the shapes of a tree, as `RunCheckpoints.restore` wants them."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        shardings,
+    )

@@ -1,0 +1,123 @@
+"""Read a run's folder as a system that is ready to restore images: its newest averaged weights."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+
+from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of
+from tpgdiff_jax.checkpoints.published import WEIGHTS_NAME, load_frozen
+from tpgdiff_jax.checkpoints.shapes import abstract_params, check_group
+from tpgdiff_jax.runs.step_folder import DATA, STATE, DamagedStepError, read_json
+from tpgdiff_jax.config import base_config
+from tpgdiff_jax.models import tpgdiff
+
+
+def load_run(folder: str | pathlib.Path) -> tuple[tpgdiff.TPGDiff, dict[str, Any], ConfigDict]:
+    """Read the system that a run has trained so far; the optimiser's state stays on the disk.
+
+    Args:
+      folder: the run's --workdir; where it has two stages, that of the second is meant.
+
+    Returns:
+      (the system, its variables {"params", "frozen"} as numpy arrays, the run's configuration).
+
+    Raises:
+      ValueError: the folder is no run's, has no sound checkpoint, does not fit this version, or
+        its frozen networks' files are not those it learned beside.
+    """
+    folder = pathlib.Path(folder)
+    if not (folder / "config.json").is_file() and (folder / "diffusion").is_dir():
+        folder = folder / "diffusion"
+    config = _run_config(folder)
+    model = tpgdiff.build(config)
+    trained = {"unet": model.unet, "structure": model.structure, "encoder": model.encoder}
+    trained = {name: module for name, module in trained.items() if module is not None}
+    params, data = _newest_average(folder, config)
+    for group, module in trained.items():
+        check_group(folder, group, params.get(group), abstract_params(module))
+    frozen = {}
+    if tpgdiff.frozen_networks(model):
+        frozen = load_frozen(config.priors.weights, model, _stage_one(folder, config))
+    check_frozen(data, fingerprint_of(frozen))
+    return model, {"params": {name: params[name] for name in trained}, "frozen": frozen}, config
+
+
+def _run_config(folder: pathlib.Path) -> ConfigDict:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} is no run's folder (it has no config.json); name a --workdir of training, "
+            "or a .safetensors file."
+        )
+    config = base_config()
+    try:
+        config.update(json.loads(path.read_text()))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not fit this version: {error}.") from error
+    if config.stage == "priors":
+        raise ValueError(f"{folder} holds a run of stage one, which restores no images.")
+    return config
+
+
+def _stage_one(folder: pathlib.Path, config: ConfigDict) -> str | pathlib.Path:
+    """Return the file with stage one's weights; "" where they are in `priors.weights`."""
+    path = config.priors.stage_one
+    # An experiment of both stages may have been moved or copied since.
+    sibling = folder.parent / "priors" / WEIGHTS_NAME
+    is_both = folder.name == "diffusion" and pathlib.Path(path).name == "priors"
+    if is_both and sibling.is_file():
+        return sibling
+    is_folder = path and pathlib.Path(path).is_dir()
+    return pathlib.Path(path) / WEIGHTS_NAME if is_folder else path
+
+
+def check_frozen(data: Mapping[str, Any], now: str) -> None:
+    """Raise ValueError unless a checkpoint learned beside the frozen networks at hand.
+
+    Args:
+      data: what the checkpoint tells of its data.
+      now: fingerprint of the frozen networks' weights.
+    """
+    if data.get("frozen") != now:
+        raise ValueError(
+            "The frozen networks' weights are not those the run was started with; name the same "
+            "files (config.priors.weights, config.priors.stage_one), or start a new run in another "
+            "--workdir."
+        )
+
+
+def _newest_average(folder: pathlib.Path, config: ConfigDict) -> tuple[Any, dict[str, Any]]:
+    """Read averaged parameters of the newest step that is sound, and its place in the data."""
+    root = folder / "checkpoints"
+    steps = sorted((int(path.name) for path in root.glob("*") if path.name.isdigit()), reverse=True)
+    for step in steps:
+        state = root.absolute() / str(step) / STATE
+        try:
+            data = read_json(epath.Path(state.parent), DATA)
+            return _read_average(epath.Path(state), config), data
+        except (DamagedStepError, OSError, ValueError, KeyError, TypeError) as error:
+            text = " ".join(str(error).split())
+            logging.warning("%s cannot be read (%s); an older step is tried.", state, text)
+    raise ValueError(f"{folder} holds no complete checkpoint that can be read; train longer.")
+
+
+def _read_average(state: epath.Path, config: ConfigDict) -> Any:
+    # Restoration takes the average that `eval.ema_decay` names; 0 is the first.
+    decays = tuple(config.ema.more_decays)
+    number = decays.index(config.eval.ema_decay) if config.eval.ema_decay in decays else None
+    handler = ocp.PyTreeCheckpointHandler()
+    stored = handler.metadata(state).tree
+    chosen = {"ema": stored["ema"]} if number is None else {"more_ema": stored["more_ema"]}
+    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), chosen)
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
+    found = handler.restore(state, args=args)
+    return found["ema"] if number is None else found["more_ema"][number]

@@ -1,0 +1,82 @@
+"""A run's folder: made once, recognised afterwards, never shared by two configurations."""
+
+import contextlib
+import fcntl
+import pathlib
+import tempfile
+from collections.abc import Iterator
+
+import jax
+from absl import logging
+from ml_collections import ConfigDict
+
+from tpgdiff_jax import config as configuration
+from tpgdiff_jax.reporting.files import replacing
+from tpgdiff_jax.reporting.errors import RunStoppedError
+
+
+def prepare_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Make the run's folder, or check that the run in it is this one.
+
+    Raises:
+      ValueError: the folder cannot be written, holds another configuration's run, or holds files
+        that are no run's; says which and what to do.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir, prefix="."):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"--workdir={workdir} cannot be written ({error.strerror}); choose another folder."
+        ) from error
+    path = workdir / "config.json"
+    if path.exists():
+        changed = configuration.differences(config, path)
+        if changed:
+            raise ValueError(
+                f"--workdir={workdir} holds a run with another configuration; continue it with "
+                "that one, or choose another folder. Different keys:\n  " + "\n  ".join(changed)
+            )
+        return
+    # Another process of this run may have listed bad files already; the quickstart restores photos
+    # before it trains.
+    ours = (".", "skipped_", "first_restoration.")
+    strangers = sorted(p.name for p in workdir.iterdir() if not p.name.startswith(ours))
+    if strangers:
+        raise ValueError(
+            f"--workdir={workdir} holds files but no run (no config.json): "
+            f"{', '.join(strangers[:5])}. Choose an empty or a new folder."
+        )
+
+
+@contextlib.contextmanager
+def only_run(workdir: pathlib.Path) -> Iterator[None]:
+    """Hold a run's folder for this program alone while it trains; the first process does for all.
+
+    Raises:
+      RunStoppedError: another program is training in it.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunStoppedError(
+                f"--workdir={workdir}: another program is training in this folder; wait for it, or "
+                "end it (SIGTERM saves first)."
+            ) from error
+        except OSError as error:
+            text = "--workdir=%s cannot be locked (%s): do not start a run in it twice at once."
+            logging.warning(text, workdir, error.strerror)
+        yield
+
+
+def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Store the resolved configuration of a run, once; the first process writes for all."""
+    path = workdir / "config.json"
+    if jax.process_index() == 0 and not path.exists():
+        with replacing(path) as temporary:
+            temporary.write_text(configuration.to_json(config))

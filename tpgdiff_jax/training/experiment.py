@@ -1,0 +1,261 @@
+"""One experiment from configuration to published weights: its stages in turn, each scored."""
+
+import copy
+import json
+import pathlib
+import platform
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, groups_of
+from tpgdiff_jax.config import stage_config
+from tpgdiff_jax.data.sources import PhotoFolder, Source
+from tpgdiff_jax.data.training_data import open_training_data
+from tpgdiff_jax.distributed import sharding
+from tpgdiff_jax.evaluation import metrics
+from tpgdiff_jax.reporting.errors import RunStoppedError, UserError, user_errors
+from tpgdiff_jax.runs.keeping import TEST
+from tpgdiff_jax.runs.manager import CheckpointError
+from tpgdiff_jax.runs.workdir import prepare_workdir
+from tpgdiff_jax.training import setup
+from tpgdiff_jax.training import train as training
+from tpgdiff_jax.training.stages import (
+    Stage,
+    build_stage,
+    check_structure_weights,
+    validate_training,
+    validate_weights,
+)
+from tpgdiff_jax.training.state import TrainState, averaged
+from tpgdiff_jax.training.validate import evaluate
+from tpgdiff_jax.training.validate_stage_one import evaluate_stage_one
+from tpgdiff_jax.training.validation_report import (
+    comparison_picture,
+    format_table,
+    mean_scores,
+    write_report,
+)
+
+
+def stages_of(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[ConfigDict, pathlib.Path]]:
+    """Return each stage's configuration and folder, in the order in which they run.
+
+    `both` gives each stage a folder of its own below `workdir`, and stage two learns from the
+    weights that stage one leaves in the first.
+    """
+    if config.stage != "both":
+        return [(stage_config(config, config.stage), workdir)]
+    first, second = workdir / "priors", workdir / "diffusion"
+    with_priors = copy.deepcopy(config)
+    with with_priors.unlocked():
+        with_priors.priors.stage_one = str(first)
+    return [
+        (stage_config(config, "priors"), first),
+        (stage_config(with_priors, "diffusion"), second),
+    ]
+
+
+def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
+    """Train (or continue) every stage of an experiment, score and publish what each has learned.
+
+    Returns:
+      False where SIGTERM ended it early; the same command continues it.
+    """
+    with user_errors():
+        validate_training(config)
+        validate_weights(config)
+        plan = stages_of(config, workdir)
+        for each, folder in plan:
+            prepare_workdir(each, folder)
+            setup.make_checked_mesh(each)  # of all stages, before the first one is trained
+        if config.stage == "both":
+            check_structure_weights(config)
+    return all(_train_stage(each, folder) for each, folder in plan)
+
+
+def _train_stage(config: ConfigDict, workdir: pathlib.Path) -> bool:
+    with user_errors():
+        # One list of bad files for all processes of this machine.
+        data = open_training_data(config, workdir / f"skipped_{platform.node()}.jsonl")
+        data.check(config.data.max_bad_share)
+        logging.info("Training data: %s.", data.summary())
+        photos = open_eval_photos(config, data.sources)
+        if photos is None and config.eval.every_steps:
+            text = (
+                "config.eval.every_steps=%d, but config.data.eval_folder is empty: no validation."
+            )
+            logging.warning(text, config.eval.every_steps)
+        stage = build_stage(config)
+        mesh = setup.make_checked_mesh(config)
+    frozen = setup.place_frozen(stage, mesh)
+    validate = None if photos is None else _validation(stage, photos, frozen, mesh)
+    try:
+        outcome = training.train(stage, workdir, data, mesh, frozen, validate)
+    except (RunStoppedError, CheckpointError) as error:
+        raise UserError(str(error)) from error
+    if not outcome.is_finished:
+        return False
+    publish(stage, outcome.state, mesh, workdir / published.WEIGHTS_NAME, is_new=False)
+    if outcome.is_preempted:
+        return False
+    if photos is not None:
+        score(stage, workdir, photos, averaged(outcome.state, config), frozen, mesh)
+    return True
+
+
+def load(
+    config: ConfigDict, workdir: pathlib.Path
+) -> tuple[Stage, pathlib.Path, TrainState, Mesh, Any]:
+    """Read the newest checkpoint of an experiment's last stage.
+
+    Returns:
+      (the stage, its folder, the state, the mesh it lies on, the frozen weights on it).
+
+    Raises:
+      UserError: the folder holds no such run; none is made.
+    """
+    with user_errors():
+        config, workdir = stages_of(config, workdir)[-1]
+        if not (workdir / "config.json").is_file():
+            raise ValueError(
+                f"--workdir={workdir} holds no run (no config.json); train first, or name the "
+                "folder of a run. Published weights are scored with --checkpoint."
+            )
+        validate_weights(config)
+        prepare_workdir(config, workdir)
+        stage = build_stage(config)
+        mesh = setup.make_checked_mesh(config)
+        try:
+            state = setup.load_state(stage, workdir, mesh, config.eval.which)
+        except CheckpointError as error:
+            raise UserError(str(error)) from error
+    return stage, workdir, state, mesh, setup.place_frozen(stage, mesh)
+
+
+def publish(
+    stage: Stage,
+    state: TrainState,
+    mesh: Mesh,
+    path: pathlib.Path,
+    *,
+    is_new: bool = True,
+    dtype: str = "float32",
+) -> None:
+    """Write the averaged weights as one file that restores images, or that stage two learns from.
+
+    Args:
+      stage, state, mesh: what was trained; all processes must call.
+      path: the `.safetensors` file.
+      is_new: whether it is an error that the file exists; else it is left alone if it holds these
+        very weights, and set aside if it holds others.
+      dtype: in which kernels are stored, see `published.save`.
+    """
+    params = _on_host(averaged(state, stage.config), mesh)
+    if jax.process_index() == 0:
+        _publish(stage, params, int(state.step), path, is_new, dtype)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"published {path.name}")  # the next stage reads it
+
+
+def _publish(
+    stage: Stage, params: Any, step: int, path: pathlib.Path, is_new: bool, dtype: str
+) -> None:
+    frozen = stage.frozen if stage.config.stage == "diffusion" else {}
+    groups = groups_of({"params": params, "frozen": frozen})
+    description = published.describe(stage.config) | {
+        "stage": stage.config.stage,
+        "trained_steps": step,
+        "ema_decay": stage.config.eval.ema_decay or stage.config.ema.decay,
+    }
+    with user_errors():
+        if path.exists() and not is_new:
+            if published.load(path, ())[0].get("weights") == fingerprint_of(groups):
+                return
+            aside = published.set_aside(path)
+            logging.warning("%s held other weights; they are in %s now.", path, aside)
+        published.save(path, groups, description, dtype)
+    logging.info("Weights: %s, described in the .json beside it.", path.absolute())
+
+
+def open_eval_photos(
+    config: ConfigDict, training_sources: Sequence[Source] = ()
+) -> PhotoFolder | None:
+    """Scan the evaluation photos; none of them may be among the training photos."""
+    if not config.data.eval_folder:
+        return None
+    photos = PhotoFolder(config.data.eval_folder, min_size=metrics.SSIM_WINDOW)
+    logging.info("Evaluation data: %s.", photos.summary())
+    folders = [source for source in training_sources if isinstance(source, PhotoFolder)]
+    seen = {path.resolve() for folder in folders for path in folder.paths}
+    shared = [str(path) for path in photos.paths if path.resolve() in seen]
+    if shared:
+        raise ValueError(
+            f"config.data.eval_folder={config.data.eval_folder!r} shares {len(shared)} photos with "
+            f"the training data, the first is {shared[0]}; keep them apart."
+        )
+    return photos
+
+
+def _validation(stage: Stage, photos: PhotoFolder, frozen: Any, mesh: Mesh) -> training.Validate:
+    """Return what scores averaged weights on a few of the photos while they are trained."""
+    config, few = stage.config, photos.first(stage.config.eval.photos)
+    test = {TEST: _test_number(config, few)}
+    if config.stage == "priors":
+        host_teacher = stage.frozen
+
+        def validate_priors(params: Any) -> tuple[dict[str, float], np.ndarray | None]:
+            scores = evaluate_stage_one(_on_host(params, mesh), host_teacher, config, few)
+            return scores.metrics() | test, None
+
+        return validate_priors
+
+    def validate(params: Any) -> tuple[dict[str, float], np.ndarray | None]:
+        results = evaluate({"params": params, "frozen": frozen}, config, few, mesh=mesh)
+        means = mean_scores(results)
+        scores = {f"gain_{name}": row["gain"] for name, row in means.items()}
+        scores |= {"psnr": means["mean"]["psnr"], "ssim": means["mean"]["ssim"]}
+        return scores | test, comparison_picture(results)
+
+    return validate
+
+
+def _test_number(config: ConfigDict, photos: PhotoFolder) -> float:
+    """Return a number that differs where scores of two validations must not be compared."""
+    ways = {k: v for k, v in config.eval.items() if k not in ("every_steps", "which", "batch_size")}
+    names = [str(path.relative_to(photos.folder)) for path in photos.paths]
+    return float(zlib.crc32(json.dumps([ways, names], sort_keys=True).encode()))
+
+
+def score(
+    stage: Stage, workdir: pathlib.Path, photos: PhotoFolder, params: Any, frozen: Any, mesh: Mesh
+) -> None:
+    """Score averaged weights on all the photos, write the report and print its table."""
+    config = stage.config
+    if config.stage == "priors":
+        scores = evaluate_stage_one(_on_host(params, mesh), stage.frozen, config, photos)
+        if jax.process_index() == 0:
+            print(f"\nStage one, photos not trained on:\n\n{scores.table()}\n")
+            print(", ".join(f"{k} {v:.4f}" for k, v in scores.metrics().items()), flush=True)
+        return
+    results = evaluate({"params": params, "frozen": frozen}, config, photos, mesh=mesh)
+    if jax.process_index() != 0:
+        return
+    picture = write_report(results, workdir / "evaluation")
+    print(f"\n{config.eval.sampler}, {config.eval.steps} steps, photos not trained on:\n")
+    print(format_table(results))
+    print(f"\nPicture (degraded | restored | truth): {picture.absolute()}", flush=True)
+
+
+def _on_host(tree: Any, mesh: Mesh) -> Any:
+    """Copy arrays that may be spread over several processes to each of them."""
+    whole = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))(tree)
+    return jax.device_get(whole)
