@@ -37,7 +37,7 @@ import bundle_photos
 import bundle_wheels
 from absl import app, flags
 
-from tpgdiff_jax.reporting.errors import plain_errors, user_errors
+from tpgdiff_jax.reporting.errors import UserError, plain_errors
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MIB = 1 << 20
@@ -64,16 +64,15 @@ flags.DEFINE_list("platform", bundle_wheels.PLATFORMS, "Tags of wheels that run 
 
 def main(_) -> None:
     """Pack the folder beside its place, then put it there."""
-    with user_errors():
-        output = _checked_output()
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".bundle-") as folder:
-            packed = pathlib.Path(folder) / "bundle"
-            packed.mkdir()
-            facts = _pack(packed)
-            if output.exists():
-                shutil.rmtree(output)
-            packed.rename(output)
+    output = _checked_output()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".bundle-") as folder:
+        packed = pathlib.Path(folder) / "bundle"
+        packed.mkdir()
+        facts = _pack(packed)
+        if output.exists():
+            shutil.rmtree(output)
+        packed.rename(output)
     print(json.dumps(facts, indent=2))
     print(f"\nOn the machine:  bash {output.name}/train.sh --minutes=8 --out=RESULTS")
 
@@ -81,16 +80,16 @@ def main(_) -> None:
 def _checked_output() -> pathlib.Path:
     for name in ("output", "photos"):
         if not FLAGS[name].value:
-            raise ValueError(f"--{name} is missing; name a folder.")
+            raise UserError(f"--{name} is missing; name a folder.")
     if FLAGS.wheels and not FLAGS.present:
-        raise ValueError(
+        raise UserError(
             "--present is missing; name a file that lists the packages of the machine (there: "
             "python3 -m pip list --format=freeze), or carry none with --nowheels."
         )
     output = pathlib.Path(FLAGS.output).absolute()
     is_bundle = (output / "bundle.json").is_file()
     if output.exists() and not is_bundle and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"--output={output} holds something else; choose another folder.")
+        raise UserError(f"--output={output} holds something else; choose another folder.")
     return output
 
 
@@ -119,7 +118,7 @@ def _pack(folder: pathlib.Path) -> dict:
     _write_script(folder, config)
     used = size_of(folder) + 64 * 1024  # bundle.json, and what file systems add
     if FLAGS.limit * MIB <= used:
-        raise ValueError(
+        raise UserError(
             f"--limit={FLAGS.limit} MiB: all but the photos takes {used / MIB:.1f} MiB already "
             f"({_sizes(folder)}). Raise it or pack less."
         )
@@ -139,7 +138,7 @@ def _pack(folder: pathlib.Path) -> dict:
 def _folder(flag: str) -> pathlib.Path:
     path = pathlib.Path(FLAGS[flag].value)
     if not path.is_dir():
-        raise ValueError(f"--{flag}={path} is no folder.")
+        raise UserError(f"--{flag}={path} is no folder.")
     return path
 
 
@@ -156,7 +155,7 @@ def _sizes(folder: pathlib.Path) -> str:
 def _copy_config(folder: pathlib.Path) -> str:
     path = pathlib.Path(FLAGS.config)
     if not path.is_file():
-        raise ValueError(f"--config={path} is no file; name an experiment file.")
+        raise UserError(f"--config={path} is no file; name an experiment file.")
     (folder / "configs").mkdir()
     shutil.copy(path, folder / "configs" / path.name)
     return path.name
@@ -166,7 +165,7 @@ def _git(*arguments: str, **options) -> subprocess.CompletedProcess:
     try:
         return subprocess.run(["git", "-C", str(ROOT), *arguments], check=True, **options)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise ValueError(
+        raise UserError(
             f"{ROOT} is no clone that git can read ({error}); packing the code needs one."
         ) from error
 
@@ -196,7 +195,7 @@ def _copy_state(run: pathlib.Path, folder: pathlib.Path) -> None:
     checkpoints = run / "checkpoints"
     steps = [int(path.name) for path in checkpoints.glob("*") if path.name.isdigit()]
     if not (run / "config.json").is_file() or not steps:
-        raise ValueError(f"--workdir={run} holds no run of one stage with a checkpoint.")
+        raise UserError(f"--workdir={run} holds no run of one stage with a checkpoint.")
     newest = str(max(steps))
     shutil.copytree(checkpoints / newest, folder / "checkpoints" / newest)
     for name in _STATE_FILES:
@@ -208,7 +207,7 @@ def _copy_pairs(source: pathlib.Path, folder: pathlib.Path) -> None:
     """Copy test sets, and write the experiment file that scores them."""
     names = sorted(p.name for p in source.iterdir() if all((p / x).is_dir() for x in ("LQ", "GT")))
     if not names:
-        raise ValueError(f"--pairs={source} holds no folder with the sub-folders LQ and GT.")
+        raise UserError(f"--pairs={source} holds no folder with the sub-folders LQ and GT.")
     for name in names:
         shutil.copytree(source / name, folder / "pairs" / name)
     sets = tuple({"name": re.sub(r"[^\w.-]", "_", name), "folder": name} for name in names)

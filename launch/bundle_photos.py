@@ -10,6 +10,7 @@ from PIL import Image
 
 from tpgdiff_jax.data.images import UnreadableImageError, read_rgb, read_size
 from tpgdiff_jax.data.sources import image_names
+from tpgdiff_jax.reporting.errors import UserError
 
 # (scale of both sides, quality of WebP), in the order in which they are tried.  Shrinking hides
 # what an encoder does, so it comes before low quality.
@@ -35,11 +36,11 @@ def pack(source: pathlib.Path, target: pathlib.Path, budget: int) -> dict:
       {"count", "untouched", "encoded", "unreadable", "mib"}.
 
     Raises:
-      ValueError: there are none, or they do not fit.
+      UserError: there are none, or they do not fit.
     """
     names = image_names(source)
     if not names:
-        raise ValueError(f"--photos={source} holds no image files.")
+        raise UserError(f"--photos={source} holds no image files.")
     sizes = {name: (source / name).stat().st_size for name in names}
     encoded: dict[str, bytes] = {}
     unreadable: list[str] = []
@@ -55,7 +56,7 @@ def pack(source: pathlib.Path, target: pathlib.Path, budget: int) -> dict:
         if total <= budget:
             break
     if total > budget:
-        raise ValueError(
+        raise UserError(
             f"--photos={source}: {len(sizes)} photos take {total / 2**20:.1f} MiB at the lowest "
             f"quality, {budget / 2**20:.1f} MiB are left for them. Give fewer, or raise --limit."
         )

@@ -11,6 +11,8 @@ from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from tpgdiff_jax.reporting.errors import UserError
+
 # Linux on x86-64; pip takes a wheel only if one of its tags is named exactly.
 PLATFORMS = [f"manylinux_2_{n}_x86_64" for n in (39, 35, 34, 31, 28, 27, 24, 17)] + [
     "manylinux2014_x86_64",
@@ -27,7 +29,7 @@ def read_present(path: pathlib.Path) -> dict[str, str]:
       canonical name -> version, "" where it is not told; `#` starts a comment.
     """
     if not path.is_file():
-        raise ValueError(f"--present={path} is no file; it lists the packages of the machine.")
+        raise UserError(f"--present={path} is no file; it lists the packages of the machine.")
     lines = [line.partition("#")[0] for line in path.read_text().splitlines()]
     words = " ".join(lines).replace(",", " ").split()
     pairs = [word.split("==") for word in words if not word.startswith("-")]
@@ -74,7 +76,7 @@ def collect(
       the wheels' file names.
 
     Raises:
-      ValueError: a package has no wheel for that machine, or needs what it has in an older version.
+      UserError: a package has no wheel for that machine, or needs what it has in an older version.
     """
     folder.mkdir()
     environment = _environment(python_version)
@@ -105,7 +107,7 @@ def _is_there(requirement: Requirement, present: dict[str, str]) -> bool:
 
 def _check_version(requirement: Requirement, version: str) -> None:
     if not requirement.specifier.contains(version, prereleases=True):
-        raise ValueError(
+        raise UserError(
             f"{requirement} is needed, but {requirement.name} {version} was chosen for another "
             "package; ask for both in requirements.txt."
         )
@@ -138,7 +140,7 @@ def _dependencies(
         try:
             requirement = Requirement(line)
         except InvalidRequirement as error:
-            raise ValueError(f"{wheel.name}: {line!r} is no requirement ({error}).") from error
+            raise UserError(f"{wheel.name}: {line!r} is no requirement ({error}).") from error
         if _applies(requirement.marker, extras, environment):
             found.append(requirement)
     return found
@@ -163,7 +165,7 @@ def _download(
     fresh = set(folder.iterdir()) - before
     if done.returncode or len(fresh) != 1:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise ValueError(
+        raise UserError(
             f"pip found no wheel of {requirement} for Python {python_version} on "
             f"{', '.join(platforms)}: {' '.join(lines) or done.stderr.strip()[-300:]} Name further "
             "--platform tags, or leave it out with --without if training does not need it."

@@ -23,6 +23,7 @@ from tpgdiff_jax.data.degradations.mix import degrade, parse
 from tpgdiff_jax.data.images import read_rgb, write_image
 from tpgdiff_jax.evaluation import metrics
 from tpgdiff_jax.inference.forms import Restored
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.training.validation_report import captioned, join
 
 PHOTOS = pathlib.Path(__file__).resolve().parent.parent / "configs" / "quickstart_photos"
@@ -135,7 +136,7 @@ def main() -> None:
     started = time.perf_counter()
     try:
         restorer = Restorer.load(flags.checkpoint)
-    except ValueError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     # One at a time: on few cores as fast as together, and one program serves all.

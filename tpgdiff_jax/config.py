@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.distributed.rules import DEFAULT_RULES
+from tpgdiff_jax.reporting.errors import UserError
 
 # Sizes of the frozen networks; the keys are fields of the modules in `backbones/`.
 _CLIP = {  # open_clip ViT-B/32, laion2b_s34b_b79k
@@ -310,9 +311,9 @@ def get(config: ConfigDict, key: str) -> Any:
 
 
 def require(condition: bool, config: ConfigDict, key: str, expected: str) -> None:
-    """Raise ValueError, naming a dotted key and its value, unless a condition holds."""
+    """Raise UserError, naming a dotted key and its value, unless a condition holds."""
     if not condition:
-        raise ValueError(f"config.{key}={get(config, key)!r}: expected {expected}.")
+        raise UserError(f"config.{key}={get(config, key)!r}: expected {expected}.")
 
 
 def flat_items(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:

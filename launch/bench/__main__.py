@@ -31,7 +31,7 @@ from ml_collections import ConfigDict
 
 from launch.bench import options, presets, table
 from tpgdiff_jax.commands.config_checks import validate
-from tpgdiff_jax.reporting.errors import UserError, user_errors
+from tpgdiff_jax.reporting.errors import UserError
 
 Rows = list[dict[str, Any]]
 
@@ -152,8 +152,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         what, flag = options.parse(arguments, list(WORKS))
         config = options.config_of(flag)
-        with user_errors():
-            validate(config)
+        validate(config)
         print(table.header(), flush=True)
         rows = _preset(config, flag) if flag.preset else WORKS[what](config, flag)
     except UserError as error:

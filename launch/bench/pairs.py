@@ -9,7 +9,7 @@ from tpgdiff_jax.data.images import read_rgb
 from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.evaluation import metrics
 from tpgdiff_jax.inference.restore import Restorer
-from tpgdiff_jax.reporting.errors import UserError, user_errors
+from tpgdiff_jax.reporting.errors import UserError
 
 NFE = (1, 5, 10, 20, 50, 100)
 TILES = (0, 128, 256)
@@ -27,8 +27,7 @@ def bench_samplers(
       crop: side of the centre crop, pixels.
       calls: of the network per image; the Euler samplers take all of the SDE's.
     """
-    with user_errors():
-        restorer = Restorer.load(weights, compile_cache=False)
+    restorer = Restorer.load(weights, compile_cache=False)
     lq, gt = _read_pairs(pathlib.Path(pairs), each, crop)
     rows = [{"sampler": "input", "calls": 0, **_scores(lq, gt)}]
     print(rows[-1], flush=True)
@@ -51,8 +50,7 @@ def bench_tiles(
       weights, pairs, each: as for `bench_samplers`.
       tiles: sides of the windows, pixels.
     """
-    with user_errors():
-        restorer = Restorer.load(weights, compile_cache=False)
+    restorer = Restorer.load(weights, compile_cache=False)
     rows = []
     for tile in tiles:
         scores = []

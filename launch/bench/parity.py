@@ -14,7 +14,7 @@ from launch.bench.sample import plan_chain
 from launch.bench.weights import random_system
 from tpgdiff_jax.data.degradations.mix import Recipe, degrade
 from tpgdiff_jax.data.images import read_rgb
-from tpgdiff_jax.reporting.errors import UserError, user_errors
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs.load import load_any
 
 DTYPES = ("float32", "bfloat16")
@@ -47,8 +47,7 @@ def plan(
     With a `pool`, the chains are compiled there.
     """
     if checkpoint:
-        with user_errors():
-            _, variables, own, _ = load_any(checkpoint)
+        _, variables, own, _ = load_any(checkpoint)
     else:
         own = _changed(config, prediction="x0")
         _, variables = random_system(own)

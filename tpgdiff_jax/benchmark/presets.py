@@ -10,6 +10,7 @@ from typing import Any
 
 from tpgdiff_jax.benchmark.sets import SetSpec
 from tpgdiff_jax.data.degradations.mix import PRESETS as MIXTURES
+from tpgdiff_jax.reporting.errors import UserError
 
 _LOL = "https://daooshee.github.io/BMVC2018website (Wei et al., BMVC 2018)"
 _LOL2 = "Yang et al., TIP 2021: github.com/flyywh/CVPR-2020-Semi-Low-Light (LOL-v2, real)"
@@ -144,14 +145,14 @@ def resolve(entries: tuple[str | Mapping[str, Any], ...], protocol: str = "") ->
       the sets, in order, each once.
 
     Raises:
-      ValueError: an unknown name or field, or two sets of one name.
+      UserError: an unknown name or field, or two sets of one name.
     """
     specs: dict[str, SetSpec] = {}
     for entry in entries:
         for spec in _resolve_one(entry):
             spec = dataclasses.replace(spec, protocol=protocol) if protocol else spec
             if specs.setdefault(spec.name, spec) != spec:
-                raise ValueError(
+                raise UserError(
                     f"config.benchmark.sets names two different sets {spec.name!r}; rename one."
                 )
     return list(specs.values())
@@ -161,7 +162,7 @@ def _resolve_one(entry: str | Mapping[str, Any]) -> list[SetSpec]:
     if isinstance(entry, str):
         names = GROUPS.get(entry, (entry,))
         if not set(names) <= PRESETS.keys():
-            raise ValueError(
+            raise UserError(
                 f"config.benchmark.sets: {entry!r} is no preset; expected a group "
                 f"({', '.join(GROUPS)}), one of {', '.join(PRESETS)}, or a mapping of fields."
             )
@@ -172,14 +173,14 @@ def _resolve_one(entry: str | Mapping[str, Any]) -> list[SetSpec]:
     preset = fields.pop("preset", None)
     known = {field.name for field in dataclasses.fields(SetSpec)}
     if unknown := fields.keys() - known:
-        raise ValueError(
+        raise UserError(
             f"config.benchmark.sets: {sorted(unknown)[0]!r} is no field of a test set; expected "
             f"preset, {', '.join(sorted(known))}."
         )
     if preset is not None:
         return [dataclasses.replace(_resolve_one(preset)[0], **fields)]
     if missing := {"name", "folder"} - fields.keys():
-        raise ValueError(
+        raise UserError(
             f"config.benchmark.sets: {dict(entry)!r} lacks {' and '.join(sorted(missing))}."
         )
     return [SetSpec(**fields)]

@@ -21,6 +21,7 @@ from tpgdiff_jax.evaluation.protocols import SCORES, Protocol, as_scored, scores
 from tpgdiff_jax.inference.batch import restore_batch
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.priors import Priors
+from tpgdiff_jax.reporting.errors import UserError
 
 _CPU_THREADS = 8  # XLA takes one per device where there are more
 _BATCH = PartitionSpec(("data", "fsdp"))
@@ -59,9 +60,9 @@ def switched_off(model: TPGDiff, without: Sequence[str]) -> TPGDiff:
 
 
 def check_mesh(mesh: Mesh) -> None:
-    """Raise ValueError for a mesh that splits single images."""
+    """Raise UserError for a mesh that splits single images."""
     if mesh.shape["tensor"] * mesh.shape["spatial"] != 1:
-        raise ValueError(
+        raise UserError(
             f"config.mesh: tensor={mesh.shape['tensor']}, spatial={mesh.shape['spatial']}: a "
             "benchmark gives every device images of its own; set both to 1 (large images are seen "
             "in windows, config.benchmark.tile)."
@@ -192,6 +193,6 @@ def load_networks(names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str
     for name in names:
         try:
             networks[name] = perceptual.load(name)
-        except ValueError as error:
+        except UserError as error:
             missing[name] = str(error)
     return networks, missing

@@ -16,6 +16,8 @@ from typing import Any
 
 from absl import logging
 
+from tpgdiff_jax.reporting.errors import UserError
+
 Row = dict[str, Any]
 Key = tuple[str, str, str]
 Stamp = dict[str, list[int]]  # side of an image -> [bytes, nanoseconds of its last change]
@@ -43,7 +45,7 @@ def locked(folder: pathlib.Path, process: int) -> Iterator[None]:
       process: number of this process.
 
     Raises:
-      ValueError: another job that is running writes there.
+      UserError: another job that is running writes there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f".process_{process}.lock").open("a") as file:
@@ -51,7 +53,7 @@ def locked(folder: pathlib.Path, process: int) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES):
-                raise ValueError(
+                raise UserError(
                     f"Another job that is running writes to {folder.parent}; wait for its end, or "
                     "choose another --output."
                 ) from error

@@ -27,6 +27,7 @@ from tpgdiff_jax.benchmark.stamps import read_stamps
 from tpgdiff_jax.benchmark.work import Predictions, Task
 from tpgdiff_jax.data.images import read_rgb
 from tpgdiff_jax.evaluation.protocols import centre_cropped
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable, replacing
 
 _IDENTITY = "job.json"
@@ -41,7 +42,7 @@ def open_sets(settings: Settings) -> tuple[list[OpenSet], dict[str, str]]:
       the sets, and name -> why it is absent and where to get it.
 
     Raises:
-      ValueError: not one set has an image.
+      UserError: not one set has an image.
     """
     found, absent = [], {}
     for spec in settings.specs:
@@ -57,7 +58,7 @@ def open_sets(settings: Settings) -> tuple[list[OpenSet], dict[str, str]]:
             logging.warning("Skipping %s: %s", printable(file), reason)
     if not any(opened.items for opened in found):
         listed = "".join(f"\n  {name}: {reason}" for name, reason in absent.items())
-        raise ValueError(
+        raise UserError(
             f"config.benchmark.root={str(settings.root)!r}: none of the test sets "
             f"{', '.join(spec.name for spec in settings.specs)} can be scored.{listed}"
         )
@@ -73,7 +74,7 @@ def claim(folder: pathlib.Path, identity: Mapping[str, Any], sets: Sequence[Open
       sets: sets may be added; one of the same name must be the same set.
 
     Raises:
-      ValueError: another job is in the folder (names what differs), or foreign files are.
+      UserError: another job is in the folder (names what differs), or foreign files are.
     """
     path = folder / _IDENTITY
     specs = {opened.spec.name: _plain_spec(opened) for opened in sets}
@@ -82,13 +83,13 @@ def claim(folder: pathlib.Path, identity: Mapping[str, Any], sets: Sequence[Open
         differing = [key for key in identity if old.get(key) != identity[key]]
         differing += [name for name in specs if old["sets"].get(name, specs[name]) != specs[name]]
         if differing:
-            raise ValueError(
+            raise UserError(
                 f"{folder} holds the results of another job; it differs in {', '.join(differing)}. "
                 "Choose another --output."
             )
         specs = old["sets"] | specs
     elif folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} holds other files; choose an empty --output.")
+        raise UserError(f"{folder} holds other files; choose an empty --output.")
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**identity, "sets": specs}, indent=2) + "\n"
     if not (path.is_file() and path.read_text() == text):  # a job that runs may be reading it
@@ -130,7 +131,7 @@ def run_benchmark(
       the summary, in process 0; None in others.
 
     Raises:
-      ValueError: nothing to score, or a folder of another job.
+      UserError: nothing to score, or a folder of another job.
     """
     sets, absent = open_sets(settings)
     found = predictions and Predictions(predictions, [opened.spec.name for opened in sets])

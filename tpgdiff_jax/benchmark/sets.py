@@ -22,6 +22,7 @@ from tpgdiff_jax.evaluation.protocols import (
     add_noise,
     centre_cropped,
 )
+from tpgdiff_jax.reporting.errors import UserError
 
 LAYOUTS = ("pairs", "clean", "unpaired")
 SEED_RULES = {
@@ -78,24 +79,24 @@ class SetSpec:
             ("seed_rule", self.seed_rule, SEED_RULES),
         ):
             if value not in choices:
-                raise ValueError(
+                raise UserError(
                     f"Test set {self.name!r}: {key}={value!r}: expected one of "
                     f"{', '.join(choices)}."
                 )
         if self.recipe:
             parse(self.recipe)
         if not 0 <= self.jpeg_quality <= 100:
-            raise ValueError(
+            raise UserError(
                 f"Test set {self.name!r}: jpeg_quality={self.jpeg_quality}: expected 1 to 100, or "
                 "0 for no JPEG."
             )
         if (self.layout == "clean") != bool(self.sigma or self.recipe or self.jpeg_quality):
-            raise ValueError(
+            raise UserError(
                 f"Test set {self.name!r}: sigma, recipe or jpeg_quality go with layout='clean', "
                 "and it needs one."
             )
         if not re.fullmatch(r"[\w-][\w.-]*", self.name):  # it names a folder of results
-            raise ValueError(
+            raise UserError(
                 f"Test set {self.name!r}: its name may hold letters, digits, and - _ . only, and "
                 "begin with no dot; choose another name."
             )

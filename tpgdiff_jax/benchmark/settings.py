@@ -12,6 +12,7 @@ from tpgdiff_jax.benchmark.presets import resolve
 from tpgdiff_jax.benchmark.sets import SetSpec
 from tpgdiff_jax.diffusion.samplers import SAMPLERS
 from tpgdiff_jax.evaluation import optional, perceptual, protocols
+from tpgdiff_jax.reporting.errors import UserError
 
 PRIORS = ("degradation", "semantic", "structure")
 METRICS = (*protocols.SCORES, *perceptual.NAMES, *optional.NAMES)
@@ -83,7 +84,7 @@ def read_settings(config: ConfigDict) -> Settings:
     """Check `config.benchmark`.
 
     Raises:
-      ValueError: naming the key, its value and what is expected.
+      UserError: naming the key, its value and what is expected.
     """
     group = config.benchmark
     for key, choices in (("metrics", METRICS), ("samplers", SAMPLERS)):
@@ -118,7 +119,7 @@ def read_ablations(text: str) -> tuple[tuple[str, ...], ...]:
     every subset.
 
     Raises:
-      ValueError: an unknown prior.
+      UserError: an unknown prior.
     """
     subsets = [()]
     if text.strip() == "all":
@@ -133,4 +134,4 @@ def read_ablations(text: str) -> tuple[tuple[str, ...], ...]:
 
 
 def _fail(key: str, value: Any, expected: str) -> None:
-    raise ValueError(f"config.benchmark.{key}={value!r}: expected {expected}.")
+    raise UserError(f"config.benchmark.{key}={value!r}: expected {expected}.")

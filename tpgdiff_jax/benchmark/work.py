@@ -18,6 +18,7 @@ from tpgdiff_jax.benchmark.settings import Variant
 from tpgdiff_jax.data.images import UnreadableImageError, read_rgb
 from tpgdiff_jax.data.sources import image_names
 from tpgdiff_jax.evaluation.protocols import centre_cropped
+from tpgdiff_jax.reporting.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,10 +177,10 @@ class Predictions:
           sets: names of the sets to be scored.
 
         Raises:
-          ValueError: no such folder, or none of the sets' in it.
+          UserError: no such folder, or none of the sets' in it.
         """
         if not folder.is_dir():
-            raise ValueError(f"--predictions={folder} is no folder.")
+            raise UserError(f"--predictions={folder} is no folder.")
         self._files: dict[str, dict[str, pathlib.Path]] = {}  # set -> name -> file
         self._stems: dict[str, dict[str, list[pathlib.Path]]] = {}  # set -> stem -> files
         for name in sets:
@@ -192,7 +193,7 @@ class Predictions:
                 for file, path in self._files[name].items():
                     stems.setdefault(_stem(file), []).append(path)
         if not any(self._files.values()):
-            raise ValueError(
+            raise UserError(
                 f"--predictions={folder} holds no images; expected sub-folders {', '.join(sets)}."
             )
 
@@ -200,14 +201,14 @@ class Predictions:
         """Return the file that belongs to an image.
 
         Raises:
-          ValueError: there is none, or it is ambiguous.
+          UserError: there is none, or it is ambiguous.
         """
         same = self._of(item)
         if not same:
-            raise ValueError(f"no prediction for {item.name}")
+            raise UserError(f"no prediction for {item.name}")
         if len(same) > 1:
             names = " and ".join(path.name for path in same)
-            raise ValueError(f"ambiguous predictions for {item.name}: {names}")
+            raise UserError(f"ambiguous predictions for {item.name}: {names}")
         return same[0]
 
     def find(self, item: Item) -> pathlib.Path | None:
@@ -219,7 +220,7 @@ class Predictions:
         """Read the output that belongs to an image, cut as the protocol cuts the image.
 
         Raises:
-          ValueError: as `path`, or its size is another.
+          UserError: as `path`, or its size is another.
           UnreadableImageError: it is damaged.
         """
         path = self.path(item)
@@ -227,7 +228,7 @@ class Predictions:
         found = image.shape[:2]
         image = centre_cropped(item.protocol, image)
         if image.shape[:2] != item.size:
-            raise ValueError(
+            raise UserError(
                 f"{path} is {found[1]}x{found[0]}, the image {item.name} "
                 f"{item.size[1]}x{item.size[0]}"
             )

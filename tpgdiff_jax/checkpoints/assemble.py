@@ -16,6 +16,7 @@ from tpgdiff_jax.checkpoints.convert import Converted, convert, to_reference
 from tpgdiff_jax.checkpoints.fingerprint import file_sha256
 from tpgdiff_jax.models.tpgdiff import sizes_of
 from tpgdiff_jax.priors.cues import RELEASED_CUES
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import replacing
 
 UNET_FILE = "universal-ir.pth"
@@ -49,12 +50,12 @@ def assemble(
       (what became of every part, what the user should know about the whole).
 
     Raises:
-      ValueError: a file that cannot be used, one part in two files, or an output that exists.
+      UserError: a file that cannot be used, one part in two files, or an output that exists.
     """
     target = pathlib.Path(output)
     for taken in (target, target.with_suffix(".json")):
         if taken.exists():
-            raise ValueError(f"--output: {taken} exists already; choose another name.")
+            raise UserError(f"--output: {taken} exists already; choose another name.")
     config = config.copy_and_resolve_references().unlock()
     config.priors.encoder = "none"
     rows: list[Row] = []
@@ -65,7 +66,7 @@ def assemble(
         if new is None:
             new = _released_groups(path, config, rows)
         if twice := sorted(groups.keys() & new.keys()):
-            raise ValueError(f"{path}: {', '.join(twice)} came from another input already.")
+            raise UserError(f"{path}: {', '.join(twice)} came from another input already.")
         groups |= new
         sources.append({"file": pathlib.Path(path).name, "groups": sorted(new)})
         if pathlib.Path(path).is_file():
@@ -108,11 +109,11 @@ def _released_groups(path: str, config: ConfigDict, rows: list[Row]) -> dict[str
         settings = item.config or _tower_settings(item.state_dict, config)
         try:
             converted = convert(item.state_dict, item.part, settings)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
         new = _add_part(item.part, converted, config)
         if twice := sorted(groups.keys() & new.keys()):
-            raise ValueError(f"{path}: holds {', '.join(twice)} twice.")
+            raise UserError(f"{path}: holds {', '.join(twice)} twice.")
         groups |= new
         count = sum(np.size(leaf) for leaf in flatten_dict(converted.params).values())
         reasons = [f"{number}: {reason}" for reason, number in converted.left_out.items()]
@@ -206,10 +207,10 @@ def export_released(source: str, folder: str) -> list[pathlib.Path]:
       the files written.
 
     Raises:
-      ValueError: PyTorch is not installed, a file exists already, or a part has no counterpart.
+      UserError: PyTorch is not installed, a file exists already, or a part has no counterpart.
     """
     if importlib.util.find_spec("torch") is None:
-        raise ValueError("Writing .pth files needs PyTorch: pip install 'tpgdiff_jax[convert]'.")
+        raise UserError("Writing .pth files needs PyTorch: pip install 'tpgdiff_jax[convert]'.")
     import torch
 
     _, groups = published.load(source)
@@ -223,10 +224,10 @@ def export_released(source: str, folder: str) -> list[pathlib.Path]:
         stage_one |= {"teacher": groups["teacher"]} if "teacher" in groups else {}
         contents[PRIORS_FILE] = {"state_dict": to_reference(stage_one, "priors")}
     if not contents:
-        raise ValueError(f"{source} holds neither a UNet nor stage one's networks.")
+        raise UserError(f"{source} holds neither a UNet nor stage one's networks.")
     targets = [pathlib.Path(folder) / name for name in contents]
     if taken := [str(target) for target in targets if target.exists()]:
-        raise ValueError(f"{', '.join(taken)} exists already; choose another folder.")
+        raise UserError(f"{', '.join(taken)} exists already; choose another folder.")
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
     for target, content in zip(targets, contents.values(), strict=True):
         tensors = {

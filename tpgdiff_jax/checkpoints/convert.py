@@ -18,6 +18,7 @@ from tpgdiff_jax.checkpoints.layouts import Source
 from tpgdiff_jax.checkpoints.names import clip, depth_anything, priors, segformer, structure, unet
 from tpgdiff_jax.checkpoints.shapes import abstract_params
 from tpgdiff_jax.models.unet import ConditionalUNet
+from tpgdiff_jax.reporting.errors import UserError
 
 Modules = nn.Module | dict[str, nn.Module]
 Path = tuple[str, ...]
@@ -98,7 +99,7 @@ def from_reference(
       {"teacher", "student", "degradation"}, each such a dict.
 
     Raises:
-      ValueError: an unknown part; missing, unexpected or misshapen keys, all of them listed; or
+      UserError: an unknown part; missing, unexpected or misshapen keys, all of them listed; or
         keys whose values are not finite.
     """
     return convert(state_dict, part, config).params
@@ -142,7 +143,7 @@ def to_reference(params: Mapping[str, Any], part: str) -> dict[str, np.ndarray]:
       name -> numpy array in PyTorch's layout.
 
     Raises:
-      ValueError: an unknown part, or a parameter that has no counterpart.
+      UserError: an unknown part, or a parameter that has no counterpart.
     """
     _check_part(part, RELEASED_PARTS)
     flat = flatten_dict(params)
@@ -159,7 +160,7 @@ def unet_for(state_dict: Mapping[str, np.ndarray]) -> ConditionalUNet:
       state_dict: name -> array (only names and shapes are read).
 
     Raises:
-      ValueError: the file lacks the keys that tell the widths, so it is no UNet of this kind.
+      UserError: the file lacks the keys that tell the widths, so it is no UNet of this kind.
     """
     return unet.module_for({key: tuple(np.shape(value)) for key, value in state_dict.items()})
 
@@ -173,13 +174,13 @@ def reference_names(modules: Modules, part: str = "unet") -> dict[Path, tuple[st
 
 def _check_part(part: str, known: tuple[str, ...]) -> None:
     if part not in known:
-        raise ValueError(f"part={part!r} is unknown; expected one of {', '.join(known)}.")
+        raise UserError(f"part={part!r} is unknown; expected one of {', '.join(known)}.")
 
 
 def _check_keys(
     part: str, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Raise one ValueError that lists every missing, unexpected and misshapen key."""
+    """Raise one UserError that lists every missing, unexpected and misshapen key."""
     shared = expected.keys() & found.keys()
     wrong = [key for key in shared if found[key] != expected[key]]
     problems = _listing("missing", expected.keys() - found.keys())
@@ -188,7 +189,7 @@ def _check_keys(
         "misshapen", wrong, lambda key: f"{key}: {found[key]}, expected {expected[key]}"
     )
     if problems:
-        raise ValueError(
+        raise UserError(
             f"The state dict does not fit part {part!r} ({len(shared) - len(wrong)} of "
             f"{len(expected)} keys fit):" + "".join(problems)
         )
@@ -197,7 +198,7 @@ def _check_keys(
 def _check_finite(part: str, found: Mapping[str, np.ndarray]) -> None:
     bad = [key for key, value in found.items() if not np.isfinite(np.asarray(value)).all()]
     if bad:
-        raise ValueError(
+        raise UserError(
             f"Weights of part {part!r} are not finite:" + _listing("with NaN or infinity", bad)
         )
 

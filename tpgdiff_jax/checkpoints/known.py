@@ -8,6 +8,7 @@ from tpgdiff_jax.diffusion.samplers import SAMPLERS
 from tpgdiff_jax.models.tpgdiff import ENCODERS
 from tpgdiff_jax.priors.cues import CUES
 from tpgdiff_jax.priors.degradation import CLASSIFICATIONS
+from tpgdiff_jax.reporting.errors import UserError
 
 _KNOWN = {
     "model.prediction": PREDICTIONS,
@@ -25,10 +26,10 @@ def check_known(config: ConfigDict) -> None:
       config: of a description, see `published.described_config`.
 
     Raises:
-      ValueError: naming the key, its value and what this version knows.
+      UserError: naming the key, its value and what this version knows.
     """
     for key, known in _KNOWN.items():
         value = get(config, key)
         for each in (value,) if isinstance(value, str) else value:
             if each not in known:
-                raise ValueError(f"{key} is {each!r}, known are {', '.join(known)}")
+                raise UserError(f"{key} is {each!r}, known are {', '.join(known)}")

@@ -33,6 +33,7 @@ from tpgdiff_jax.checkpoints.storing import (
 )
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.models import tpgdiff
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import replacing
 
 # `teacher` and `clip` serve training only.
@@ -70,7 +71,7 @@ def described_config(
       path: of the file, for messages.
 
     Raises:
-      ValueError: a key or a choice that this version does not know.
+      UserError: a key or a choice that this version does not know.
     """
     config = base_config()
     try:
@@ -80,7 +81,7 @@ def described_config(
         check_known(config)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         what = " ".join(str(error.args[0] if error.args else error).split())
-        raise ValueError(
+        raise UserError(
             f"{path}: its description does not fit this version ({what}); it may come from a later "
             f"one: {UPDATE}, or use other weights."
         ) from error
@@ -106,16 +107,16 @@ def save(
       what the JSON holds: the description, with the weights' fingerprint and their number type.
 
     Raises:
-      ValueError: an unknown group, another suffix, a file of either name that is there already, or
+      UserError: an unknown group, another suffix, a file of either name that is there already, or
         values that do not fit the type.
     """
     if path.suffix != ".safetensors":
-        raise ValueError(f"{path}: the name of published weights ends in .safetensors.")
+        raise UserError(f"{path}: the name of published weights ends in .safetensors.")
     if unknown := set(weights) - set(GROUPS):
-        raise ValueError(f"Unknown groups of weights: {sorted(unknown)}.")
+        raise UserError(f"Unknown groups of weights: {sorted(unknown)}.")
     for taken in (path, path.with_suffix(".json")):
         if taken.exists():
-            raise ValueError(f"{taken} exists already; choose another name, or remove it first.")
+            raise UserError(f"{taken} exists already; choose another name, or remove it first.")
     flat = {
         key: narrowed("/".join(key), value, dtype) for key, value in flatten_dict(weights).items()
     }
@@ -173,7 +174,7 @@ def load(
       (description, group -> nested dict of numpy arrays, float32 whatever they are stored as).
 
     Raises:
-      ValueError: no such file, a damaged one, or one that is not in this format or of another
+      UserError: no such file, a damaged one, or one that is not in this format or of another
         version of it.
     """
     path = pathlib.Path(path)
@@ -189,7 +190,7 @@ def fingerprint(path: str | pathlib.Path) -> str:
     """Return the fingerprint of a file's weights: what its description says, if it is true.
 
     Raises:
-      ValueError: as `load`; or the weights are not those of the description: a damaged file.
+      UserError: as `load`; or the weights are not those of the description: a damaged file.
     """
     path = pathlib.Path(path)
     with opened(path) as file:
@@ -197,7 +198,7 @@ def fingerprint(path: str | pathlib.Path) -> str:
         keys = sorted(tuple(name.split("/")) for name in file.keys())  # noqa: SIM118
         found = fingerprint_of_items((key, file.get_tensor("/".join(key))) for key in keys)
     if said not in (None, found):  # files of older versions may not say it
-        raise ValueError(
+        raise UserError(
             f"{path} is damaged: its weights have the fingerprint {found[:16]}..., its description "
             f"says {str(said)[:16]}...; get the file again, or export it anew."
         )
@@ -219,7 +220,7 @@ def load_frozen(
       the collection `frozen`, nested dict of numpy arrays.
 
     Raises:
-      ValueError: the file cannot be read, lacks a network, or holds one of another shape.
+      UserError: the file cannot be read, lacks a network, or holds one of another shape.
     """
     networks = tpgdiff.frozen_networks(model)
     flat = {key[-1]: network for key, network in flatten_dict(networks).items()}
@@ -249,7 +250,7 @@ def load_group(path: str | pathlib.Path, group: str, network: Any) -> dict[str, 
       network: the module the weights must fit.
 
     Raises:
-      ValueError: the file cannot be read, lacks the group, or holds another shape.
+      UserError: the file cannot be read, lacks the group, or holds another shape.
     """
     _, weights = load(path, (group,))
     check_group(path, group, weights.get(group), abstract_params(network))
@@ -284,7 +285,7 @@ def load_system(
       (the system, its variables {"params", "frozen"} in `model.param_dtype`, its configuration).
 
     Raises:
-      ValueError: the file cannot be read, lacks a part, or was made by a later version.
+      UserError: the file cannot be read, lacks a part, or was made by a later version.
     """
     description, _ = load(path, ())
     config = described_config(description, path)

@@ -22,6 +22,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from tpgdiff_jax.reporting.errors import UserError
+
 _DEPTH_PREFIX = "depth_extractor.model."
 _SEGMENTATION_PREFIX = "seg_extractor.model."
 
@@ -73,7 +75,7 @@ def read(path: str | pathlib.Path) -> tuple[list[Found], dict[str, str]]:
       (the parts it holds, what else stood in the file: name -> what it is).
 
     Raises:
-      ValueError: nothing there, a damaged file, a pickle that wants to run code, or weights of
+      UserError: nothing there, a damaged file, a pickle that wants to run code, or weights of
         no known part; names the file and what to do.
     """
     path = pathlib.Path(path)
@@ -81,14 +83,14 @@ def read(path: str | pathlib.Path) -> tuple[list[Found], dict[str, str]]:
     if path.is_dir():
         path, config = _folder(path)
     elif not path.is_file():
-        raise ValueError(f"{path} is neither a file nor a folder.")
+        raise UserError(f"{path} is neither a file nor a folder.")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     groups, others = _groups(content)
     found = []
     for name, state_dict in groups.items():
         found += _parts(path, name, _without_module(state_dict), config)
     if not found:
-        raise ValueError(f"{path} holds no weights.")
+        raise UserError(f"{path} holds no weights.")
     return found, others
 
 
@@ -98,22 +100,22 @@ def _folder(folder: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
         if (folder / name).is_file():
             break
     else:
-        raise ValueError(f"{folder} holds no config.json, so it is no Hugging Face model folder.")
+        raise UserError(f"{folder} holds no config.json, so it is no Hugging Face model folder.")
     try:
         config = json.loads((folder / name).read_text())
     except ValueError as error:
-        raise ValueError(f"{folder / name} is no JSON: {error}.") from error
+        raise UserError(f"{folder / name} is no JSON: {error}.") from error
     if name == "open_clip_config.json":
         config = _open_clip_settings(config)
     elif config.get("model_type") not in _MODEL_TYPES:
-        raise ValueError(
+        raise UserError(
             f"{folder / name}: model_type={config.get('model_type')!r} is not supported; expected "
             f"one of {', '.join(_MODEL_TYPES)}."
         )
     for weights in _WEIGHT_FILES:
         if (folder / weights).is_file():
             return folder / weights, config
-    raise ValueError(f"{folder} holds none of {', '.join(_WEIGHT_FILES)}.")
+    raise UserError(f"{folder} holds none of {', '.join(_WEIGHT_FILES)}.")
 
 
 def _open_clip_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,13 +132,13 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, ValueError) as error:
-        raise ValueError(f"{path} is damaged or no .safetensors file: {error}.") from error
+        raise UserError(f"{path} is damaged or no .safetensors file: {error}.") from error
 
 
 def _read_pickle(path: pathlib.Path) -> Any:
     """Read a PyTorch file without running any code that it may carry."""
     if importlib.util.find_spec("torch") is None:
-        raise ValueError(
+        raise UserError(
             f"{path} is a PyTorch file, and reading it needs PyTorch: "
             "pip install 'tpgdiff_jax[convert]'. (.safetensors files need nothing.)"
         )
@@ -149,11 +151,11 @@ def _read_pickle(path: pathlib.Path) -> Any:
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError) as error:
         asked = _foreign_names(path)
         if isinstance(error, pickle.UnpicklingError) and asked:
-            raise ValueError(
+            raise UserError(
                 f"{path} is refused: it asks for {', '.join(asked)}, which is code and no weights. "
                 "If you trust where it comes from, save its state dict alone and convert that."
             ) from error
-        raise ValueError(f"{path} is damaged, or no PyTorch file.") from error
+        raise UserError(f"{path} is damaged, or no PyTorch file.") from error
 
 
 def _harmless() -> list[Any]:
@@ -227,12 +229,12 @@ def _parts(path, name, state_dict, config) -> list[Found]:
     if part is None:
         inside = f" ({name!r})" if name else ""
         some = ", ".join(sorted(state_dict)[:5])
-        raise ValueError(
+        raise UserError(
             f"{path}{inside} holds weights of no known part; parts are "
             f"{', '.join(name for name, _ in _SIGNATURES)}. First keys: {some}."
         )
     if config is not None and _MODEL_TYPES[config["model_type"]] != part:
-        raise ValueError(
+        raise UserError(
             f"{path} holds weights of {part!r}, but the config.json beside it says "
             f"model_type={config['model_type']!r}."
         )

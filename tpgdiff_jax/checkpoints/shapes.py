@@ -19,6 +19,7 @@ from tpgdiff_jax.priors.compact import CompactEncoder
 from tpgdiff_jax.priors.degradation import DegradationPrior
 from tpgdiff_jax.priors.semantic import SemanticPrior
 from tpgdiff_jax.priors.structural import StructuralPrior
+from tpgdiff_jax.reporting.errors import UserError
 
 
 def abstract_params(module: nn.Module | Mapping[str, nn.Module]) -> Any:
@@ -58,21 +59,21 @@ def _inputs(module: nn.Module) -> tuple[jax.ShapeDtypeStruct, ...]:
             return (image(2 * patch),)
         case SegFormer() | Vgg16() | CompactEncoder() | ConvTower():
             return (image(64),)
-    raise ValueError(f"{type(module).__name__} is no network of this project.")
+    raise UserError(f"{type(module).__name__} is no network of this project.")
 
 
 def check_group(
     path, group: str, found: Mapping[str, Any] | None, shapes: Mapping[str, Any]
 ) -> None:
-    """Raise ValueError unless a group holds exactly the parameters of its network."""
+    """Raise UserError unless a group holds exactly the parameters of its network."""
     if found is None:
-        raise ValueError(f"{path} holds no weights of {group!r}, which this system needs.")
+        raise UserError(f"{path} holds no weights of {group!r}, which this system needs.")
     have = {"/".join(key): np.shape(value) for key, value in flatten_dict(found).items()}
     want = {"/".join(key): leaf.shape for key, leaf in flatten_dict(shapes).items()}
     wrong = sorted(key for key in have.keys() | want.keys() if have.get(key) != want.get(key))
     if wrong:
         key = wrong[0]
-        raise ValueError(
+        raise UserError(
             f"{path}: {len(wrong)} weights of {group!r} do not fit; the first, {key}, has shape "
             f"{have.get(key, 'none')}, expected {want.get(key, 'none')}. The configuration (model, "
             "priors) must be that of the weights."

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
+from tpgdiff_jax.reporting.errors import UserError
+
 FORMAT = "tpgdiff_jax weights 1"
 _FAMILY = FORMAT.rsplit(" ", 1)[0]
 # What kernels may be stored in; half the bytes, and 11 or 8 bits of mantissa instead of 24.
@@ -28,10 +30,10 @@ def narrowed(name: str, value: Any, dtype: str) -> np.ndarray:
       dtype: of kernels, one of `STORED_TYPES`.
 
     Raises:
-      ValueError: an unknown type, or values too large for it.
+      UserError: an unknown type, or values too large for it.
     """
     if dtype not in STORED_TYPES:
-        raise ValueError(f"weights_dtype={dtype!r}: expected one of {', '.join(STORED_TYPES)}.")
+        raise UserError(f"weights_dtype={dtype!r}: expected one of {', '.join(STORED_TYPES)}.")
     wide = widened(value)
     if wide.ndim < 2 or wide.dtype != np.float32 or dtype == "float32":
         return np.ascontiguousarray(wide)
@@ -40,7 +42,7 @@ def narrowed(name: str, value: Any, dtype: str) -> np.ndarray:
     lost = np.isfinite(wide) & ~np.isfinite(narrow.astype(np.float32))
     if lost.any():
         largest = float(np.abs(wide[lost]).max())
-        raise ValueError(
+        raise UserError(
             f"{name} holds {largest:g}, which {dtype} cannot (at most "
             f"{float(jnp.finfo(dtype).max):g}); store the weights as "
             f"{'float32' if dtype == 'bfloat16' else 'bfloat16 or float32'}."
@@ -62,44 +64,44 @@ def read_description(path: pathlib.Path, metadata: Mapping[str, str] | None) -> 
       metadata: of the `.safetensors` file.
 
     Raises:
-      ValueError: it is another kind of file, of another version of the format, or damaged.
+      UserError: it is another kind of file, of another version of the format, or damaged.
     """
     text = (metadata or {}).get("description")
     if text is None:
-        raise ValueError(f"{path} is not in the format {FORMAT!r}; make it so with --mode=convert.")
+        raise UserError(f"{path} is not in the format {FORMAT!r}; make it so with --mode=convert.")
     try:
         description = json.loads(text)
         found, parts = description["format"], description["parts"]
         is_sound = isinstance(found, str) and isinstance(parts, dict)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: its description is damaged ({type(error).__name__}: {error}); get the file "
             "again, or export the weights anew."
         ) from error
     if found != FORMAT:
         is_ours = is_sound and found.startswith(_FAMILY)
         advice = f"{UPDATE}, or use weights of this version" if is_ours else "use --mode=convert"
-        raise ValueError(
+        raise UserError(
             f"{path} is in the format {found!r}, this version reads {FORMAT!r}; {advice}."
         )
     if not is_sound:
-        raise ValueError(f"{path}: its description is damaged (parts); get the file again.")
+        raise UserError(f"{path}: its description is damaged (parts); get the file again.")
     return description
 
 
 @contextlib.contextmanager
 def opened(path: pathlib.Path) -> Iterator[Any]:
-    """Open a `.safetensors` file; what is wrong with it becomes a ValueError.
+    """Open a `.safetensors` file; what is wrong with it becomes a UserError.
 
     Yields:
       the file of `safetensors.safe_open`, which reads numpy arrays.
     """
     if not path.is_file():
-        raise ValueError(f"{path} is no file; name published weights (--mode=convert writes them).")
+        raise UserError(f"{path} is no file; name published weights (--mode=convert writes them).")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             yield file
     except safetensors.SafetensorError as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is damaged or no .safetensors file ({error}); get it again, or export it anew."
         ) from error

@@ -39,7 +39,7 @@ def validate(config: ConfigDict) -> None:
     """Check every value that can be checked without touching a device or a file.
 
     Raises:
-      ValueError: naming the key, its value and what is expected.
+      UserError: naming the key, its value and what is expected.
     """
     _check_kinds(config)
     sde = IRSDE(**config.diffusion)

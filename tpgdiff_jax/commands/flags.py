@@ -12,7 +12,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from tpgdiff_jax import config as configuration
-from tpgdiff_jax.reporting.errors import UserError, user_errors
+from tpgdiff_jax.reporting.errors import UserError
 
 _OVERRIDE = re.compile(r"--?config\.([\w.]+)(=|$)")
 _NAMES_CONFIG = re.compile(r"--?config\b")  # not the value configs/... of another flag
@@ -121,16 +121,15 @@ def checked_config(config: ConfigDict | None) -> ConfigDict:
         config = configuration.base_config()
     expected = dict(configuration.flat_items(configuration.base_config()))
     found = dict(configuration.flat_items(config))
-    with user_errors():
-        for key in sorted(expected.keys() ^ found.keys()):
-            if key in expected:
-                raise ValueError(f"config.{key} is missing; start from base_config().")
-            near = difflib.get_close_matches(key, expected, n=1, cutoff=0.0)
-            raise ValueError(f"config.{key} is unknown; nearest valid key: {near[0]}.")
-        # Imported late: a mistyped key should not cost the import of JAX.
-        from tpgdiff_jax.commands.config_checks import validate
+    for key in sorted(expected.keys() ^ found.keys()):
+        if key in expected:
+            raise UserError(f"config.{key} is missing; start from base_config().")
+        near = difflib.get_close_matches(key, expected, n=1, cutoff=0.0)
+        raise UserError(f"config.{key} is unknown; nearest valid key: {near[0]}.")
+    # Imported late: a mistyped key should not cost the import of JAX.
+    from tpgdiff_jax.commands.config_checks import validate
 
-        validate(config)
+    validate(config)
     return config.lock()
 
 
@@ -174,7 +173,7 @@ def parse_strengths(texts: Sequence[str]) -> dict[str, float]:
         try:
             strengths[name] = float(value)
         except ValueError as error:
-            raise ValueError(
+            raise UserError(
                 f"--guidance={text}: expected BRANCH=STRENGTH, e.g. semantic=2."
             ) from error
     return strengths

@@ -24,7 +24,7 @@ from tpgdiff_jax.distributed import sharding
 from tpgdiff_jax.inference import job, plan
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.precision import use_precision
-from tpgdiff_jax.reporting.errors import user_errors
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
 from tpgdiff_jax.runs.load import load_suited
 from tpgdiff_jax.training import experiment
@@ -42,12 +42,10 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 def eval_(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Score the newest checkpoint in `workdir` on the photos of `data.eval_folder`."""
-    with user_errors():
-        if not config.data.eval_folder:
-            raise ValueError("config.data.eval_folder is empty; name a folder of photos.")
+    if not config.data.eval_folder:
+        raise UserError("config.data.eval_folder is empty; name a folder of photos.")
     stage, workdir, state, mesh, frozen = experiment.load(config, workdir)
-    with user_errors():
-        photos = experiment.open_eval_photos(stage.config)
+    photos = experiment.open_eval_photos(stage.config)
     params = averaged(state, stage.config)
     experiment.score(stage, workdir, photos, params, frozen, mesh)
 
@@ -56,31 +54,30 @@ def benchmark(
     config: ConfigDict, checkpoint: str | None, predictions: str | None, folder: pathlib.Path
 ) -> None:
     """Score published weights, or somebody's outputs, on every test set; write the report."""
-    with user_errors():
-        if checkpoint and predictions:
-            raise ValueError("--checkpoint and --predictions exclude each other; give one.")
-        settings = read_settings(config)
-        if settings.exact:
-            fix_cpu_threads()
-        system, weights = None, ""
-        if checkpoint:
-            *parts, weights = load_suited(checkpoint)
-            system = System(*parts)
-            use_precision(system.config.model.matmul_precision)
-            sde, own = IRSDE(**system.config.diffusion), system.config.eval
-            for variant in settings.variants(own.sampler, own.steps):
-                samplers.check_sampler(variant.sampler, sde, variant.steps)
-        mesh = sharding.make_mesh(config.mesh)
-        check_mesh(mesh)
-        summary = run_benchmark(
-            settings,
-            folder,
-            mesh,
-            system=system,
-            predictions=pathlib.Path(predictions) if predictions else None,
-            weights=weights,
-            title=pathlib.Path(checkpoint or predictions).stem,
-        )
+    if checkpoint and predictions:
+        raise UserError("--checkpoint and --predictions exclude each other; give one.")
+    settings = read_settings(config)
+    if settings.exact:
+        fix_cpu_threads()
+    system, weights = None, ""
+    if checkpoint:
+        *parts, weights = load_suited(checkpoint)
+        system = System(*parts)
+        use_precision(system.config.model.matmul_precision)
+        sde, own = IRSDE(**system.config.diffusion), system.config.eval
+        for variant in settings.variants(own.sampler, own.steps):
+            samplers.check_sampler(variant.sampler, sde, variant.steps)
+    mesh = sharding.make_mesh(config.mesh)
+    check_mesh(mesh)
+    summary = run_benchmark(
+        settings,
+        folder,
+        mesh,
+        system=system,
+        predictions=pathlib.Path(predictions) if predictions else None,
+        weights=weights,
+        title=pathlib.Path(checkpoint or predictions).stem,
+    )
     if summary is not None:
         print(f"\n{short_table(summary)}\n\nReport: {(folder / 'report.html').absolute()}")
 
@@ -92,35 +89,34 @@ def restore(flags: FlagValues, options: dict[str, Any]) -> None:
       flags: of `flags.define_restore_flags`, and `input`, `output`.
       options: those flags that say how to restore.
     """
-    with user_errors():
-        if not flags.input:
-            raise ValueError("--mode=restore needs --input: an image, a folder or a pattern.")
-        if flags.batch_size < 1:
-            raise ValueError(f"--batch_size={flags.batch_size} must be at least 1.")
-        output = pathlib.Path(flags.output or RESTORED)
-        strengths = parse_strengths(options.pop("guidance"))
-        every_task = plan.plan(flags.input, output, flags.format)
-        plan.check_output(output)
-        index, count = jax.process_index(), jax.process_count()
-        if count > 1:
-            # Nothing is shared from here on, so the first to finish must not end the others.
-            jax.distributed.shutdown()
-        devices = jax.local_devices()
-        mesh = None
-        if len(devices) > 1:
-            shape = {"data": -1, "fsdp": 1, "tensor": 1, "spatial": flags.spatial}
-            mesh = sharding.make_mesh(shape, devices)
-        elif flags.spatial != 1:
-            raise ValueError(f"--spatial={flags.spatial}, but there is one device.")
-        restorer = Restorer.load(flags.checkpoint, mesh=mesh, compile_cache=flags.compile_cache)
-        seed = options.pop("seed")
-        restorer.checked_options(guidance=strengths, **options)
-        options |= {
-            "seed": seed,
-            "steps": options["steps"] or restorer.config.eval.steps,
-            "sampler": options["sampler"] or restorer.config.eval.sampler,
-            "guidance": strengths,
-        }
+    if not flags.input:
+        raise UserError("--mode=restore needs --input: an image, a folder or a pattern.")
+    if flags.batch_size < 1:
+        raise UserError(f"--batch_size={flags.batch_size} must be at least 1.")
+    output = pathlib.Path(flags.output or RESTORED)
+    strengths = parse_strengths(options.pop("guidance"))
+    every_task = plan.plan(flags.input, output, flags.format)
+    plan.check_output(output)
+    index, count = jax.process_index(), jax.process_count()
+    if count > 1:
+        # Nothing is shared from here on, so the first to finish must not end the others.
+        jax.distributed.shutdown()
+    devices = jax.local_devices()
+    mesh = None
+    if len(devices) > 1:
+        shape = {"data": -1, "fsdp": 1, "tensor": 1, "spatial": flags.spatial}
+        mesh = sharding.make_mesh(shape, devices)
+    elif flags.spatial != 1:
+        raise UserError(f"--spatial={flags.spatial}, but there is one device.")
+    restorer = Restorer.load(flags.checkpoint, mesh=mesh, compile_cache=flags.compile_cache)
+    seed = options.pop("seed")
+    restorer.checked_options(guidance=strengths, **options)
+    options |= {
+        "seed": seed,
+        "steps": options["steps"] or restorer.config.eval.steps,
+        "sampler": options["sampler"] or restorer.config.eval.sampler,
+        "guidance": strengths,
+    }
     tasks = plan.share(every_task, index, count)
     summary = job.run(
         restorer,
@@ -142,9 +138,8 @@ def export(
     config: ConfigDict, workdir: pathlib.Path, output: str | None, weights_dtype: str
 ) -> None:
     """Publish the averaged weights of the newest checkpoint in `workdir` as one file."""
-    with user_errors():
-        if not output:
-            raise ValueError("--mode=export needs --output=FILE.safetensors.")
+    if not output:
+        raise UserError("--mode=export needs --output=FILE.safetensors.")
     stage, _, state, mesh, _ = experiment.load(config, workdir)
     experiment.publish(stage, state, mesh, pathlib.Path(output), dtype=weights_dtype)
     print(f"Written: {pathlib.Path(output).absolute()}, described in the .json beside it.")
@@ -152,18 +147,17 @@ def export(
 
 def prepare(config: ConfigDict, inputs: Sequence[str], output: str | None, preview: bool) -> None:
     """Write a fixed paired test set from clean photos, or a contact sheet of what would be done."""
-    with user_errors():
-        if len(inputs) != 1 or not output:
-            raise ValueError("--mode=prepare needs one --input (a folder of photos) and --output.")
-        photos = PhotoFolder(inputs[0])
-        target = pathlib.Path(output)
-        if preview:
-            if target.exists():
-                raise ValueError(f"--output={target} exists already; choose another name.")
-            prepared.write_preview(photos, config, target)
-            print(f"Contact sheet: {target.absolute()}")
-            return
-        count = prepared.prepare(photos, config, target)
+    if len(inputs) != 1 or not output:
+        raise UserError("--mode=prepare needs one --input (a folder of photos) and --output.")
+    photos = PhotoFolder(inputs[0])
+    target = pathlib.Path(output)
+    if preview:
+        if target.exists():
+            raise UserError(f"--output={target} exists already; choose another name.")
+        prepared.write_preview(photos, config, target)
+        print(f"Contact sheet: {target.absolute()}")
+        return
+    count = prepared.prepare(photos, config, target)
     print(f"{count} pairs of {photos.summary()}: {target.absolute()}")
 
 
@@ -171,21 +165,20 @@ def convert(
     config: ConfigDict, inputs: Sequence[str], output: str | None, to: str, weights_dtype: str
 ) -> None:
     """Convert weights: PyTorch files to one published file, or such a file to released ones."""
-    with user_errors():
-        if not inputs or not output:
-            raise ValueError("--mode=convert needs --input (one or several) and --output.")
-        if to == "released":
-            if weights_dtype != "float32":
-                raise ValueError(
-                    f"--to=released writes float32; --weights_dtype={weights_dtype} goes with our "
-                    "own format."
-                )
-            if len(inputs) > 1:
-                raise ValueError("--to=released takes one --input: a published .safetensors file.")
-            for path in assemble.export_released(inputs[0], output):
-                print(f"Written: {path.absolute()}")
-            return
-        rows, remarks = assemble.assemble(inputs, output, config, weights_dtype)
+    if not inputs or not output:
+        raise UserError("--mode=convert needs --input (one or several) and --output.")
+    if to == "released":
+        if weights_dtype != "float32":
+            raise UserError(
+                f"--to=released writes float32; --weights_dtype={weights_dtype} goes with our "
+                "own format."
+            )
+        if len(inputs) > 1:
+            raise UserError("--to=released takes one --input: a published .safetensors file.")
+        for path in assemble.export_released(inputs[0], output):
+            print(f"Written: {path.absolute()}")
+        return
+    rows, remarks = assemble.assemble(inputs, output, config, weights_dtype)
     print(assemble.table(rows))
     print("missing 0, unexpected 0, misshapen 0", *remarks, sep="\n")
     print(f"Written: {pathlib.Path(output).absolute()}, described in the .json beside it.")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import replacing
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -135,7 +136,7 @@ def opened(
         with Image.open(source) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise ValueError(f"{width}x{height} is more than {max_pixels} pixels")
+                raise UserError(f"{width}x{height} is more than {max_pixels} pixels")
             yield image
     except MemoryError:
         raise
@@ -160,7 +161,7 @@ def _from_deep_grey(grey: np.ndarray, mode: str) -> np.ndarray:
     grey = grey.astype(np.float64)
     largest = 1.0 if mode == "F" else 65535.0
     if not np.isfinite(grey).all() or grey.max() > 2 * largest:
-        raise ValueError(f"grey values up to {grey.max():g}, expected 0 to {largest:g}")
+        raise UserError(f"grey values up to {grey.max():g}, expected 0 to {largest:g}")
     grey = np.round(np.clip(grey / largest, 0, 1) * 255).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=-1)
 
@@ -182,7 +183,7 @@ def _reason(error: Exception, source: str | os.PathLike | io.BytesIO) -> str:
     text = str(error) or type(error).__name__
     if "truncat" in text.lower() or isinstance(error, EOFError):
         return "truncated"
-    if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
+    if isinstance(error, UserError):
         return text
     return f"damaged ({text})"
 
@@ -219,11 +220,11 @@ def encode(image: Image.Image, suffix: str, **options: Any) -> bytes:
       options: of the format, as for `Image.save`.
 
     Raises:
-      ValueError: a suffix of no format that can be written.
+      UserError: a suffix of no format that can be written.
     """
     kind = Image.registered_extensions().get(suffix.lower())
     if kind not in Image.SAVE:
-        raise ValueError(
+        raise UserError(
             f"{suffix!r} is no image format that can be written; expected one of "
             f"{', '.join(EXTENSIONS)}."
         )

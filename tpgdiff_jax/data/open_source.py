@@ -8,6 +8,7 @@ from tpgdiff_jax.data.records import RecordPairs, RecordPhotos
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import PhotoFolder, Source
 from tpgdiff_jax.data.tfds.sets import TfdsSource
+from tpgdiff_jax.reporting.errors import UserError
 
 # kind -> keys that must be there, keys that may be there ("kind" and "weight" always may).
 _KEYS = {
@@ -45,23 +46,21 @@ def open_source(
       classes: names of the labels of a run, which every source of pairs keeps to.  None: its own.
 
     Raises:
-      ValueError: unknown kind or key, a missing key, or whatever the source finds wrong.
+      UserError: unknown kind or key, a missing key, or whatever the source finds wrong.
     """
     spec = dict(spec.items())  # also takes a ConfigDict
     kind = spec.pop("kind", None)
     if kind not in _KEYS:
-        raise ValueError(f"Data source of kind={kind!r}; expected one of {', '.join(_KEYS)}.")
+        raise UserError(f"Data source of kind={kind!r}; expected one of {', '.join(_KEYS)}.")
     weight = spec.pop("weight", 1.0)
     if not weight > 0:
-        raise ValueError(
-            f"Data source {kind} {spec.get('path')!r}: weight={weight} is not above 0."
-        )
+        raise UserError(f"Data source {kind} {spec.get('path')!r}: weight={weight} is not above 0.")
     needed, optional = _KEYS[kind]
     missing = [key for key in needed if not spec.get(key)]
     unknown = sorted(spec.keys() - {*needed, *optional})
     if missing or unknown:
         problem = f"lacks {missing[0]!r}" if missing else f"has an unknown key {unknown[0]!r}"
-        raise ValueError(
+        raise UserError(
             f"Data source {spec} of kind {kind!r} {problem}; needed: {', '.join(needed)}; "
             f"optional: {', '.join(('weight', *optional))}."
         )

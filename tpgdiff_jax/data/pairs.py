@@ -10,6 +10,7 @@ from typing import Any
 from tpgdiff_jax.data.images import EXTENSIONS, UnreadableImageError, read_rgb
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import Source, image_names, relabelled, scan_sizes, too_small
+from tpgdiff_jax.reporting.errors import UserError
 
 # One trailing group: an underscore and a number (`_3`, `_0.85`) or a word (`_rain`, `_x4`).
 _GROUP = re.compile(r"_[A-Za-z0-9]+(?:[.-][A-Za-z0-9]+)*$")
@@ -108,7 +109,7 @@ class PairFolder(Source):
           class_name: class of the pairs in ROOT/{LQ,GT}; None: the root's own name.
 
         Raises:
-          ValueError: no such folder, another layout, an unknown class, or no usable pair.
+          UserError: no such folder, another layout, an unknown class, or no usable pair.
         """
         super().__init__(root, min_size, cache_mb, report)
         self._root = pathlib.Path(root)
@@ -121,7 +122,7 @@ class PairFolder(Source):
         if not self.pairs:
             bad = self.report.items(self.root)
             why = self.report.describe(bad) if bad else f"no image files ({', '.join(EXTENSIONS)})"
-            raise ValueError(f"{self.root!r} holds no usable pair: {why}")
+            raise UserError(f"{self.root!r} holds no usable pair: {why}")
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -142,7 +143,7 @@ class PairFolder(Source):
     def _class_folders(self, class_name: str | None) -> dict[str, pathlib.Path]:
         """Return class -> the folder that holds its LQ and GT."""
         if not self._root.is_dir():
-            raise ValueError(f"Folder of pairs {self.root!r} does not exist or is no folder.")
+            raise UserError(f"Folder of pairs {self.root!r} does not exist or is no folder.")
         if _holds_pairs(self._root):
             return {class_name or self._root.resolve().name: self._root}
         below = sorted(p for p in self._root.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -153,7 +154,7 @@ class PairFolder(Source):
                 self._skip(path, "a folder without LQ and GT")
         if not folders:
             listing = ", ".join(sorted(p.name for p in self._root.iterdir())[:10]) or "nothing"
-            raise ValueError(
+            raise UserError(
                 f"Folder of pairs {self.root!r} holds neither LQ and GT nor CLASS/LQ and CLASS/GT, "
                 f"but {listing}; arrange the images like this."
             )

@@ -18,6 +18,7 @@ from PIL import Image
 
 from tpgdiff_jax.data.degradations.mix import Mixture, Recipe, degrade
 from tpgdiff_jax.data.tone import dark_photo, random_tone, soft_photo, vivid_photo
+from tpgdiff_jax.reporting.errors import UserError
 
 # Degradations that a soft photo could be mistaken for.
 BLURS = ("blur", "defocus", "motion_blur")
@@ -124,7 +125,7 @@ class MakeExample(grain.transforms.MapWithIndex):
                 return found
             rng = np.random.default_rng([self.seed, index, attempt])
             number = int(rng.integers(len(source)))
-        raise ValueError(
+        raise UserError(
             f"{source!r}: {_MOST_REPLACED} images in a row cannot be read or are smaller than "
             f"data.crop_size={self.crop_size}."
         )
@@ -244,15 +245,15 @@ def training_batches(
       severity: int32 [b, K], recipe_seed: int32 [b]}, b = batch_size / process_count.
 
     Raises:
-      ValueError: the batch cannot be divided among the processes, or a source's class is none of
+      UserError: the batch cannot be divided among the processes, or a source's class is none of
         the degradations.
     """
     if batch_size % process_count:
-        raise ValueError(
+        raise UserError(
             f"data.batch_size={batch_size} cannot be divided among {process_count} processes."
         )
     if mixture.clean_share and not multi_hot:
-        raise ValueError("data.clean_share: a clean example has no class; use multi-hot labels.")
+        raise UserError("data.clean_share: a clean example has no class; use multi-hot labels.")
     _check_classes(sources, mixture)
     make = MakeExample(
         sources=tuple(sources),
@@ -310,7 +311,7 @@ def _check_classes(sources, mixture: Mixture) -> None:
     for source in sources:
         unknown = [name for name in getattr(source, "classes", ()) if name not in mixture.names]
         if unknown:
-            raise ValueError(
+            raise UserError(
                 f"{source!r} has pairs of {', '.join(unknown)}, which data.degradations lacks: "
                 f"{', '.join(mixture.names)}. Add them there, or rename the folders."
             )

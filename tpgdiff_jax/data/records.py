@@ -25,6 +25,7 @@ import numpy as np
 from tpgdiff_jax.data.images import UnreadableImageError, decode_rgb, encode_png
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import Source, relabelled
+from tpgdiff_jax.reporting.errors import UserError
 
 _IMAGE_KEYS = (("image",), ("lq", "gt"))
 _OPTIONS = "group_size:1"  # each record is readable by itself, and has its own checksum
@@ -46,7 +47,7 @@ def write_records(
       the number of records.
 
     Raises:
-      ValueError: no examples, or one that lacks something; nothing is left behind.
+      UserError: no examples, or one that lacks something; nothing is left behind.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +59,7 @@ def write_records(
                 writer.write(_pack(example, classes, path))
                 count += 1
         if not count:
-            raise ValueError(f"{path}: there are no examples to write.")
+            raise UserError(f"{path}: there are no examples to write.")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -99,7 +100,7 @@ class _Records(Source):
           classes: fixes the labels' order; must name every stored class.  None: as stored.
 
         Raises:
-          ValueError: no such file, a damaged one, or one with another kind of records.
+          UserError: no such file, a damaged one, or one with another kind of records.
         """
         files = _record_files(paths)
         root = paths if isinstance(paths, str | os.PathLike) else os.path.commonpath(files)
@@ -145,7 +146,7 @@ class _Records(Source):
         try:
             record = _msgpack().unpackb(self._data[index])
             if not {"name", "images", "label", "classes", "recipe"} <= record.keys():
-                raise ValueError("another kind of record")
+                raise UserError("another kind of record")
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).partition(" (")[0].partition(";")[0] or type(error).__name__
             raise UnreadableImageError(self._file(index), f"damaged record: {reason}") from error
@@ -161,16 +162,16 @@ class _Records(Source):
         for file, start, end in zip(self._files, [0, *self._ends], self._ends, strict=False):
             record = next(filter(None, map(self._readable, range(start, end))), None)
             if record is None:
-                raise ValueError(f"{file}: not one record can be read; write the file anew.")
+                raise UserError(f"{file}: not one record can be read; write the file anew.")
             if not set(self.keys) <= record["images"].keys():
                 kind = "record_pairs" if "lq" in record["images"] else "record_photos"
-                raise ValueError(
+                raise UserError(
                     f"{file} holds {'/'.join(record['images'])}, expected {'/'.join(self.keys)}; "
                     f"open it as {kind}."
                 )
             classes = tuple(record["classes"])
             if known is not None and classes != known:
-                raise ValueError(
+                raise UserError(
                     f"{file} has the classes {list(classes)}, {self._files[0]} has {list(known)}; "
                     "open them as separate sources or write them anew."
                 )
@@ -213,13 +214,13 @@ def _pack(example: Mapping[str, Any], classes: Sequence[str], path: pathlib.Path
     name = example.get("name")
     keys = next((keys for keys in _IMAGE_KEYS if set(keys) <= example.keys()), None)
     if not isinstance(name, str) or keys is None:
-        raise ValueError(
+        raise UserError(
             f"{path}: an example needs 'name' (text) and 'image', or 'lq' and 'gt'; got "
             f"{sorted(example)} with name {name!r}."
         )
     label = int(example.get("label", 0))
     if classes and not 0 <= label < len(classes):
-        raise ValueError(f"{path}: {name} has label {label}, but there are {len(classes)} classes.")
+        raise UserError(f"{path}: {name} has label {label}, but there are {len(classes)} classes.")
     recipe = example.get("recipe")
     record = {
         "name": name,
@@ -248,7 +249,7 @@ def _record_files(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> lis
         files = sorted(glob.glob(os.fspath(paths)))
     missing = [file for file in files if not os.path.isfile(file)]
     if missing or not files:
-        raise ValueError(
+        raise UserError(
             f"No ArrayRecord file {str(missing[0] if missing else paths)!r}; name a file, a "
             "pattern, or a folder of *.array_record files."
         )
@@ -263,7 +264,7 @@ def _count(file: str) -> int:
         finally:
             reader.close()
     except RuntimeError as error:
-        raise ValueError(
+        raise UserError(
             f"{file} is no ArrayRecord file or incomplete ({error}); write it anew."
         ) from error
 

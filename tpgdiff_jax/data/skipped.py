@@ -11,6 +11,7 @@ from typing import IO
 
 from absl import logging
 
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
 
 _NAMED = 5  # so many files are named in a text
@@ -113,11 +114,11 @@ class SkipReport:
           max_share: largest tolerable share of bad files, from 0 to 1.
 
         Raises:
-          ValueError: more than that share is bad.
+          UserError: more than that share is bad.
         """
         bad = self.items()
         if len(bad) > max_share * total:
-            raise ValueError(
+            raise UserError(
                 f"{_grouped(len(bad))} of {_grouped(total)} files are unusable, more than "
                 f"data.max_bad_share={max_share:g} allows: {self.describe(bad)}.  Repair or "
                 "remove them, or raise data.max_bad_share."

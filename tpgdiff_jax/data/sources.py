@@ -20,6 +20,7 @@ from absl import logging
 
 from tpgdiff_jax.data.images import EXTENSIONS, UnreadableImageError, read_rgb, read_size
 from tpgdiff_jax.data.skipped import SkipReport
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
 
 _SCAN_THREADS = 8  # headers are read in parallel: on network drives each waits
@@ -79,7 +80,7 @@ class Source(abc.ABC):
 
         Raises:
           IndexError: no such element.
-          ValueError: not one element of the source can be used.
+          UserError: not one element of the source can be used.
         """
         index = range(len(self))[index]
         if index in self._bad:
@@ -136,7 +137,7 @@ class Source(abc.ABC):
         with self._lock:
             self._bad.add(index)
             if len(self._bad) == len(self):  # grain would look for a good one for ever
-                raise ValueError(
+                raise UserError(
                     f"None of the {len(self)} {self.unit} in {self.root!r} is usable: "
                     f"{self.report.describe(self.report.items(self.root))}"
                 )
@@ -179,16 +180,16 @@ class PhotoFolder(Source):
           report: where bad files are listed; None starts a new list.
 
         Raises:
-          ValueError: no such folder, or no usable photo in it; says what was found instead.
+          UserError: no such folder, or no usable photo in it; says what was found instead.
         """
         super().__init__(folder, min_size, cache_mb, report)
         self.folder = pathlib.Path(folder)
         if not self.folder.is_dir():
-            raise ValueError(f"Photo folder {self.root!r} does not exist or is no folder.")
+            raise UserError(f"Photo folder {self.root!r} does not exist or is no folder.")
         found = [self.folder / name for name in image_names(self.folder)]
         self.found = len(found)
         if not found:
-            raise ValueError(
+            raise UserError(
                 f"Photo folder {self.root!r} holds no image files ({', '.join(EXTENSIONS)}); put "
                 "photos there or name another folder."
             )
@@ -200,7 +201,7 @@ class PhotoFolder(Source):
             else:
                 self.paths.append(path)
         if not self.paths:
-            raise ValueError(
+            raise UserError(
                 f"None of the {len(found)} image files in {self.root!r} is usable: "
                 f"{self.report.describe(self.report.items(self.root))}"
             )
@@ -335,12 +336,12 @@ def relabelled(
       names of the classes, and stored label -> label.
 
     Raises:
-      ValueError: a stored class is not among those wanted.
+      UserError: a stored class is not among those wanted.
     """
     classes = tuple(stored if wanted is None else wanted)
     unknown = [name for name in stored if name not in classes]
     if unknown:
-        raise ValueError(
+        raise UserError(
             f"{root!r} holds pairs of class {unknown[0]!r}, which is not among {list(classes)}; "
             "add it to the classes."
         )

@@ -11,6 +11,7 @@ from tpgdiff_jax.data.open_source import open_source
 from tpgdiff_jax.data.pipeline import fingerprint
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import Source
+from tpgdiff_jax.reporting.errors import UserError
 
 _SPEC = re.compile(
     r"(?P<kind>\w+):(?P<path>.+?)(?:::(?P<name>[^@*]+))?(?:@(?P<split>[^@*]+))?"
@@ -39,7 +40,7 @@ class TrainingData:
         return "; ".join(source.summary() for source in self.sources)
 
     def check(self, max_bad_share: float) -> None:
-        """Raise ValueError when too large a share of the files is bad."""
+        """Raise UserError when too large a share of the files is bad."""
         self.report.check(sum(source.found for source in self.sources), max_bad_share)
 
 
@@ -53,11 +54,11 @@ def parse_source(text: str) -> dict[str, Any]:
       {"kind", "path"} and, where given, {"name", "split", "weight"}; see `open_source`.
 
     Raises:
-      ValueError: another form.
+      UserError: another form.
     """
     match = _SPEC.fullmatch(text)
     if match is None:
-        raise ValueError(
+        raise UserError(
             f"data.train_sources: {text!r} is not of the form KIND:PATH[::NAME][@SPLIT][*WEIGHT]."
         )
     spec = {key: value for key, value in match.groupdict().items() if value is not None}
@@ -74,20 +75,20 @@ def open_training_data(config: ConfigDict, report_path: pathlib.Path | None) -> 
       report_path: file in which all processes of this machine list bad files.
 
     Raises:
-      ValueError: no source is named, or one cannot be opened.
+      UserError: no source is named, or one cannot be opened.
     """
     data = config.data
     specs = [parse_source(text) for text in data.train_sources]
     if data.train_folder:
         specs.insert(0, {"kind": "photos", "path": data.train_folder})
     if not specs:
-        raise ValueError(
+        raise UserError(
             "config.data.train_folder and config.data.train_sources are empty; name a folder of "
             "clean photos."
         )
     given = [spec.pop("weight", None) for spec in specs]
     if any(given) and not all(given):
-        raise ValueError("data.train_sources: give every source a weight (*NUMBER), or none.")
+        raise UserError("data.train_sources: give every source a weight (*NUMBER), or none.")
     report = SkipReport(report_path)
     report.clear()
     sources = tuple(

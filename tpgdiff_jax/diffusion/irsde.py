@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tpgdiff_jax.reporting.errors import UserError
+
 SCHEDULES = ("cosine", "linear", "constant")
 
 # The released program floors the variance of the optimum step, which is exactly zero at t = 1.
@@ -32,7 +34,7 @@ def theta_schedule(schedule: str, steps: int) -> np.ndarray:
       float64 [T + 1], non-negative.
 
     Raises:
-      ValueError: the schedule's name is unknown.
+      UserError: the schedule's name is unknown.
     """
     if schedule == "constant":
         return np.ones(steps + 1)
@@ -47,7 +49,7 @@ def theta_schedule(schedule: str, steps: int) -> np.ndarray:
         cosine = np.cos((fraction + offset) / (1 + offset) * math.pi / 2)
         alpha_bar = _round32(cosine) ** 2
         return (1 - alpha_bar / alpha_bar[0])[1:-1].astype(np.float64)
-    raise ValueError(
+    raise UserError(
         f"diffusion.schedule={schedule!r} is unknown; expected one of {', '.join(SCHEDULES)}."
     )
 
@@ -81,11 +83,11 @@ class IRSDE:
         for name in ("num_steps", "sample_steps"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | np.integer) and value >= 1):
-                raise ValueError(f"diffusion.{name}={value!r} must be a whole number, at least 1.")
+                raise UserError(f"diffusion.{name}={value!r} must be a whole number, at least 1.")
         if not 0 < self.eps < 1:
-            raise ValueError(f"diffusion.eps={self.eps} must lie between 0 and 1.")
+            raise UserError(f"diffusion.eps={self.eps} must lie between 0 and 1.")
         if not 0 < self.max_sigma < math.inf:
-            raise ValueError(f"diffusion.max_sigma={self.max_sigma} must be positive and finite.")
+            raise UserError(f"diffusion.max_sigma={self.max_sigma} must be positive and finite.")
 
     # Tables: float64 on the host, so that few-step coefficients lose nothing; [steps + 1] each.
     # Two of them pass through float32 where the released program rounds numbers close to 1: the

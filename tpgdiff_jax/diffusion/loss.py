@@ -6,6 +6,7 @@ import numpy as np
 
 from tpgdiff_jax.diffusion import prediction as predictions
 from tpgdiff_jax.diffusion.irsde import IRSDE
+from tpgdiff_jax.reporting.errors import UserError
 
 DISTANCES = ("l1", "l2", "log_l2")
 # Of log_l2: crops restored better than this mean square error (45 dB) hardly count any more.
@@ -39,10 +40,10 @@ def sample_times(
       int32 [B] in 1..T.
 
     Raises:
-      ValueError: `power` is not positive.
+      UserError: `power` is not positive.
     """
     if not power > 0:
-        raise ValueError(f"loss.time_power={power} must be positive.")
+        raise UserError(f"loss.time_power={power} must be positive.")
     uniform = jax.random.uniform(key, (batch,))
     # One draw decides both: below the share it means T, above it is spread out again.
     spread = (uniform - first_step_share) / (1 - first_step_share) if first_step_share < 1 else 1.0
@@ -60,7 +61,7 @@ def time_weights(sde: IRSDE, t: jax.Array, weighting: str) -> jax.Array:
         (Hang et al., arXiv 2303.09556), so that noisy, nearly hopeless times count less.
 
     Raises:
-      ValueError: an unknown weighting.
+      UserError: an unknown weighting.
     """
     if weighting == "uniform":
         return jnp.ones(t.shape, jnp.float32)
@@ -68,7 +69,7 @@ def time_weights(sde: IRSDE, t: jax.Array, weighting: str) -> jax.Array:
         a = np.asarray(sde.decays, np.float64)
         snr = np.square(a) / np.maximum(1 - np.square(a), 1e-12)
         return jnp.asarray(np.minimum(snr, _MOST_SNR) / _MOST_SNR, jnp.float32)[t]
-    raise ValueError(
+    raise UserError(
         f"loss.time_weighting={weighting!r} is unknown; expected one of "
         f"{', '.join(TIME_WEIGHTINGS)}."
     )
@@ -117,10 +118,10 @@ def diffusion_loss(
       float32 [B], the mean distance over pixels and channels (of `log_l2`, its logarithm).
 
     Raises:
-      ValueError: an unknown prediction, objective or distance.
+      UserError: an unknown prediction, objective or distance.
     """
     if distance not in DISTANCES:
-        raise ValueError(
+        raise UserError(
             f"loss.distance={distance!r} is unknown; expected one of {', '.join(DISTANCES)}."
         )
     a = jnp.asarray(sde.decays, jnp.float32)[t].reshape(-1, 1, 1, 1)
@@ -133,7 +134,7 @@ def diffusion_loss(
     elif objective == "residual":
         error = predictions.to_residual(prediction, output, y, a, sde.stationary_std) - (x0 - mu)
     else:
-        raise ValueError(
+        raise UserError(
             f"loss.objective={objective!r} is unknown; expected one of {', '.join(OBJECTIVES)}."
         )
     error = jnp.abs(error) if distance == "l1" else jnp.square(error)

@@ -13,13 +13,15 @@ All three carry the same information: q = (y - s z) / a = S (a y / S - r v).
 import jax
 import jax.numpy as jnp
 
+from tpgdiff_jax.reporting.errors import UserError
+
 PREDICTIONS = ("noise", "x0", "v")
 
 
 def check_prediction(prediction: str) -> None:
-    """Raise ValueError unless `prediction` is one of `PREDICTIONS`."""
+    """Raise UserError unless `prediction` is one of `PREDICTIONS`."""
     if prediction not in PREDICTIONS:
-        raise ValueError(
+        raise UserError(
             f"model.prediction={prediction!r} is unknown; expected one of {', '.join(PREDICTIONS)}."
         )
 

@@ -20,12 +20,13 @@ import numpy as np
 
 from tpgdiff_jax.diffusion import prediction as predictions
 from tpgdiff_jax.diffusion.irsde import IRSDE
+from tpgdiff_jax.reporting.errors import UserError
 
 SAMPLERS = ("posterior", "sde2", "ode1", "ode2", "euler_sde", "euler_ode")
 
 
 def check_sampler(name: str, sde: IRSDE, steps: int | None) -> int:
-    """Return the number of network calls, or raise ValueError naming what does not fit.
+    """Return the number of network calls, or raise UserError naming what does not fit.
 
     Args:
       name: one of `SAMPLERS`.
@@ -33,12 +34,12 @@ def check_sampler(name: str, sde: IRSDE, steps: int | None) -> int:
       steps: number of steps asked for; None means all of the SDE's.
     """
     if name not in SAMPLERS:
-        raise ValueError(f"sampler={name!r} is unknown; expected one of {', '.join(SAMPLERS)}.")
+        raise UserError(f"sampler={name!r} is unknown; expected one of {', '.join(SAMPLERS)}.")
     steps = sde.steps if steps is None else steps
     if steps != int(steps) or steps < 1:
-        raise ValueError(f"steps={steps} must be a whole number, at least 1.")
+        raise UserError(f"steps={steps} must be a whole number, at least 1.")
     if name.startswith("euler") and steps != sde.steps:
-        raise ValueError(
+        raise UserError(
             f"sampler={name!r} takes the SDE's own {sde.steps} steps, not {steps}; "
             "use 'posterior' or an 'ode' sampler for fewer."
         )
@@ -152,7 +153,7 @@ def sample(
       float32 [B, H, W, 3], the restored images, unclamped at the end.
 
     Raises:
-      ValueError: unknown sampler or prediction, a step count the sampler cannot take, or `noises`
+      UserError: unknown sampler or prediction, a step count the sampler cannot take, or `noises`
         with times that are not whole.
     """
     predictions.check_prediction(prediction)

@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tpgdiff_jax.reporting.errors import UserError
+
 
 def batch_sharding(mesh: Mesh, ndim: int, *, split_rows: bool = True) -> NamedSharding:
     """Return the sharding of a batch.
@@ -27,7 +29,7 @@ def batch_sharding(mesh: Mesh, ndim: int, *, split_rows: bool = True) -> NamedSh
 def check_batch(
     mesh: Mesh, batch_size: int, height: int, *, accumulate: int = 1, prefix: str = ""
 ) -> None:
-    """Raise ValueError unless batch and rows divide over the mesh; shows the arithmetic.
+    """Raise UserError unless batch and rows divide over the mesh; shows the arithmetic.
 
     Args:
       mesh: the mesh.
@@ -40,12 +42,12 @@ def check_batch(
     product = f"the mesh's data x fsdp = {_product(mesh)} = {examples} devices"
     if batch_size % (examples * accumulate):
         times = f"{prefix}optim.accumulate={accumulate} times " if accumulate > 1 else ""
-        raise ValueError(
+        raise UserError(
             f"config.{prefix}data.batch_size={batch_size} is no multiple of {times}{product}."
         )
     spatial = mesh.shape["spatial"]
     if height % spatial:
-        raise ValueError(
+        raise UserError(
             f"config.{prefix}data.crop_size={height} is no multiple of the mesh's spatial = "
             f"{spatial} devices."
         )
@@ -53,7 +55,7 @@ def check_batch(
 
 
 def check_rows(mesh: Mesh, shrinking: Iterable[tuple[str, int, str, int]]) -> None:
-    """Raise ValueError unless each device keeps whole rows of every network's coarsest map.
+    """Raise UserError unless each device keeps whole rows of every network's coarsest map.
 
     Args:
       mesh: the mesh; with `spatial` of 1 everything is legal.
@@ -62,7 +64,7 @@ def check_rows(mesh: Mesh, shrinking: Iterable[tuple[str, int, str, int]]) -> No
     spatial = mesh.shape["spatial"]
     for key, rows, network, factor in shrinking if spatial > 1 else ():
         if rows % (spatial * factor):
-            raise ValueError(
+            raise UserError(
                 f"config.{key}={rows}: {network} shrinks rows {factor}-fold, and mesh.spatial="
                 f"{spatial} devices share what is left, so it must be a multiple of {factor} x "
                 f"{spatial} = {factor * spatial}; change it or lower mesh.spatial."
@@ -78,7 +80,7 @@ def process_share(mesh: Mesh) -> tuple[int, int]:
       (index, count): share `index` of `count` equal, consecutive shares.
 
     Raises:
-      ValueError: the mesh cuts through the processes in a way that leaves no equal shares.
+      UserError: the mesh cuts through the processes in a way that leaves no equal shares.
     """
     parts = mesh.devices.reshape(_parts(mesh), -1)
     owners = [[device.process_index for device in part] for part in parts]
@@ -92,7 +94,7 @@ def shares(owners: list[list[int]]) -> dict[int, tuple[int, int]]:
       owners: for each part of the batch, the processes of the devices that hold it.
 
     Raises:
-      ValueError: as in `process_share`.
+      UserError: as in `process_share`.
     """
     held: dict[int, list[int]] = {}
     for part, processes in enumerate(owners):
@@ -102,7 +104,7 @@ def shares(owners: list[list[int]]) -> dict[int, tuple[int, int]]:
     length = len(blocks[0])
     if blocks != [tuple(range(i, i + length)) for i in range(0, len(owners), length)]:
         listed = "; ".join(f"process {process}: {parts}" for process, parts in held.items())
-        raise ValueError(
+        raise UserError(
             f"config.mesh: data x fsdp cuts the batch into {len(owners)} parts, which fall on the "
             f"processes' devices as {listed}. Every process must hold a block of its own or share "
             "a whole block with others; choose data x fsdp as a multiple or a divisor of the "

@@ -7,6 +7,8 @@ parameter's path decides.  This file needs no JAX, so that a configuration can n
 import re
 from collections.abc import Sequence
 
+from tpgdiff_jax.reporting.errors import UserError
+
 # `fsdp` splits a tensor's largest axis that divides; `tensor` its output channels, the last axis,
 # so that every sum over input channels stays on one device; `tensor+fsdp` splits both.
 TACTICS = ("replicate", "fsdp", "tensor", "tensor+fsdp")
@@ -31,28 +33,28 @@ Rule = tuple[str, str] | tuple[str, str, int]
 
 
 def check_rules(rules: Sequence[Rule]) -> None:
-    """Raise ValueError unless every rule has a valid regex, a known tactic and a sensible size."""
+    """Raise UserError unless every rule has a valid regex, a known tactic and a sensible size."""
     for rule in rules:
         if len(rule) not in (2, 3):
-            raise ValueError(
+            raise UserError(
                 f"config.sharding: {rule!r} must be (regex, tactic) or (regex, tactic, least "
                 "elements)."
             )
         pattern, tactic, least = full_rule(rule)
         if tactic not in TACTICS:
-            raise ValueError(
+            raise UserError(
                 f"config.sharding: tactic {tactic!r} of {pattern!r} is unknown; expected one of "
                 f"{', '.join(TACTICS)}."
             )
         if not isinstance(least, int) or least < 0:
-            raise ValueError(
+            raise UserError(
                 f"config.sharding: {least!r} elements of {pattern!r}: expected a whole number, "
                 "zero or more."
             )
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"config.sharding: {pattern!r} is no regex: {error}.") from error
+            raise UserError(f"config.sharding: {pattern!r} is no regex: {error}.") from error
 
 
 def full_rule(rule: Rule) -> tuple[str, str, int]:

@@ -15,6 +15,7 @@ from absl import logging
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tpgdiff_jax.distributed.rules import DEFAULT_RULES, Rule, check_rules, full_rule
+from tpgdiff_jax.reporting.errors import UserError
 
 AXES = ("data", "fsdp", "tensor", "spatial")
 
@@ -30,24 +31,24 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
       a mesh with automatic axes.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices; shows the arithmetic.
+      UserError: the sizes do not multiply to the number of devices; shows the arithmetic.
     """
     devices = jax.devices() if devices is None else devices
     shape = [int(sizes[axis]) for axis in AXES]
     asked = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, shape, strict=True))
     if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
-        raise ValueError(f"config.mesh: {asked}: sizes must be positive, at most one may be -1.")
+        raise UserError(f"config.mesh: {asked}: sizes must be positive, at most one may be -1.")
     known = math.prod(size for size in shape if size != -1)
     count = len(devices)
     if -1 in shape and count % known:
-        raise ValueError(
+        raise UserError(
             f"config.mesh: {asked}: {count} devices are at hand, and {count} / {known} is no whole "
             "number, so nothing fits in the place of -1."
         )
     if -1 in shape:
         shape[shape.index(-1)] = count // known
     if math.prod(shape) != count:
-        raise ValueError(
+        raise UserError(
             f"config.mesh: {asked} makes {math.prod(shape)}, but {count} devices are at hand; the "
             "sizes must multiply to that number (-1 takes the rest)."
         )
@@ -79,7 +80,7 @@ def infer_shardings(
       the same tree of `NamedSharding`.
 
     Raises:
-      ValueError: a rule is wrong, or no rule matches a leaf.
+      UserError: a rule is wrong, or no rule matches a leaf.
     """
     check_rules(rules)
     used: set[str] = set()
@@ -91,7 +92,7 @@ def infer_shardings(
                 spec = _spec(leaf.shape, mesh, tactic, least)
                 used.update(axis for axis in spec if axis)
                 return NamedSharding(mesh, spec)
-        raise ValueError(f"config.sharding: no rule matches {name!r}; add ('.*', 'replicate').")
+        raise UserError(f"config.sharding: no rule matches {name!r}; add ('.*', 'replicate').")
 
     shardings = jax.tree_util.tree_map_with_path(choose, tree)
     if warn_if_idle and jax.tree.leaves(tree):

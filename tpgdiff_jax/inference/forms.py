@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from tpgdiff_jax.inference.files import read_picture
+from tpgdiff_jax.reporting.errors import UserError
 
 _SHAPES = "[H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
 _COLOUR_MODES = ("L", "LA", "RGB", "RGBA", "P")  # of others the ICC profile no longer fits
@@ -80,7 +81,7 @@ class Restored:
     def deviation_picture(self) -> np.ndarray:
         """Return the deviation as a grey picture, uint8 [H, W]: white is 0.1 or more."""
         if self.deviation is None:
-            raise ValueError("The deviation needs several samples; restore with samples=2 or more.")
+            raise UserError("The deviation needs several samples; restore with samples=2 or more.")
         return np.round(np.clip(self.deviation / _DEVIATION_WHITE, 0, 1) * 255).astype(np.uint8)
 
 
@@ -92,7 +93,7 @@ def form_of_any(image: Any) -> Form:
         are turned upright, as their EXIF orientation says.
 
     Raises:
-      ValueError: as `form_of`.
+      UserError: as `form_of`.
       UnreadableImageError: a path that is no image.
     """
     if isinstance(image, Form):
@@ -137,18 +138,18 @@ def form_of(array: np.ndarray) -> Form:
       array: uint8, uint16, or float in [0, 1]; [H, W], [H, W, 1], [H, W, 3] or [H, W, 4].
 
     Raises:
-      ValueError: another shape or type, no pixels, or values that are not finite or far outside.
+      UserError: another shape or type, no pixels, or values that are not finite or far outside.
     """
     good_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
     if not good_shape or array.size == 0:
-        raise ValueError(f"An image of shape {array.shape} was given; expected {_SHAPES}.")
+        raise UserError(f"An image of shape {array.shape} was given; expected {_SHAPES}.")
     is_float = np.issubdtype(array.dtype, np.floating)
     if not is_float and array.dtype.name not in _SCALES:
-        raise ValueError(
+        raise UserError(
             f"An image of type {array.dtype} was given; expected uint8, uint16 or float in [0, 1]."
         )
     if is_float and not (np.isfinite(array).all() and array.min() >= -0.01 and array.max() <= 1.01):
-        raise ValueError("A float image with values outside [0, 1], or not finite, was given.")
+        raise UserError("A float image with values outside [0, 1], or not finite, was given.")
     colours = array.reshape(*array.shape[:2], -1)
     alpha = colours[..., 3:] if colours.shape[-1] == 4 else None
     rgb = colours[..., :3].astype(np.float32) / (1 if is_float else _SCALES[array.dtype.name])

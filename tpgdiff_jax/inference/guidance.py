@@ -15,6 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.priors import Priors
+from tpgdiff_jax.reporting.errors import UserError
 
 BRANCHES = ("degradation", "semantic", "structure")
 AS_TRAINED = (1.0, 1.0, 1.0)
@@ -28,22 +29,22 @@ def check_strengths(strengths: Mapping[str, float] | None, config: ConfigDict) -
       config: what the weights were trained with.
 
     Raises:
-      ValueError: an unknown branch, a negative or infinite strength, a branch that the network was
+      UserError: an unknown branch, a negative or infinite strength, a branch that the network was
         built without, or one that cannot be made weaker or stronger since the network never
         learned to do without it.
     """
     strengths = dict(strengths or {})
     for name, strength in strengths.items():
         if name not in BRANCHES:
-            raise ValueError(f"guidance: {name!r} is no branch; expected {', '.join(BRANCHES)}.")
+            raise UserError(f"guidance: {name!r} is no branch; expected {', '.join(BRANCHES)}.")
         if not 0 <= strength < float("inf"):
-            raise ValueError(f"guidance: {name}={strength} must be 0 or more, and finite.")
+            raise UserError(f"guidance: {name}={strength} must be 0 or more, and finite.")
         if strength != 1 and not config.model[f"use_{name}"]:
-            raise ValueError(
+            raise UserError(
                 f"guidance: {name}={strength}, but these weights have no {name} branch."
             )
         if strength not in (0, 1) and not config.model.get(f"dropout_{name}", 0.0):
-            raise ValueError(
+            raise UserError(
                 f"guidance: {name}={strength} needs weights that were trained with "
                 f"config.model.dropout_{name} above 0; here use 1 (as trained) or 0 (without)."
             )

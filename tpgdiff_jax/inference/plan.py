@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from tpgdiff_jax.data.images import EXTENSIONS
 from tpgdiff_jax.data.sources import image_names, is_below_itself
+from tpgdiff_jax.reporting.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +38,11 @@ def plan(inputs: Sequence[str], output: pathlib.Path, suffix: str = ".png") -> l
       tasks in the order of their results' names.
 
     Raises:
-      ValueError: an input that matches nothing, an unknown format, two files with one result, a
+      UserError: an input that matches nothing, an unknown format, two files with one result, a
         result outside `output`, or inputs and results in one folder.
     """
     if suffix.lower() not in EXTENSIONS:
-        raise ValueError(f"--format={suffix!r}: expected one of {', '.join(EXTENSIONS)}.")
+        raise UserError(f"--format={suffix!r}: expected one of {', '.join(EXTENSIONS)}.")
     tasks: dict[pathlib.Path, Task] = {}
     results = output.resolve()
     for text in inputs:
@@ -49,18 +50,18 @@ def plan(inputs: Sequence[str], output: pathlib.Path, suffix: str = ".png") -> l
             task = Task(root / name, output / pathlib.Path(name).with_suffix(suffix))
             # Of the folder: a result that is a link itself would be replaced, not followed.
             if not task.target.parent.resolve().is_relative_to(results):
-                raise ValueError(
+                raise UserError(
                     f"--input={text}: the result of {task.source} would be {task.target}, which "
                     f"lies outside --output={output}; name the inputs without '..' behind a "
                     "wildcard, and keep links to other folders out of --output."
                 )
             if task.target.resolve() == task.source.resolve():
-                raise ValueError(
+                raise UserError(
                     f"{task.source} would be its own result; choose another --output or --format."
                 )
             other = tasks.setdefault(task.target, task)
             if other.source != task.source:
-                raise ValueError(
+                raise UserError(
                     f"{other.source} and {task.source} would both become {task.target}; "
                     "restore them into different folders."
                 )
@@ -75,13 +76,13 @@ def _files(text: str, output: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]
         return
     if path.is_dir():
         if path.resolve() == output.resolve():
-            raise ValueError(
+            raise UserError(
                 f"--input={text} and --output are one folder; results would be taken for inputs "
                 "the next time. Choose another --output."
             )
         names = _without_results(path, image_names(path), output)
         if not names:
-            raise ValueError(f"--input={text}: the folder holds no image files.")
+            raise UserError(f"--input={text}: the folder holds no image files.")
         yield from ((path, name) for name in names)
         return
     matches = sorted(name for name in glob.glob(text, recursive=True) if os.path.isfile(name))
@@ -92,7 +93,7 @@ def _files(text: str, output: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]
     names = _without_results(root, names, output)
     if not names:
         besides = " besides results of --output" if matches else ""
-        raise ValueError(f"--input={text} is no file, no folder, and matches nothing{besides}.")
+        raise UserError(f"--input={text} is no file, no folder, and matches nothing{besides}.")
     yield from ((root, name) for name in names)
 
 
@@ -121,13 +122,13 @@ def check_output(output: pathlib.Path) -> None:
     """Make the folder results go to.
 
     Raises:
-      ValueError: it cannot be made or written to.
+      UserError: it cannot be made or written to.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output, prefix=".") as file:
             file.write(b"x")
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"--output={output} cannot be written ({error.strerror}); choose another folder."
         ) from error

@@ -22,6 +22,7 @@ from tpgdiff_jax.inference.guidance import check_strengths
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.precision import use_precision
 from tpgdiff_jax.priors.degradation import class_probabilities, verdict
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs.load import load_suited
 
 NOT_FINITE = "its restoration is not finite (damaged weights?); try another sampler or more steps"
@@ -86,7 +87,7 @@ class Restorer:
           dtype: of the computation; see `checkpoints.default.load_suited`.
 
         Raises:
-          ValueError: no such file, a damaged one, one of another version, or one that holds no
+          UserError: no such file, a damaged one, one of another version, or one that holds no
             whole system.
         """
         if isinstance(mesh, Mapping):
@@ -111,7 +112,7 @@ class Restorer:
           back upright: an EXIF orientation is applied first.
 
         Raises:
-          ValueError: an array of another shape or type, or an option that does not fit.
+          UserError: an array of another shape or type, or an option that does not fit.
           UnreadableImageError: a path that is no image.
         """
         one = not isinstance(images, list | tuple)
@@ -162,7 +163,7 @@ class Restorer:
           strict: raise where a result is not finite; else None stands in its place.
 
         Raises:
-          ValueError: as `__call__`; or a result is not finite, as of damaged weights.
+          UserError: as `__call__`; or a result is not finite, as of damaged weights.
           UnreadableImageError: as `__call__`.
         """
         options = self.checked_options(
@@ -178,7 +179,7 @@ class Restorer:
             for index, restored in zip(chosen, batch, strict=True):
                 if restored is None and strict:
                     name = forms[index].name or f"image {index}"
-                    raise ValueError(f"{name}: {NOT_FINITE}")
+                    raise UserError(f"{name}: {NOT_FINITE}")
                 results[index] = restored
         return results
 
@@ -196,13 +197,13 @@ class Restorer:
         """Fill in what the weights decide and check the rest; see `restore_all`.
 
         Raises:
-          ValueError: an option that does not exist or does not fit the weights.
+          UserError: an option that does not exist or does not fit the weights.
         """
         for name, value, least in (("samples", samples, 1), ("windows", windows, 1)):
             if value < least:
-                raise ValueError(f"{name}={value} must be at least {least}.")
+                raise UserError(f"{name}={value} must be at least {least}.")
         if tile is not None and (tile < 0 or 0 < tile < 64):
-            raise ValueError(f"tile={tile} must be 0 (always whole) or at least 64 pixels.")
+            raise UserError(f"tile={tile} must be 0 (always whole) or at least 64 pixels.")
         options = {
             "sampler": sampler or self.config.eval.sampler,
             "steps": self.config.eval.steps if steps is None else steps,
@@ -214,7 +215,7 @@ class Restorer:
             "exact_size": exact_size,
         }
         if exact_size and self._spatial > 1:
-            raise ValueError("exact_size=True: devices cannot share an image's rows then.")
+            raise UserError("exact_size=True: devices cannot share an image's rows then.")
         samplers.check_sampler(options["sampler"], self._sde, options["steps"])
         return options
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from tpgdiff_jax.models.convolution import Dense
+from tpgdiff_jax.reporting.errors import UserError
 
 # Scores of one image held at once, over heads, queries and keys, 64 MiB; more come in turns.
 # Counted by image since under `jit` the batch is that of all devices together.
@@ -147,7 +148,7 @@ class SpatialTransformer(nn.Module):
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         batch, height, width, channels = x.shape
         if channels % self.head_dim:
-            raise ValueError(
+            raise UserError(
                 f"model.width: {channels} channels at a transformer level are not a multiple of "
                 f"the head width {self.head_dim}; choose another width or multipliers."
             )

@@ -14,6 +14,7 @@ from tpgdiff_jax.models.layers import TimeEmbedding
 from tpgdiff_jax.models.unet import GuidedUNet
 from tpgdiff_jax.priors import Priors
 from tpgdiff_jax.priors.semantic import unit_length
+from tpgdiff_jax.reporting.errors import UserError
 
 
 class LeanBlock(nn.Module):
@@ -111,7 +112,7 @@ class LeanUNet(GuidedUNet):
     def _check(self, priors: Priors) -> None:
         super()._check(priors)
         if len(self.blocks) != len(self.multipliers):
-            raise ValueError(
+            raise UserError(
                 f"model.blocks={self.blocks} has {len(self.blocks)} numbers, "
                 f"model.multipliers={self.multipliers} has {len(self.multipliers)}; give each "
                 "level its number of blocks."

@@ -120,7 +120,7 @@ def build(config: ConfigDict) -> TPGDiff:
       config: a whole configuration; reads `model`, `priors` and `data.degradations`.
 
     Raises:
-      ValueError: `model.convolutions` is `onednn`, which cannot run here.
+      UserError: `model.convolutions` is `onednn`, which cannot run here.
     """
     model, priors = config.model, config.priors
     native.choose(model.convolutions)

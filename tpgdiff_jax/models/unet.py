@@ -23,6 +23,7 @@ from tpgdiff_jax.models.layers import (
 from tpgdiff_jax.models.linear_attention import LinearAttention
 from tpgdiff_jax.priors import BRANCHES, Priors
 from tpgdiff_jax.priors.semantic import unit_length
+from tpgdiff_jax.reporting.errors import UserError
 
 REMAT = ("none", "attention", "blocks")
 
@@ -102,7 +103,7 @@ class GuidedUNet(nn.Module):
           float32 [B, H, W, 3].
 
         Raises:
-          ValueError: a prior is given that this network was built without, or an odd width.
+          UserError: a prior is given that this network was built without, or an odd width.
         """
         priors = Priors() if priors is None else priors
         self._check(priors)
@@ -114,9 +115,9 @@ class GuidedUNet(nn.Module):
 
     def _check(self, priors: Priors) -> None:
         if self.width < 4 or self.width % 2:
-            raise ValueError(f"model.width={self.width} must be an even number, at least 4.")
+            raise UserError(f"model.width={self.width} must be an even number, at least 4.")
         if self.remat not in REMAT:
-            raise ValueError(
+            raise UserError(
                 f"model.remat={self.remat!r} is unknown; expected one of {', '.join(REMAT)}."
             )
         for name in BRANCHES:

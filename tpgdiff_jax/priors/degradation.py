@@ -16,6 +16,7 @@ import optax
 from tpgdiff_jax.backbones.conv_tower import ConvTower
 from tpgdiff_jax.backbones.transformer import layer_norm
 from tpgdiff_jax.backbones.vit import ClipImageTower
+from tpgdiff_jax.reporting.errors import UserError
 
 CLASSIFICATIONS = ("single", "multi")
 NOTHING = "nothing"  # what a classifier of several degradations at once calls an image of none
@@ -95,11 +96,11 @@ def classification_loss(
       float32 [B].
 
     Raises:
-      ValueError: an unknown kind.
+      UserError: an unknown kind.
     """
     logits = logits.astype(jnp.float32)
     if kind not in CLASSIFICATIONS:
-        raise ValueError(
+        raise UserError(
             f"priors.classification={kind!r} is unknown; expected one of "
             f"{', '.join(CLASSIFICATIONS)}."
         )

@@ -20,6 +20,7 @@ from tpgdiff_jax.priors.cues import (
     gradient_magnitude,
     resize_maps,
 )
+from tpgdiff_jax.reporting.errors import UserError
 
 # The map encoder's four convolutions of stride 2.
 MAP_DOWNSAMPLING = 16
@@ -147,7 +148,7 @@ class StructuralPrior(nn.Module):
           tokens, [B, num_latents, features].
 
         Raises:
-          ValueError: an unknown cue, or a cue with neither map nor network.
+          UserError: an unknown cue, or a cue with neither map nor network.
         """
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         maps = self._maps(lq, {"depth": depth, "segmentation": segmentation})
@@ -183,7 +184,7 @@ class StructuralPrior(nn.Module):
         """Return the cues' maps, each [B, image_size, image_size, 1], in the order of `CUES`."""
         unknown = [cue for cue in self.cues if cue not in CUES]
         if unknown or not self.cues:
-            raise ValueError(f"priors.cues={tuple(self.cues)} must be some of {', '.join(CUES)}.")
+            raise UserError(f"priors.cues={tuple(self.cues)} must be some of {', '.join(CUES)}.")
         maps = {}
         for cue in CUES:
             if cue not in self.cues:
@@ -200,7 +201,7 @@ class StructuralPrior(nn.Module):
             return gradient_magnitude(lq)
         network = {"depth": self.depth_net, "segmentation": self.segmentation_net}[cue]
         if network is None:
-            raise ValueError(
+            raise UserError(
                 f"priors.cues has {cue!r}, but there is neither a {cue} map nor a network that "
                 "makes one; give one of them or take it out of the cues."
             )

@@ -1,21 +1,20 @@
-"""What goes wrong: whose fault it is, and how it is told."""
+"""What goes wrong, and whose fault it is: only what the user can mend becomes a sentence."""
 
 import contextlib
 import sys
 from collections.abc import Iterator
 
 
-class UserError(Exception):
-    """Something the user can mend; shown as one sentence, without a traceback."""
+class UserError(ValueError):
+    """Something the user can mend: a value, a file, a folder.
+
+    The message names it, says what was expected and what to do.  Programs show it as one sentence,
+    without a traceback; every other error is ours and keeps its traceback.
+    """
 
 
-@contextlib.contextmanager
-def user_errors() -> Iterator[None]:
-    """Mark ValueErrors raised inside as the user's to mend: wrong values, folders, files."""
-    try:
-        yield
-    except ValueError as error:
-        raise UserError(str(error)) from error
+class RunStoppedError(UserError):
+    """Training cannot go on; the message says why, and what to do."""
 
 
 @contextlib.contextmanager
@@ -26,7 +25,3 @@ def plain_errors() -> Iterator[None]:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-class RunStoppedError(Exception):
-    """Training cannot go on; the message says why, and what to do."""

@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 from tpgdiff_jax import native
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, groups_of
-from tpgdiff_jax.runs.read_run import load_run
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.models.tpgdiff import TPGDiff
+from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.runs.read_run import load_run
 
 # What --checkpoint=default and Restorer.load("default") mean; a file or folder of that name is
 # ./default.
@@ -38,10 +39,10 @@ def load_suited(
       as `load_any`; the configuration's `model.dtype` says the type.
 
     Raises:
-      ValueError: as `load_any`, or another dtype.
+      UserError: as `load_any`, or another dtype.
     """
     if dtype not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"dtype={dtype!r} is unknown; expected auto, float32 or bfloat16.")
+        raise UserError(f"dtype={dtype!r} is unknown; expected auto, float32 or bfloat16.")
     model, variables, config, fingerprint = load_any(path)
     if dtype == "auto":
         is_slow = config.model.dtype == "bfloat16" and not native.has_fast_bfloat16()
@@ -67,7 +68,7 @@ def load_any(
       file's description says, or that an export of the run would say).
 
     Raises:
-      ValueError: no such file, a damaged one, one of another version, or one that holds no whole
+      UserError: no such file, a damaged one, one of another version, or one that holds no whole
         system; says which and what to do.
     """
     if path is None or path == DEFAULT:
@@ -80,8 +81,8 @@ def load_any(
 
 def _load_default() -> tuple[TPGDiff, dict[str, Any], ConfigDict, str]:
     if not DEFAULT_WEIGHTS.is_file():
-        raise ValueError(f"{DEFAULT_WEIGHTS} is missing. {_AGAIN}")
+        raise UserError(f"{DEFAULT_WEIGHTS} is missing. {_AGAIN}")
     try:
         return load_any(DEFAULT_WEIGHTS)
-    except ValueError as error:
-        raise ValueError(f"{error} {_AGAIN}") from error
+    except UserError as error:
+        raise UserError(f"{error} {_AGAIN}") from error

@@ -11,6 +11,7 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
+from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
 from tpgdiff_jax.runs import step_folder
 from tpgdiff_jax.runs.keeping import NewestAndBest, QuietManager, best
 from tpgdiff_jax.runs.preemption import Preemption
@@ -19,7 +20,7 @@ from tpgdiff_jax.runs.step_folder import DATA, METADATA, SCORES, STATE, DamagedS
 _UNFINISHED = ".orbax-checkpoint-tmp"
 
 
-class CheckpointError(Exception):
+class CheckpointError(RunStoppedError):
     """A checkpoint could not be written or read; the message names folder, step and cause."""
 
 
@@ -52,10 +53,10 @@ class RunCheckpoints:
           best_by: the metric that decides which step is the best; higher is better.
 
         Raises:
-          ValueError: `keep` is less than 1.
+          UserError: `keep` is less than 1.
         """
         if keep < 1:
-            raise ValueError(f"config.checkpoint.keep={keep}: at least 1 step must stay.")
+            raise UserError(f"config.checkpoint.keep={keep}: at least 1 step must stay.")
         self._folder = epath.Path(os.path.abspath(folder) if "://" not in str(folder) else folder)
         self._metadata = dict(metadata or {})
         self._best_by = best_by
@@ -126,17 +127,17 @@ class RunCheckpoints:
 
         Raises:
           CheckpointError: this or the last write failed; names folder, step and cause.
-          ValueError: the step is there already, or metrics lack `best_by`.
+          UserError: the step is there already, or metrics lack `best_by`.
         """
         if metrics is not None and self._best_by not in metrics:
-            raise ValueError(
+            raise UserError(
                 f"metrics of a checkpoint need {self._best_by!r}, which decides on the best; "
                 f"found {sorted(metrics)}."
             )
         self._finish()
         self._prepare_writing()
         if step in self.all_steps():
-            raise ValueError(f"{self._folder} holds step {step} already; it is not overwritten.")
+            raise UserError(f"{self._folder} holds step {step} already; it is not overwritten.")
         items = {
             STATE: ocp.args.StandardSave(state),
             DATA: ocp.args.JsonSave(dict(data)),
@@ -189,7 +190,7 @@ class RunCheckpoints:
           (its number, the state, the place in the data), or None for a fresh run.
 
         Raises:
-          ValueError: the newest sound step does not fit; names the parameters and both shapes.
+          UserError: the newest sound step does not fit; names the parameters and both shapes.
           CheckpointError: there are steps, and all of them are damaged.
         """
         for folder in sorted(self._folder.glob(f"*{_UNFINISHED}")):
@@ -220,7 +221,7 @@ class RunCheckpoints:
           (the state, the place in the data).
 
         Raises:
-          ValueError: it does not fit; names the parameters and both shapes.
+          UserError: it does not fit; names the parameters and both shapes.
           CheckpointError: it is damaged; names folder, step and cause.
         """
 

@@ -8,6 +8,8 @@ import jax
 from absl import logging
 from jax.experimental import multihost_utils
 
+from tpgdiff_jax.reporting.errors import UserError
+
 # Questions asked since this process began.  JAX answers yes at the question after the last one
 # any process had asked when the signal came, so the numbers may neither jump nor start again.
 _QUESTIONS = itertools.count()
@@ -33,7 +35,7 @@ class Preemption:
         if self._is_agreed:
             return self
         if threading.current_thread() is not threading.main_thread():
-            raise ValueError(
+            raise UserError(
                 "SIGTERM can only be caught from the main thread: train there, not in a thread."
             )
         self._before = signal.signal(signal.SIGTERM, self._notice)

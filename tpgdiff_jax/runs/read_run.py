@@ -15,9 +15,10 @@ from ml_collections import ConfigDict
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of
 from tpgdiff_jax.checkpoints.published import WEIGHTS_NAME, load_frozen
 from tpgdiff_jax.checkpoints.shapes import abstract_params, check_group
-from tpgdiff_jax.runs.step_folder import DATA, STATE, DamagedStepError, read_json
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.models import tpgdiff
+from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.runs.step_folder import DATA, STATE, DamagedStepError, read_json
 
 
 def load_run(folder: str | pathlib.Path) -> tuple[tpgdiff.TPGDiff, dict[str, Any], ConfigDict]:
@@ -30,7 +31,7 @@ def load_run(folder: str | pathlib.Path) -> tuple[tpgdiff.TPGDiff, dict[str, Any
       (the system, its variables {"params", "frozen"} as numpy arrays, the run's configuration).
 
     Raises:
-      ValueError: the folder is no run's, has no sound checkpoint, does not fit this version, or
+      UserError: the folder is no run's, has no sound checkpoint, does not fit this version, or
         its frozen networks' files are not those it learned beside.
     """
     folder = pathlib.Path(folder)
@@ -53,7 +54,7 @@ def load_run(folder: str | pathlib.Path) -> tuple[tpgdiff.TPGDiff, dict[str, Any
 def _run_config(folder: pathlib.Path) -> ConfigDict:
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(
+        raise UserError(
             f"{folder} is no run's folder (it has no config.json); name a --workdir of training, "
             "or a .safetensors file."
         )
@@ -61,9 +62,9 @@ def _run_config(folder: pathlib.Path) -> ConfigDict:
     try:
         config.update(json.loads(path.read_text()))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not fit this version: {error}.") from error
+        raise UserError(f"{path} does not fit this version: {error}.") from error
     if config.stage == "priors":
-        raise ValueError(f"{folder} holds a run of stage one, which restores no images.")
+        raise UserError(f"{folder} holds a run of stage one, which restores no images.")
     return config
 
 
@@ -80,14 +81,14 @@ def _stage_one(folder: pathlib.Path, config: ConfigDict) -> str | pathlib.Path:
 
 
 def check_frozen(data: Mapping[str, Any], now: str) -> None:
-    """Raise ValueError unless a checkpoint learned beside the frozen networks at hand.
+    """Raise UserError unless a checkpoint learned beside the frozen networks at hand.
 
     Args:
       data: what the checkpoint tells of its data.
       now: fingerprint of the frozen networks' weights.
     """
     if data.get("frozen") != now:
-        raise ValueError(
+        raise UserError(
             "The frozen networks' weights are not those the run was started with; name the same "
             "files (config.priors.weights, config.priors.stage_one), or start a new run in another "
             "--workdir."
@@ -106,7 +107,7 @@ def _newest_average(folder: pathlib.Path, config: ConfigDict) -> tuple[Any, dict
         except (DamagedStepError, OSError, ValueError, KeyError, TypeError) as error:
             text = " ".join(str(error).split())
             logging.warning("%s cannot be read (%s); an older step is tried.", state, text)
-    raise ValueError(f"{folder} holds no complete checkpoint that can be read; train longer.")
+    raise UserError(f"{folder} holds no complete checkpoint that can be read; train longer.")
 
 
 def _read_average(state: epath.Path, config: ConfigDict) -> Any:

@@ -10,6 +10,8 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
+from tpgdiff_jax.reporting.errors import UserError
+
 STATE, DATA, METADATA, SCORES = "state", "data", "metadata", "scores"
 
 # What orbax and TensorStore raise for files that are missing, cut off or no JSON.
@@ -48,7 +50,7 @@ def read_state(folder: epath.Path, abstract_state: Any) -> Any:
 
     Raises:
       DamagedStepError: files are missing or cannot be read.
-      ValueError: the step is sound, but of another structure, other shapes or number formats.
+      UserError: the step is sound, but of another structure, other shapes or number formats.
     """
     _check_exists(folder, STATE)
     handler = ocp.StandardCheckpointHandler()
@@ -109,7 +111,7 @@ def _check_fits(folder: epath.Path, stored: dict[str, Any], wanted: dict[str, An
         # The optimiser's state and the average repeat what is wrong with a parameter.
         problems.sort(key=lambda text: (not text.startswith("params/"), text))
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(
+        raise UserError(
             f"The checkpoint {folder} does not fit the configuration: "
             f"{'; '.join(problems[:5])}{more}. Use the configuration it was made with, or "
             "another --workdir."

@@ -11,15 +11,15 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from tpgdiff_jax import config as configuration
+from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
 from tpgdiff_jax.reporting.files import replacing
-from tpgdiff_jax.reporting.errors import RunStoppedError
 
 
 def prepare_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Make the run's folder, or check that the run in it is this one.
 
     Raises:
-      ValueError: the folder cannot be written, holds another configuration's run, or holds files
+      UserError: the folder cannot be written, holds another configuration's run, or holds files
         that are no run's; says which and what to do.
     """
     try:
@@ -27,14 +27,14 @@ def prepare_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
         with tempfile.TemporaryFile(dir=workdir, prefix="."):
             pass
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"--workdir={workdir} cannot be written ({error.strerror}); choose another folder."
         ) from error
     path = workdir / "config.json"
     if path.exists():
         changed = configuration.differences(config, path)
         if changed:
-            raise ValueError(
+            raise UserError(
                 f"--workdir={workdir} holds a run with another configuration; continue it with "
                 "that one, or choose another folder. Different keys:\n  " + "\n  ".join(changed)
             )
@@ -44,7 +44,7 @@ def prepare_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
     ours = (".", "skipped_", "first_restoration.")
     strangers = sorted(p.name for p in workdir.iterdir() if not p.name.startswith(ours))
     if strangers:
-        raise ValueError(
+        raise UserError(
             f"--workdir={workdir} holds files but no run (no config.json): "
             f"{', '.join(strangers[:5])}. Choose an empty or a new folder."
         )

@@ -22,9 +22,8 @@ from tpgdiff_jax.data.sources import PhotoFolder, Source
 from tpgdiff_jax.data.training_data import open_training_data
 from tpgdiff_jax.distributed import sharding
 from tpgdiff_jax.evaluation import metrics
-from tpgdiff_jax.reporting.errors import RunStoppedError, UserError, user_errors
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs.keeping import TEST
-from tpgdiff_jax.runs.manager import CheckpointError
 from tpgdiff_jax.runs.workdir import prepare_workdir
 from tpgdiff_jax.training import setup
 from tpgdiff_jax.training import train as training
@@ -70,38 +69,31 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     Returns:
       False where SIGTERM ended it early; the same command continues it.
     """
-    with user_errors():
-        validate_training(config)
-        validate_weights(config)
-        plan = stages_of(config, workdir)
-        for each, folder in plan:
-            prepare_workdir(each, folder)
-            setup.make_checked_mesh(each)  # of all stages, before the first one is trained
-        if config.stage == "both":
-            check_structure_weights(config)
+    validate_training(config)
+    validate_weights(config)
+    plan = stages_of(config, workdir)
+    for each, folder in plan:
+        prepare_workdir(each, folder)
+        setup.make_checked_mesh(each)  # of all stages, before the first one is trained
+    if config.stage == "both":
+        check_structure_weights(config)
     return all(_train_stage(each, folder) for each, folder in plan)
 
 
 def _train_stage(config: ConfigDict, workdir: pathlib.Path) -> bool:
-    with user_errors():
-        # One list of bad files for all processes of this machine.
-        data = open_training_data(config, workdir / f"skipped_{platform.node()}.jsonl")
-        data.check(config.data.max_bad_share)
-        logging.info("Training data: %s.", data.summary())
-        photos = open_eval_photos(config, data.sources)
-        if photos is None and config.eval.every_steps:
-            text = (
-                "config.eval.every_steps=%d, but config.data.eval_folder is empty: no validation."
-            )
-            logging.warning(text, config.eval.every_steps)
-        stage = build_stage(config)
-        mesh = setup.make_checked_mesh(config)
+    # One list of bad files for all processes of this machine.
+    data = open_training_data(config, workdir / f"skipped_{platform.node()}.jsonl")
+    data.check(config.data.max_bad_share)
+    logging.info("Training data: %s.", data.summary())
+    photos = open_eval_photos(config, data.sources)
+    if photos is None and config.eval.every_steps:
+        text = "config.eval.every_steps=%d, but config.data.eval_folder is empty: no validation."
+        logging.warning(text, config.eval.every_steps)
+    stage = build_stage(config)
+    mesh = setup.make_checked_mesh(config)
     frozen = setup.place_frozen(stage, mesh)
     validate = None if photos is None else _validation(stage, photos, frozen, mesh)
-    try:
-        outcome = training.train(stage, workdir, data, mesh, frozen, validate)
-    except (RunStoppedError, CheckpointError) as error:
-        raise UserError(str(error)) from error
+    outcome = training.train(stage, workdir, data, mesh, frozen, validate)
     if not outcome.is_finished:
         return False
     publish(stage, outcome.state, mesh, workdir / published.WEIGHTS_NAME, is_new=False)
@@ -123,21 +115,17 @@ def load(
     Raises:
       UserError: the folder holds no such run; none is made.
     """
-    with user_errors():
-        config, workdir = stages_of(config, workdir)[-1]
-        if not (workdir / "config.json").is_file():
-            raise ValueError(
-                f"--workdir={workdir} holds no run (no config.json); train first, or name the "
-                "folder of a run. Published weights are scored with --checkpoint."
-            )
-        validate_weights(config)
-        prepare_workdir(config, workdir)
-        stage = build_stage(config)
-        mesh = setup.make_checked_mesh(config)
-        try:
-            state = setup.load_state(stage, workdir, mesh, config.eval.which)
-        except CheckpointError as error:
-            raise UserError(str(error)) from error
+    config, workdir = stages_of(config, workdir)[-1]
+    if not (workdir / "config.json").is_file():
+        raise UserError(
+            f"--workdir={workdir} holds no run (no config.json); train first, or name the "
+            "folder of a run. Published weights are scored with --checkpoint."
+        )
+    validate_weights(config)
+    prepare_workdir(config, workdir)
+    stage = build_stage(config)
+    mesh = setup.make_checked_mesh(config)
+    state = setup.load_state(stage, workdir, mesh, config.eval.which)
     return stage, workdir, state, mesh, setup.place_frozen(stage, mesh)
 
 
@@ -176,13 +164,12 @@ def _publish(
         "trained_steps": step,
         "ema_decay": stage.config.eval.ema_decay or stage.config.ema.decay,
     }
-    with user_errors():
-        if path.exists() and not is_new:
-            if published.load(path, ())[0].get("weights") == fingerprint_of(groups):
-                return
-            aside = published.set_aside(path)
-            logging.warning("%s held other weights; they are in %s now.", path, aside)
-        published.save(path, groups, description, dtype)
+    if path.exists() and not is_new:
+        if published.load(path, ())[0].get("weights") == fingerprint_of(groups):
+            return
+        aside = published.set_aside(path)
+        logging.warning("%s held other weights; they are in %s now.", path, aside)
+    published.save(path, groups, description, dtype)
     logging.info("Weights: %s, described in the .json beside it.", path.absolute())
 
 
@@ -198,7 +185,7 @@ def open_eval_photos(
     seen = {path.resolve() for folder in folders for path in folder.paths}
     shared = [str(path) for path in photos.paths if path.resolve() in seen]
     if shared:
-        raise ValueError(
+        raise UserError(
             f"config.data.eval_folder={config.data.eval_folder!r} shares {len(shared)} photos with "
             f"the training data, the first is {shared[0]}; keep them apart."
         )

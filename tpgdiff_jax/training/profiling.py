@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from absl import logging
 
+from tpgdiff_jax.reporting.errors import UserError
+
 Interval = tuple[float, float]
 
 # Lines of a device's plane that repeat, in larger units, what its operations' lines hold.
@@ -37,10 +39,10 @@ class TraceWindow:
           first, last: numbers of the steps, both included; None for no trace.
 
         Raises:
-          ValueError: they are no range of steps.
+          UserError: they are no range of steps.
         """
         if (first is None) != (last is None) or (first is not None and not 1 <= first <= last):
-            raise ValueError(f"config.profile_steps={first},{last}: expected a,b with 1 <= a <= b.")
+            raise UserError(f"config.profile_steps={first},{last}: expected a,b with 1 <= a <= b.")
         self.folder = pathlib.Path(workdir) / "profile"
         self._first, self._last = first, last
         self._is_wanted = first is not None and jax.process_index() == 0
@@ -152,25 +154,25 @@ def device_idle(folder: pathlib.Path) -> list[DeviceIdle]:
       one entry per device.
 
     Raises:
-      ValueError: there is no trace, or none in which an operation ran.
+      UserError: there is no trace, or none in which an operation ran.
     """
     path = newest_trace(folder)
     operations: dict[str, list[_Operation]] = collections.defaultdict(list)
     for operation in _operations(jax.profiler.ProfileData.from_file(str(path))):
         operations[operation.device].append(operation)
     if not operations:
-        raise ValueError(f"{path} holds no operation of a device; trace at least one whole step.")
+        raise UserError(f"{path} holds no operation of a device; trace at least one whole step.")
     return [_idle(device, found) for device, found in sorted(operations.items())]
 
 
 def newest_trace(folder: pathlib.Path) -> pathlib.Path:
-    """Return the newest .xplane.pb below a folder; raises ValueError if there is none."""
+    """Return the newest .xplane.pb below a folder; raises UserError if there is none."""
     folder = pathlib.Path(folder)
     if folder.is_file():
         return folder
     found = sorted(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise ValueError(
+        raise UserError(
             f"{folder} holds no profiler trace (*.xplane.pb); train with "
             "--config.profile_steps=a,b."
         )

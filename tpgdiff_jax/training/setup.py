@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of
 from tpgdiff_jax.distributed import batches, sharding
 from tpgdiff_jax.models.tpgdiff import row_shrinking
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs.manager import RunCheckpoints, abstract
 from tpgdiff_jax.runs.read_run import check_frozen
 from tpgdiff_jax.training.stages import Stage
@@ -26,7 +27,7 @@ def make_checked_mesh(config: ConfigDict) -> Mesh:
     """Build the mesh of a configuration and check that batch and crops divide over it.
 
     Raises:
-      ValueError: they do not; shows the arithmetic.
+      UserError: they do not; shows the arithmetic.
     """
     mesh = sharding.make_mesh(config.mesh)
     batch, parts = config.data.batch_size, {"accumulate": config.optim.accumulate}
@@ -72,14 +73,14 @@ def plan_state(stage: Stage, mesh: Mesh) -> tuple[Callable[[], TrainState], Any,
 
 
 def _refuse_tensor_outside_unet(shardings: Any) -> None:
-    """Raise ValueError where the priors' channels are split.
+    """Raise UserError where the priors' channels are split.
 
     Compiled by XLA (seen with jax 0.10.2), the compact and the structural encoder get wrong
     gradients then, without any error; see `distributed.rules.DEFAULT_RULES`.
     """
     for path, leaf in flatten_dict(shardings).items():
         if path[0] != "unet" and any("tensor" in (part or ()) for part in leaf.spec):
-            raise ValueError(
+            raise UserError(
                 f"config.sharding splits {'/'.join(path)!r} over `tensor`, which is known to give "
                 "wrong gradients outside the UNet; let only rules that match unet/ use it."
             )
@@ -142,7 +143,7 @@ def load_state(stage: Stage, workdir: pathlib.Path, mesh: Mesh, which: str = "la
       which: `last`, or `best`: the one that scored highest when it was validated.
 
     Raises:
-      ValueError: the folder holds no such checkpoint, or it learned beside other frozen weights
+      UserError: the folder holds no such checkpoint, or it learned beside other frozen weights
         than the stage's.
       CheckpointError: it is damaged.
     """
@@ -151,7 +152,7 @@ def load_state(stage: Stage, workdir: pathlib.Path, mesh: Mesh, which: str = "la
         if which == "best":
             step = checkpoints.best_step()
             if step is None:
-                raise ValueError(
+                raise UserError(
                     f"--workdir={workdir} holds no validated checkpoint; train with "
                     "--config.eval.every_steps and --config.data.eval_folder, or use the last one "
                     "(config.eval.which='last')."
@@ -160,7 +161,7 @@ def load_state(stage: Stage, workdir: pathlib.Path, mesh: Mesh, which: str = "la
         else:
             found = checkpoints.restore_latest(abstract(shapes, shardings))
             if found is None:
-                raise ValueError(f"--workdir={workdir} holds no complete checkpoint; train first.")
+                raise UserError(f"--workdir={workdir} holds no complete checkpoint; train first.")
             _, state, data = found
         check_frozen(data, fingerprint_of(stage.frozen))
         return state

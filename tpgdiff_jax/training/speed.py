@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from tpgdiff_jax.reporting.errors import UserError
+
 # Peak of dense bfloat16 matrix products per JAX device, TFLOP/s, by the start of `device_kind`.
 # The first that fits counts.  TPU: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, per chip.  NVIDIA:
 # data sheets of the A100, H100 and H200, without sparsity.
@@ -113,7 +115,7 @@ class StepClock:
           that is known.
         """
         if steps < 1:
-            raise ValueError(f"summary of {steps} steps: at least 1 must have been taken.")
+            raise UserError(f"summary of {steps} steps: at least 1 must have been taken.")
         total = max(self._seconds() - self._started - self._left_out, 1e-9)
         step_seconds = total / steps
         values = {

@@ -17,6 +17,7 @@ from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.models.stage_one import build_stage_one
 from tpgdiff_jax.models.tpgdiff import TAUGHT_ENCODERS
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.training import diffusion_step, priors_step
 from tpgdiff_jax.training.step import Loss
 
@@ -47,7 +48,7 @@ def build_stage(config: ConfigDict) -> Stage:
     """Build the stage that `config.stage` names and read the weights it needs; no device is used.
 
     Raises:
-      ValueError: a weight file cannot be read or does not fit; names the file and the field.
+      UserError: a weight file cannot be read or does not fit; names the file and the field.
     """
     return _priors_stage(config) if config.stage == "priors" else _diffusion_stage(config)
 
@@ -87,7 +88,7 @@ def read_frozen(config: ConfigDict) -> dict[str, Any]:
       the collection `frozen`, nested dict of numpy arrays; {} where there is no such network.
 
     Raises:
-      ValueError: a file cannot be read or does not fit.
+      UserError: a file cannot be read or does not fit.
     """
     model = tpgdiff.build(config)
     if not tpgdiff.frozen_networks(model):
@@ -103,13 +104,13 @@ def stage_one_weights(text: str) -> pathlib.Path:
     """Return the weights file that `priors.stage_one` means: itself, or what its run published.
 
     Raises:
-      ValueError: there is none.
+      UserError: there is none.
     """
     path = pathlib.Path(text)
     if path.is_dir():
         path = path / published.WEIGHTS_NAME
     if not path.is_file():
-        raise ValueError(
+        raise UserError(
             f"config.priors.stage_one={text!r}: {path} is missing; train stage one to its end "
             "(--config.stage=priors), which writes it."
         )
@@ -117,7 +118,7 @@ def stage_one_weights(text: str) -> pathlib.Path:
 
 
 def check_structure_weights(config: ConfigDict) -> None:
-    """Raise ValueError unless `priors.weights` holds what the structural prior needs of it.
+    """Raise UserError unless `priors.weights` holds what the structural prior needs of it.
 
     For an experiment of both stages: the rest of what stage two needs comes from the first.
     """
@@ -127,7 +128,7 @@ def check_structure_weights(config: ConfigDict) -> None:
 
 
 def check_stage_one(config: ConfigDict, path: pathlib.Path) -> None:
-    """Raise ValueError unless stage one learned what stage two is told; names the field."""
+    """Raise UserError unless stage one learned what stage two is told; names the field."""
     sizes = config.priors[config.priors.encoder]
     fields = ["priors.encoder", *(f"priors.{config.priors.encoder}.{name}" for name in sizes)]
     if config.model.use_degradation:  # else no classifier is used
@@ -136,7 +137,7 @@ def check_stage_one(config: ConfigDict, path: pathlib.Path) -> None:
 
 
 def check_start(config: ConfigDict, path: pathlib.Path) -> None:
-    """Raise ValueError unless published weights mean what a run that starts from them expects."""
+    """Raise UserError unless published weights mean what a run that starts from them expects."""
     fields = ["model.prediction", *(f"diffusion.{name}" for name in config.diffusion)]
     if config.priors.encoder == "compact" and config.model.use_degradation:
         fields += ["priors.classification", "data.degradations"]
@@ -150,7 +151,7 @@ def _check_fields(
     for field in fields:
         was, now = (_plain(source, field) for source in (then, config))
         if was != now:
-            raise ValueError(
+            raise UserError(
                 f"config.{field}={now!r} does not fit {whose} weights {path} were trained "
                 f"with {was!r}; use the same value, or {instead}."
             )
@@ -167,7 +168,7 @@ def validate_weights(config: ConfigDict) -> None:
     """Check that the networks that a run does not train have a file to come from.
 
     Raises:
-      ValueError: naming what needs `priors.weights`, and what to do.
+      UserError: naming what needs `priors.weights`, and what to do.
     """
     if config.stage == "priors":
         expected = "'': stage one starts from its teacher, or from nothing"
@@ -177,7 +178,7 @@ def validate_weights(config: ConfigDict) -> None:
     if config.stage == "both":
         _check_stage_one(stage_config(config, "priors"))
     if config.init_from and not pathlib.Path(config.init_from).is_file():
-        raise ValueError(f"config.init_from={config.init_from!r} is no file.")
+        raise UserError(f"config.init_from={config.init_from!r} is no file.")
     model, priors = config.model, config.priors
     unused = priors.stage_one and priors.encoder not in TAUGHT_ENCODERS
     expected = "'clip' or 'conv', since config.priors.stage_one names weights of stage one"
@@ -192,13 +193,13 @@ def validate_weights(config: ConfigDict) -> None:
     if nets and model.use_structure:
         needing.append(f"priors.cues with {' and '.join(nets)}")
     if needing and not priors.weights:
-        raise ValueError(
+        raise UserError(
             f"config.priors.weights is empty, but {', '.join(needing)} need frozen networks; name "
             "a file that --mode=convert wrote (or for the encoder a run of stage one: "
             "priors.stage_one), or choose priors.encoder='compact' and cues out of dog, gradient."
         )
     if needing and not pathlib.Path(priors.weights).is_file():
-        raise ValueError(f"config.priors.weights={priors.weights!r} is no file.")
+        raise UserError(f"config.priors.weights={priors.weights!r} is no file.")
 
 
 def _check_stage_one(config: ConfigDict) -> None:
@@ -213,7 +214,7 @@ def _check_stage_one(config: ConfigDict) -> None:
         expected = "'vgg': only a student of CLIP's own shape learns from CLIP"
         require(False, config, "priors.teacher", expected)
     elif not pathlib.Path(priors.weights).is_file():
-        raise ValueError(
+        raise UserError(
             f"config.priors.weights={priors.weights!r} is no file, but the teacher 'clip' needs "
             "one that --mode=convert wrote of CLIP; or choose priors.teacher='vgg'."
         )
@@ -223,7 +224,7 @@ def validate_training(config: ConfigDict) -> None:
     """Check what only training asks for.
 
     Raises:
-      ValueError: naming the key, its value and what is expected.
+      UserError: naming the key, its value and what is expected.
     """
     # A step of a usual learning rate is less than bfloat16 can add to a weight.
     expected = (

@@ -9,6 +9,8 @@ import optax
 import optax.contrib
 from ml_collections import ConfigDict
 
+from tpgdiff_jax.reporting.errors import UserError
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -57,14 +59,14 @@ def averaged(state: TrainState, config: ConfigDict) -> Any:
     """Return the average that `config.eval.ema_decay` chooses; 0 means the first.
 
     Raises:
-      ValueError: no average of that decay is kept.
+      UserError: no average of that decay is kept.
     """
     wanted, decays = config.eval.ema_decay, tuple(config.ema.more_decays)
     if wanted in (0, config.ema.decay):
         return state.ema
     if wanted not in decays:
         kept = ", ".join(map(str, (config.ema.decay, *decays)))
-        raise ValueError(f"config.eval.ema_decay={wanted} is not among the averages kept: {kept}.")
+        raise UserError(f"config.eval.ema_decay={wanted} is not among the averages kept: {kept}.")
     return state.more_ema[decays.index(wanted)]
 
 
@@ -103,7 +105,7 @@ def learning_rate_schedule(optim: ConfigDict) -> optax.Schedule:
     multiplies by `decay_factor` at each of `milestones`.
 
     Raises:
-      ValueError: `optim.schedule` is unknown.
+      UserError: `optim.schedule` is unknown.
     """
     if optim.schedule == "multistep":
         drops = {int(step) - optim.warmup_steps: optim.decay_factor for step in optim.milestones}
@@ -111,7 +113,7 @@ def learning_rate_schedule(optim: ConfigDict) -> optax.Schedule:
         rise = optax.linear_schedule(0.0, optim.learning_rate, optim.warmup_steps)
         return optax.join_schedules([rise, steady], [optim.warmup_steps])
     if optim.schedule != "cosine":
-        raise ValueError(
+        raise UserError(
             f"optim.schedule={optim.schedule!r} is unknown; expected one of {', '.join(SCHEDULES)}."
         )
     return optax.warmup_cosine_decay_schedule(
@@ -137,7 +139,7 @@ def make_optimizer(optim: ConfigDict) -> optax.GradientTransformation:
     everything else follows AdamW (with Nesterov momentum) at a tenth of its learning rate.
 
     Raises:
-      ValueError: `optim.name` is unknown.
+      UserError: `optim.name` is unknown.
     """
     schedule = learning_rate_schedule(optim)
     if optim.name == "adamw":
@@ -167,7 +169,7 @@ def make_optimizer(optim: ConfigDict) -> optax.GradientTransformation:
             muon_weight_dimension_numbers=_matrix_axes,
         )
     else:
-        raise ValueError(
+        raise UserError(
             f"optim.name={optim.name!r} is unknown; expected one of {', '.join(OPTIMIZERS)}."
         )
     if optim.clip_norm:

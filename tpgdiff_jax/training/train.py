@@ -202,10 +202,7 @@ def _multi_hot(config: ConfigDict) -> bool:
 def _check_place(place: dict[str, Any], step: int, data: TrainingData) -> None:
     """Raise unless a checkpoint's place in the data is one in these data."""
     now = {"batches": step, **data.fingerprint}
-    try:
-        check_frozen(place, now["frozen"])
-    except ValueError as error:
-        raise RunStoppedError(str(error)) from error
+    check_frozen(place, now["frozen"])
     if place != now:
         raise RunStoppedError(
             f"The training images are not those the run was started with: {place.get('images')} "
@@ -250,7 +247,7 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
             if is_save or is_validation:
                 place = {"batches": step, **run.data.fingerprint}
                 run.checkpoints.save(step, state, place, scores)
-                _check_files(run)
+                run.data.check(run.config.data.max_bad_share)
             run.checkpoints.check()
             if is_preempted and step < total:
                 run.checkpoints.wait()
@@ -308,10 +305,3 @@ def _validate(run: _Run, step: int, state: TrainState) -> dict[str, float]:
     if picture is not None:
         run.report.picture("validation", picture, step)
     return scores
-
-
-def _check_files(run: _Run) -> None:
-    try:
-        run.data.check(run.config.data.max_bad_share)
-    except ValueError as error:
-        raise RunStoppedError(str(error)) from error

@@ -13,6 +13,7 @@ import numpy as np
 from tpgdiff_jax.backbones.vit import ClipImageTower
 from tpgdiff_jax.checkpoints.layouts import MATRIX, SAME
 from tpgdiff_jax.checkpoints.names.tables import reader
+from tpgdiff_jax.reporting.errors import UserError
 
 _BLOCK = r"transformer.resblocks.\1"
 _OURS = r"trunk/block_(\d+)"
@@ -110,13 +111,13 @@ def module_for(
         and the activation is `gelu`.
 
     Raises:
-      ValueError: the file lacks the keys that tell the sizes, so it is no CLIP image tower.
+      UserError: the file lacks the keys that tell the sizes, so it is no CLIP image tower.
     """
     needed = ("conv1.weight", "positional_embedding", "proj")
     missing = [key for key in needed if key not in shapes]
     if missing:
         some = ", ".join(sorted(shapes)[:5]) or "none at all"
-        raise ValueError(
+        raise UserError(
             f"This is no CLIP image tower: its keys {', '.join(missing)} are missing. "
             f"First keys found: {some}."
         )

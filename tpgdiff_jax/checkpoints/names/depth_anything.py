@@ -9,6 +9,7 @@ from tpgdiff_jax.backbones.depth_anything import DepthAnything
 from tpgdiff_jax.backbones.transformer import ACTIVATIONS
 from tpgdiff_jax.checkpoints.layouts import EXPAND, POINTWISE, ROW, SAME, TOKEN
 from tpgdiff_jax.checkpoints.names.tables import count, reader
+from tpgdiff_jax.reporting.errors import UserError
 
 _LAYER = r"backbone.encoder.layer.\1"
 _QKV = [rf"{_LAYER}.attention.attention.{name}" for name in ("query", "key", "value")]
@@ -81,7 +82,7 @@ def module_for(
       the module.
 
     Raises:
-      ValueError: another architecture; the message names what differs.
+      UserError: another architecture; the message names what differs.
     """
     shapes, config = state_dict_shapes, config or {}
     trunk = config.get("backbone_config") or {}
@@ -93,12 +94,12 @@ def module_for(
     neck = count(shapes, r"neck\.convs\.(\d+)\.")
     activation = trunk.get("hidden_act", "gelu")
     if activation not in ACTIVATIONS:
-        raise ValueError(f"backbone_config: hidden_act={activation!r} is not supported.")
+        raise UserError(f"backbone_config: hidden_act={activation!r} is not supported.")
     if config.get("head_in_index", -1) not in (-1, neck - 1):
-        raise ValueError(f"config: head_in_index={config['head_in_index']} is not the last map.")
+        raise UserError(f"config: head_in_index={config['head_in_index']} is not the last map.")
     taps = _taps(trunk, layers) or tuple(range(layers - neck + 1, layers + 1))
     if len(taps) != neck or min(taps) < 1:
-        raise ValueError(f"Blocks {taps} of the trunk cannot feed a neck of {neck} maps.")
+        raise UserError(f"Blocks {taps} of the trunk cannot feed a neck of {neck} maps.")
     factors = config.get("reassemble_factors") or [_factor(shapes, i) for i in range(neck)]
     return DepthAnything(
         patch=patch,
@@ -118,13 +119,13 @@ def module_for(
 def _check_settings(where, settings, fixed):
     for name, value in fixed.items():
         if (found := settings.get(name, value)) != value:
-            raise ValueError(f"{where}: {name}={found!r} is not supported, only {value!r}.")
+            raise UserError(f"{where}: {name}={found!r} is not supported, only {value!r}.")
 
 
 def _check_keys(shapes):
     if missing := [key for key in (_PATCHES, _POSITIONS, _NECK, _HEAD) if key not in shapes]:
         some = ", ".join(sorted(shapes)[:5]) or "none at all"
-        raise ValueError(
+        raise UserError(
             f"This is no Depth Anything file: it lacks {', '.join(missing)}. First keys: {some}."
         )
     for pattern, what in (
@@ -132,10 +133,10 @@ def _check_keys(shapes):
         (r"\.register_tokens$", "register tokens"),
     ):
         if key := next((key for key in shapes if re.search(pattern, key)), None):
-            raise ValueError(f"The trunk has {what}, which is not supported: {key}.")
+            raise UserError(f"The trunk has {what}, which is not supported: {key}.")
     patches = shapes[_POSITIONS][1] - 1
     if math.isqrt(patches) ** 2 != patches:
-        raise ValueError(f"{_POSITIONS} holds {patches} patches, which are no square.")
+        raise UserError(f"{_POSITIONS} holds {patches} patches, which are no square.")
 
 
 def _taps(trunk, layers):
@@ -143,7 +144,7 @@ def _taps(trunk, layers):
     if names := trunk.get("out_features"):
         stages = ["stem", *(f"stage{i}" for i in range(1, layers + 1))]
         if unknown := set(names) - set(stages):
-            raise ValueError(f"backbone_config: out_features {sorted(unknown)} do not exist.")
+            raise UserError(f"backbone_config: out_features {sorted(unknown)} do not exist.")
         return tuple(sorted(map(stages.index, names)))
     return tuple(sorted(i % (layers + 1) for i in trunk.get("out_indices") or ()))
 

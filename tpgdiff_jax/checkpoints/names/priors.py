@@ -9,6 +9,7 @@ from tpgdiff_jax.checkpoints.layouts import Source
 from tpgdiff_jax.checkpoints.names import clip
 from tpgdiff_jax.checkpoints.names.tables import look_up
 from tpgdiff_jax.priors.degradation import DegradationPrior
+from tpgdiff_jax.reporting.errors import UserError
 
 # First parts of our parameters' paths -> the released prefix of a whole CLIP tower.
 TOWERS = {
@@ -37,11 +38,11 @@ def modules_for(
       {"teacher", "student", "degradation"}.
 
     Raises:
-      ValueError: the file lacks the keys that tell the sizes.
+      UserError: the file lacks the keys that tell the sizes.
     """
     if "deg_head.cls.weight" not in shapes:
         some = ", ".join(sorted(shapes)[:5]) or "none at all"
-        raise ValueError(
+        raise UserError(
             "These are no priors of the released program: the key 'deg_head.cls.weight' is "
             f"missing. First keys found: {some}."
         )
@@ -61,7 +62,7 @@ def modules_for(
 def _with_prefix(shapes, prefix):
     found = {k.removeprefix(prefix): v for k, v in shapes.items() if k.startswith(prefix)}
     if not found:
-        raise ValueError(f"No key of the state dict begins with {prefix!r}.")
+        raise UserError(f"No key of the state dict begins with {prefix!r}.")
     return found
 
 
@@ -72,7 +73,7 @@ def sources(ndims: Mapping[tuple[str, ...], int]) -> dict[tuple[str, ...], Sourc
       ndims: path of each of stage one's parameters -> number of its axes.
 
     Raises:
-      ValueError: a parameter that the file's format does not have.
+      UserError: a parameter that the file's format does not have.
     """
     return {path: _source(path, ndim) for path, ndim in ndims.items()}
 

@@ -6,6 +6,7 @@ from typing import Any
 from tpgdiff_jax.backbones.segformer import SegFormer
 from tpgdiff_jax.checkpoints.layouts import POINTWISE, SAME
 from tpgdiff_jax.checkpoints.names.tables import count, reader
+from tpgdiff_jax.reporting.errors import UserError
 
 _BLOCK = r"segformer.encoder.block.\1.\2"
 _OURS = r"stage_(\d+)/block_(\d+)"
@@ -56,15 +57,15 @@ def module_for(
       the module.
 
     Raises:
-      ValueError: another architecture; the message names what differs.
+      UserError: another architecture; the message names what differs.
     """
     shapes, config = state_dict_shapes, config or {}
     for name, value in {"model_type": "segformer", "hidden_act": "gelu"}.items():
         if (found := config.get(name, value)) != value:
-            raise ValueError(f"config: {name}={found!r} is not supported, only {value!r}.")
+            raise UserError(f"config: {name}={found!r} is not supported, only {value!r}.")
     if missing := [key for key in (_EMBED.format(0), _FUSE, _CLASSES) if key not in shapes]:
         some = ", ".join(sorted(shapes)[:5]) or "none at all"
-        raise ValueError(
+        raise UserError(
             f"This is no SegFormer for segmentation: it lacks {', '.join(missing)}. "
             f"First keys: {some}."
         )

@@ -7,6 +7,7 @@ from typing import Any
 from tpgdiff_jax.checkpoints.layouts import MATRIX, POINTWISE, SAME
 from tpgdiff_jax.checkpoints.names.tables import reader
 from tpgdiff_jax.priors.structural import StructuralPrior
+from tpgdiff_jax.reporting.errors import UserError
 
 _ATTENTIONS = {
     r"connector/cross_attention": r"connector.cross_attn",
@@ -43,14 +44,14 @@ def module_for(
       config: not used; there is none beside such files.
 
     Raises:
-      ValueError: the file lacks the keys that tell the widths, so it is no structural prior.
+      UserError: the file lacks the keys that tell the widths, so it is no structural prior.
     """
     del config
     needed = ("struct_encoder.conv.0.weight", "connector.latent_tokens", "modality_embed")
     missing = [key for key in needed if key not in shapes]
     if missing:
         some = ", ".join(sorted(shapes)[:5]) or "none at all"
-        raise ValueError(
+        raise UserError(
             f"This is no structural prior of the released program: its keys {', '.join(missing)} "
             f"are missing. First keys found: {some}."
         )

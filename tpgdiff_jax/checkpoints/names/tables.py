@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tpgdiff_jax.checkpoints.layouts import Layout, Source, standard_layout
+from tpgdiff_jax.reporting.errors import UserError
 
 # Pattern of our path, with slashes -> names there, in which \1 stands for the pattern's first
 # group, and a layout.  A pattern matches either one parameter's whole path, or the path of its
@@ -22,7 +23,7 @@ def reader(table: Table) -> Callable[[Mapping[Path, int]], dict[Path, Source]]:
       table: the names.
 
     Returns:
-      {path of each of our parameters: number of its axes} -> {path: source}; raises ValueError for
+      {path of each of our parameters: number of its axes} -> {path: source}; raises UserError for
       a parameter that the table does not have.
     """
 
@@ -44,7 +45,7 @@ def look_up(path: tuple[str, ...], ndim: int, table: Table) -> Source:
       its source.
 
     Raises:
-      ValueError: the table has no such parameter.
+      UserError: the table has no such parameter.
     """
     *modules, leaf = path
     for pattern, (names, layout) in table.items():
@@ -54,7 +55,7 @@ def look_up(path: tuple[str, ...], ndim: int, table: Table) -> Source:
             keys = tuple(f"{match.expand(name)}.{_LEAVES[leaf]}" for name in names)
             special = layout if leaf == "kernel" else None
             return Source(keys, special or standard_layout(leaf, ndim))
-    raise ValueError(f"Parameter {'/'.join(path)} has no name in PyTorch files.")
+    raise UserError(f"Parameter {'/'.join(path)} has no name in PyTorch files.")
 
 
 def count(names: Iterable[str], pattern: str) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from tpgdiff_jax.checkpoints.layouts import GAIN, POINTWISE, Source, standard_layout
 from tpgdiff_jax.models.unet import ConditionalUNet
+from tpgdiff_jax.reporting.errors import UserError
 
 # Our submodule -> the released program's, inside a residual block.
 _BLOCK = {
@@ -62,13 +63,13 @@ def module_for(
       a `ConditionalUNet` with the file's widths, levels and priors.
 
     Raises:
-      ValueError: the file lacks the keys that tell the widths, so it is no UNet of this kind.
+      UserError: the file lacks the keys that tell the widths, so it is no UNet of this kind.
     """
     del config
     levels = [int(m.group(1)) for k in shapes if (m := re.match(r"downs\.(\d+)\.", k))]
     if "init_conv.weight" not in shapes or not levels:
         some = ", ".join(sorted(shapes)[:5]) or "none at all"
-        raise ValueError(
+        raise UserError(
             "This is no UNet of the released program: its key 'init_conv.weight' or all of "
             f"'downs.*' are missing. First keys found: {some}."
         )
@@ -97,7 +98,7 @@ def sources(ndims: Mapping[tuple[str, ...], int]) -> dict[tuple[str, ...], Sourc
       ndims: path of each of our parameters -> its number of axes.
 
     Raises:
-      ValueError: a parameter has no counterpart.
+      UserError: a parameter has no counterpart.
     """
     levels = (re.match(r"down_(\d+)_", path[0]) for path in ndims)
     depth = 1 + max((int(match.group(1)) for match in levels if match), default=0)
@@ -112,7 +113,7 @@ def _source(path: tuple[str, ...], ndim: int, depth: int) -> Source:
         return Source(("prompt",), standard_layout(leaf, ndim))
     theirs = _TOP.get(name) or _stage_name(modules, depth)
     if theirs is None:
-        raise ValueError(f"Parameter {'/'.join(path)} has no name in the released program.")
+        raise UserError(f"Parameter {'/'.join(path)} has no name in the released program.")
     if leaf == "scale" and theirs.endswith(("fn.norm", "to_out.1")) and modules[-1] == "norm":
         return Source((f"{theirs}.g",), GAIN)
     key = f"{theirs}.{'bias' if leaf == 'bias' else 'weight'}"

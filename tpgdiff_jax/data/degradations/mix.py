@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tpgdiff_jax.data.degradations.registry import DEGRADATIONS, STAGES
+from tpgdiff_jax.reporting.errors import UserError
 
 MAX_SEVERITY = 5.0
 
@@ -53,7 +54,7 @@ class Recipe:
         for name, severity in self.steps:
             _check_name(name)
             if not 0 <= severity <= MAX_SEVERITY:
-                raise ValueError(f"{name}: severity {severity} is not in [0, {MAX_SEVERITY:g}].")
+                raise UserError(f"{name}: severity {severity} is not in [0, {MAX_SEVERITY:g}].")
 
     @property
     def name(self) -> str:
@@ -112,7 +113,7 @@ def parse(text: str, *, severity: float = 3.0, seed: int = 0) -> Recipe:
       the recipe, its steps in the order in which they happen to a photograph.
 
     Raises:
-      ValueError: an unknown name, a name twice, or a severity that is no number in [0, 5].
+      UserError: an unknown name, a name twice, or a severity that is no number in [0, 5].
     """
     steps = []
     for part in text.split("+"):
@@ -122,10 +123,10 @@ def parse(text: str, *, severity: float = 3.0, seed: int = 0) -> Recipe:
         try:
             steps.append((name, float(strength) if strength else float(severity)))
         except ValueError as error:
-            raise ValueError(f"{text!r}: {strength!r} is no severity (0 to 5).") from error
+            raise UserError(f"{text!r}: {strength!r} is no severity (0 to 5).") from error
     names = [name for name, _ in steps]
     if len(set(names)) < len(names):
-        raise ValueError(f"{text!r} names a degradation twice.")
+        raise UserError(f"{text!r} names a degradation twice.")
     return Recipe(in_order(steps), seed)
 
 
@@ -170,23 +171,23 @@ class Mixture:
         for name in self.names:
             _check_name(name)
         if self.weights and len(self.weights) != len(self.names):
-            raise ValueError(
+            raise UserError(
                 f"data.weights has {len(self.weights)} numbers for {len(self.names)} degradations."
             )
         if any(weight < 0 for weight in self.weights) or (self.weights and not sum(self.weights)):
-            raise ValueError(
+            raise UserError(
                 f"data.weights={self.weights}: expected numbers of 0 or more, not all 0."
             )
         low, high = self.severity
         if not 0 <= low <= high <= MAX_SEVERITY:
-            raise ValueError(f"data.severity={self.severity}: expected 0 <= least <= most <= 5.")
+            raise UserError(f"data.severity={self.severity}: expected 0 <= least <= most <= 5.")
         if self.mix_share > 1 or (self.mix_share > 0 and self.max_mixed < 2):
-            raise ValueError(
+            raise UserError(
                 f"data.mix_share={self.mix_share}: expected at most 1, and 0 or less where "
                 f"data.max_mixed={self.max_mixed} allows no mixture."
             )
         if not 0 <= self.clean_share < 1:
-            raise ValueError(f"data.clean_share={self.clean_share}: expected 0 or more, below 1.")
+            raise UserError(f"data.clean_share={self.clean_share}: expected 0 or more, below 1.")
 
     def draw(self, rng: np.random.Generator, turn: int) -> Recipe:
         """Draw a recipe.
@@ -251,4 +252,4 @@ def _fits(name: str, chosen: Sequence[str]) -> bool:
 def _check_name(name: str) -> None:
     if name not in DEGRADATIONS:
         plain = re.sub(r"\s+", " ", str(name))
-        raise ValueError(f"{plain!r} is no degradation; expected one of {', '.join(DEGRADATIONS)}.")
+        raise UserError(f"{plain!r} is no degradation; expected one of {', '.join(DEGRADATIONS)}.")

@@ -20,6 +20,7 @@ from tpgdiff_jax.data.prepare.preview import contact_sheet
 from tpgdiff_jax.data.records import write_records
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.data.tfds.writing import write_tfds
+from tpgdiff_jax.reporting.errors import UserError
 
 FORMATS = ("folder", "records", "tfds")
 
@@ -114,7 +115,7 @@ def _check_names(photos: PhotoFolder) -> None:
     for index in range(len(photos)):
         name = _plain_name(photos, index)
         if name in first:
-            raise ValueError(
+            raise UserError(
                 f"{photos.name(first[name])} and {photos.name(index)} would both be called "
                 f"{name!r}; rename one of them."
             )
@@ -149,10 +150,10 @@ def prepare(photos: PhotoFolder, config: ConfigDict, output: pathlib.Path) -> in
       the number of pairs.
 
     Raises:
-      ValueError: `output` holds files already, or no photo can be read.
+      UserError: `output` holds files already, or no photo can be read.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"--output={output} holds files already; choose an empty or a new folder.")
+        raise UserError(f"--output={output} holds files already; choose an empty or a new folder.")
     _check_names(photos)
     made = _Counted(examples(photos, config), total=len(photos) * len(plans(config)))
     form, classes = config.prepare.format, class_names(config)
@@ -188,7 +189,7 @@ def _write_folder(made, output: pathlib.Path) -> None:
             write_image(output / gt, example["gt"])
         listed.append({"lq": str(lq), "gt": str(gt), "recipe": example["recipe"]})
     if not listed:
-        raise ValueError(f"{output}: there are no pairs to write; no photo can be read.")
+        raise UserError(f"{output}: there are no pairs to write; no photo can be read.")
     temporary = output / ".recipes.json.partial"
     temporary.write_text(json.dumps({"pairs": listed}, indent=1) + "\n")
     os.replace(temporary, output / "recipes.json")

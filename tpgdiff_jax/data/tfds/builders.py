@@ -5,6 +5,8 @@ They describe what `writing.write_tfds` wrote.  TFDS reads such folders without 
 
 import tensorflow_datasets as tfds
 
+from tpgdiff_jax.reporting.errors import UserError
+
 
 class _Info(tfds.core.DatasetInfo):
     """A description that never asks Google's bucket of public data sets about ours."""
@@ -21,7 +23,7 @@ class _Written(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     BUILDER_CONFIGS = (tfds.core.BuilderConfig(name="default"),)
 
     def _split_generators(self, dl_manager):
-        raise ValueError(
+        raise UserError(
             f"{self.name} is not to be had by download, and {self.data_dir} does not hold it; "
             "write it with tpgdiff_jax.data.tfds.writing.write_tfds, or name its data_dir."
         )

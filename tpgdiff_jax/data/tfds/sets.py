@@ -14,6 +14,7 @@ from tpgdiff_jax.data.images import UnreadableImageError, decode_rgb
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import Source, relabelled
 from tpgdiff_jax.data.tfds.writing import import_tfds
+from tpgdiff_jax.reporting.errors import UserError
 
 
 class TfdsSource(Source):
@@ -57,10 +58,10 @@ class TfdsSource(Source):
           report: where bad records are listed; None starts a new list.
 
         Raises:
-          ValueError: unknown kind, no such data set, split or feature.
+          UserError: unknown kind, no such data set, split or feature.
         """
         if kind not in ("photos", "pairs"):
-            raise ValueError(f"TFDS data set {name!r}: kind={kind!r}, expected photos or pairs.")
+            raise UserError(f"TFDS data set {name!r}: kind={kind!r}, expected photos or pairs.")
         super().__init__(f"{name}[{split}]", min_size, cache_mb, report)
         self.unit = kind
         self._keys = (image_key,) if kind == "photos" else (lq_key, gt_key)
@@ -69,7 +70,7 @@ class TfdsSource(Source):
         features = self._data.dataset_info.features
         for key in self._keys:
             if key not in features:
-                raise ValueError(
+                raise UserError(
                     f"TFDS data set {name!r} has no feature {key!r} but {sorted(features)}; say "
                     "which one holds the image (image_key; lq_key and gt_key for pairs)."
                 )
@@ -151,7 +152,7 @@ def _open(name: str, split: str, data_dir: str | os.PathLike | None) -> Any:
         return tfds.data_source(name, split=split, data_dir=data_dir, download=False)
     except (ValueError, RuntimeError, AssertionError, OSError) as error:
         first_line = str(error).partition("\n")[0]
-        raise ValueError(
+        raise UserError(
             f"TFDS data set {name!r}, split {split!r}, cannot be read in data_dir={data_dir}: "
             f"{first_line} Check the names; public data sets must be prepared with "
             "file_format='array_record' (on any machine that has TensorFlow)."

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tpgdiff_jax.data.records import as_image_file, open_writer
+from tpgdiff_jax.reporting.errors import UserError
 
 
 def write_tfds(
@@ -44,13 +45,13 @@ def write_tfds(
       the data set's folder, DATA_DIR/NAME/CONFIG/VERSION.
 
     Raises:
-      ValueError: unknown name, existing split, other classes than the other splits, no examples, or
+      UserError: unknown name, existing split, other classes than the other splits, no examples, or
         an example that lacks something.
     """
     builder = _new_builder(data_dir, name, config)
     info, folder = builder.info, pathlib.Path(builder.data_dir)
     if split in info.splits:
-        raise ValueError(
+        raise UserError(
             f"{folder} holds the split {split!r} already; name another split or config, or delete "
             "that folder."
         )
@@ -61,7 +62,7 @@ def write_tfds(
     try:
         shards, lengths = _write_shards(partial, info, examples, examples_per_shard)
         if not shards:
-            raise ValueError(f"{folder}: there are no examples to write as split {split!r}.")
+            raise UserError(f"{folder}: there are no examples to write as split {split!r}.")
         _publish(info, folder, split, shards, lengths)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -76,7 +77,7 @@ def _new_builder(data_dir: str | os.PathLike, name: str, config: str) -> Any:
     known = (builders.RestorationPhotos, builders.RestorationPairs)
     classes = {builder.name: builder for builder in known}
     if name not in classes:
-        raise ValueError(f"TFDS data set {name!r} is none of ours: {sorted(classes)}.")
+        raise UserError(f"TFDS data set {name!r} is none of ours: {sorted(classes)}.")
     if config not in classes[name].builder_configs:
         config = tfds.core.BuilderConfig(name=config)
     return classes[name](data_dir=data_dir, config=config, file_format="array_record")
@@ -91,7 +92,7 @@ def _set_classes(info: Any, classes: tuple[str, ...], folder: pathlib.Path) -> N
     if known is None:
         label.names = classes or ("unknown",)
     elif known != (classes or ("unknown",)):
-        raise ValueError(
+        raise UserError(
             f"{folder} has the classes {list(known)}, the new split {list(classes)}; use the same "
             "or another config."
         )
@@ -119,7 +120,7 @@ def _serialise(info: Any, example: Mapping[str, Any]) -> bytes:
     stored = {}
     for key in info.features:
         if key in ("image", "lq", "gt", "name") and key not in example:
-            raise ValueError(f"{info.full_name}: an example needs {key!r}; got {sorted(example)}.")
+            raise UserError(f"{info.full_name}: an example needs {key!r}; got {sorted(example)}.")
         if key == "label":
             stored[key] = int(example.get(key, 0))
         elif key == "recipe":
