@@ -6,6 +6,7 @@
                                                      `sample` (FOLDER: a checkout of it)
     python launch/bench parity --checkpoint=FILE     a bfloat16 chain against a float32 one
     python launch/bench priors                       each branch, in UNet calls
+    python launch/bench convolutions --dtype=bfloat16    oneDNN against XLA, by shape
     python launch/bench gradients                    weight gradients: ours against XLA's own
     python launch/bench restore                      by picture size, in windows, a mixed folder
     python launch/bench eval                         what scoring adds to sampling
@@ -66,6 +67,12 @@ def _parity(config: ConfigDict, flag: flags.FlagValues) -> Rows:
 
     photos = flag.photos or str(options.PHOTOS / "eval")
     return parity.bench_parity(config, flag.checkpoint, photos, flag.steps)
+
+
+def _convolutions(config: ConfigDict, flag: flags.FlagValues) -> Rows:
+    from launch.bench import convolutions
+
+    return convolutions.bench_convolutions(config.model.dtype, flag.repeats)
 
 
 def _gradients(config: ConfigDict, flag: flags.FlagValues) -> Rows:
@@ -132,6 +139,7 @@ WORKS = {
     "sample": _sample,
     "parity": _parity,
     "priors": _priors,
+    "convolutions": _convolutions,
     "gradients": _gradients,
     "restore": _restore,
     "eval": _eval,

@@ -117,6 +117,18 @@ def _compile(lowered: Any) -> tuple[Any, float]:
     return lowered.compile(), time.perf_counter() - started
 
 
+def in_turns(runners: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Return the seconds of each runner's counted runs; the first turn of all warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    for turn in range(repeats + 1):
+        for name, run in runners.items():
+            started = time.perf_counter()
+            jax.block_until_ready(run())
+            if turn:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
 def peak_bytes() -> int:
     """Return the most memory used so far, see `speed.memory_gib`."""
     return round(memory_gib() * 2**30)

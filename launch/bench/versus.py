@@ -2,7 +2,6 @@
 
 import os
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from launch.bench import model, presets
-from launch.bench.measure import Program
+from launch.bench.measure import Program, in_turns
 from launch.bench.model import Row
 from launch.bench.reference import FORMS, Released
 from tpgdiff_jax.diffusion import samplers
@@ -49,7 +48,7 @@ def bench_against(
             runners[f"released, {form}"] = _theirs(theirs, work, batch, steps)
         runners |= {f"ours, {d}": _ours(config, d, work, params, batch, steps) for d in DTYPES}
         print(f"{work}: loaded and compiled; {repeats + 1} turns of {len(runners)}", flush=True)
-        found = _rows(config, work, _in_turns(runners, repeats))
+        found = _rows(config, work, in_turns(runners, repeats))
         agreement = _agreement(runners) if work == "forward" else None
         rows += [row | {"agreement": agreement} for row in found]
     return rows
@@ -88,18 +87,6 @@ def _theirs(theirs: Released, work: str, batch: dict[str, Any], steps: int | Non
     if work == "train step":
         return theirs.train_step(batch)
     return theirs.sample(batch["lq"], batch["priors"], steps)
-
-
-def _in_turns(runners: dict[str, Runner], repeats: int) -> dict[str, list[float]]:
-    """Return the seconds of each runner's counted turns; the first turn warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in runners}
-    for turn in range(repeats + 1):
-        for name, run in runners.items():
-            started = time.perf_counter()
-            run()
-            if turn:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
 
 
 def _rows(config: ConfigDict, work: str, seconds: dict[str, list[float]]) -> list[Row]:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from launch.bench import (
+    convolutions,
     data,
     evaluate,
     flops,
@@ -29,8 +30,12 @@ from launch.bench import (
     table,
     weights,
 )
+from tpgdiff_jax import native
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.config import base_config
+from tpgdiff_jax.native.build import MissingError
+from tpgdiff_jax.native.choice import _load
+from tpgdiff_jax.reporting.errors import UserError
 
 PROGRAM = pathlib.Path(options.__file__).with_name("__main__.py")
 MAIN = runpy.run_path(str(PROGRAM), run_name="bench")["main"]
@@ -131,6 +136,20 @@ def test_priors_of_every_branch(tiny):
     names = [row["what"] for row in priors.bench_priors(tiny, repeats=1)]
     assert names[:2] == ["one UNet call", "compact encoder"]
     assert names[-1] == "extract_priors, all of it"
+
+
+def test_convolutions_compare_both_ways_and_leave_the_choice_alone(monkeypatch):
+    monkeypatch.delenv(native.ENVIRONMENT, raising=False)
+    before = native.chosen()
+    shapes = ((3, 1, 16, 16, 16, 1), (1, 1, 64, 64, 32, 1))
+    if isinstance(_load(), MissingError):
+        with pytest.raises(UserError, match="onednn cannot run here"):
+            convolutions.bench_convolutions("float32", 1, shapes)
+    else:
+        rows = convolutions.bench_convolutions("float32", 1, shapes)
+        assert [row["what"] for row in rows[::2]] == ["3x3/1 forward", "1x1/1 forward"]
+        assert all(row["times_faster"] > 0 for row in rows)
+    assert native.chosen() == before
 
 
 def test_gradients():

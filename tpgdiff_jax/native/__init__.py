@@ -8,7 +8,7 @@ that into JAX programs.  Nothing here is needed: whatever is missing, XLA comput
 """
 
 from tpgdiff_jax.native.call import call
-from tpgdiff_jax.native.choice import ENVIRONMENT, WAYS, choose, has_fast_bfloat16
+from tpgdiff_jax.native.choice import ENVIRONMENT, WAYS, choose, chosen, has_fast_bfloat16
 from tpgdiff_jax.native.problems import Convolution, Product
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "Product",
     "call",
     "choose",
+    "chosen",
     "has_fast_bfloat16",
 ]

@@ -39,6 +39,11 @@ def choose(way: str) -> None:
     _wanted = way
 
 
+def chosen() -> str:
+    """Return what `choose` was given last; `auto` at the start."""
+    return _wanted
+
+
 def library_in_use() -> Library | None:
     """Return the library if oneDNN computes the convolutions of CPUs; None where XLA does.
 
