@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from launch.bench.measure import Program, in_turns
 from tpgdiff_jax import native
-from tpgdiff_jax.models.convolution import convolve, pointwise
+from tpgdiff_jax.backbones.convolution import convolve, pointwise
+from tpgdiff_jax.reporting.errors import UserError
 
 # (side of the kernel, stride, channels, features, side of the images, batch): of the full-width
 # UNet at 256x256, and of small ones in batches.
@@ -65,7 +66,7 @@ def _measure(shape: tuple[int, ...], dtype: jnp.dtype, repeats: int) -> list[dic
     ):
         programs = {}
         for way in ("onednn", "xla"):
-            native.choose(way)
+            _choose(way)
             # A function of its own each time: JAX would reuse what was traced the other way.
             programs[way] = Program(lambda *args, f=function: f(*args), arguments)
         runners = {w: functools.partial(p.compiled, *arguments) for w, p in programs.items()}
@@ -79,6 +80,13 @@ def _measure(shape: tuple[int, ...], dtype: jnp.dtype, repeats: int) -> list[dic
         row["times_faster"] = best["xla"] / best["onednn"]
         rows.append(row)
     return rows
+
+
+def _choose(way: str) -> None:
+    try:
+        native.choose(way)
+    except native.ChoiceError as error:
+        raise UserError(str(error)) from error
 
 
 def _operands(shape: tuple[int, ...], dtype: jnp.dtype) -> tuple[jax.Array, ...]:

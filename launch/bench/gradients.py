@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from launch.bench.measure import Program
-from tpgdiff_jax.models import xla_convolution as convolution
+from tpgdiff_jax.backbones import xla_convolution as convolution
 
 # (batch, side in pixels, input channels, output channels)
 SHAPES = (

@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
+from tpgdiff_jax.backbones.convolution import conv3x3
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.distributed import batches, sharding
 from tpgdiff_jax.models import tpgdiff
-from tpgdiff_jax.models.convolution import conv3x3
 
 
 def mesh(data=-1, fsdp=1, tensor=1, spatial=1):

@@ -17,7 +17,7 @@ from absl import logging
 logging.set_verbosity(logging.INFO)
 import jax.numpy as jnp
 from tpgdiff_jax import native
-from tpgdiff_jax.models.convolution import conv3x3
+from tpgdiff_jax.backbones.convolution import conv3x3
 try:
     native.choose(sys.argv[1])
 except ValueError as error:

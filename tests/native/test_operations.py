@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tpgdiff_jax import native
-from tpgdiff_jax.models import convolution
-from tpgdiff_jax.models.convolution import conv3x3, convolve, pointwise
+from tpgdiff_jax.backbones import convolution
+from tpgdiff_jax.backbones.convolution import conv3x3, convolve, pointwise
 from tpgdiff_jax.native import choice
 
 pytestmark = pytest.mark.skipif(choice.library_in_use() is None, reason="oneDNN is not here")

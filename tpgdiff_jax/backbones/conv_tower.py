@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tpgdiff_jax.backbones.convolution import SAME_3X3, Conv, Conv3x3
+
 
 class ConvTower(nn.Module):
     """Embed images by the statistics of their features at every scale.
@@ -44,9 +46,10 @@ class ConvTower(nn.Module):
         x = view.astype(self.dtype)
         statistics = []
         for index, width in enumerate(self.widths):
-            down = nn.Conv(width, (3, 3), (2, 2), ((1, 1), (1, 1)), name=f"down_{index}", **kinds)
-            x = nn.silu(down(x))
-            x = x + nn.silu(nn.Conv(width, (3, 3), name=f"conv_{index}", **kinds)(x))
+            down = {"stride": 2, "padding": SAME_3X3, "name": f"down_{index}"}
+            x = Conv(width, use_bias=True, silu=True, **down, **kinds)(x)
+            conv = Conv3x3(width, use_bias=True, silu=True, name=f"conv_{index}", **kinds)
+            x = conv(x, residual=x)
             statistics += _mean_and_spread(x)
         pooled = jnp.concatenate(statistics, axis=-1)
         pooled = nn.LayerNorm(use_fast_variance=False, name="norm", **kinds)(pooled)

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tpgdiff_jax.backbones.convolution import SAME_3X3, Conv
 from tpgdiff_jax.backbones.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -231,7 +232,7 @@ class _PreActivation(nn.Module):
         return x + _conv3x3("conv_out", x.shape[-1], **kinds)(nn.relu(h))
 
 
-def _conv3x3(name, features, stride=1, **kinds):
+def _conv3x3(name, features, stride=1, use_bias=True, **kinds):
     # Padded on both sides also where the stride is 2; "SAME" would pad one side only.
-    padding = ((1, 1), (1, 1))
-    return nn.Conv(features, (3, 3), (stride, stride), padding, name=name, **kinds)
+    how = {"stride": stride, "padding": SAME_3X3, "name": name}
+    return Conv(features, use_bias, **how, **kinds)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tpgdiff_jax.backbones.convolution import Conv3x3
 from tpgdiff_jax.backbones.vit import CLIP_MEAN, CLIP_STD
 from tpgdiff_jax.reporting.errors import UserError
 
@@ -63,14 +64,8 @@ class Vgg16(nn.Module):
             if not width:
                 x = nn.max_pool(x, (2, 2), (2, 2))
                 continue
-            conv = nn.Conv(
-                width,
-                (3, 3),
-                padding=((1, 1), (1, 1)),
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-                name=f"conv_{index}",
-            )
+            kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+            conv = Conv3x3(width, use_bias=True, name=f"conv_{index}", **kinds)
             x = nn.relu(conv(x))
             index += 1
         x = x.astype(jnp.float32)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tpgdiff_jax.models.convolution import Dense
+from tpgdiff_jax.backbones.convolution import Dense
 from tpgdiff_jax.reporting.errors import UserError
 
 # Scores of one image held at once, over heads, queries and keys, 64 MiB; more come in turns.

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tpgdiff_jax.models.convolution import Conv, Conv3x3, Dense
+from tpgdiff_jax.backbones.convolution import Conv, Conv3x3, Dense
 
 
 class PixelNorm(nn.Module):

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tpgdiff_jax.models.convolution import Dense
+from tpgdiff_jax.backbones.convolution import Dense
 from tpgdiff_jax.models.layers import PixelNorm
 
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.backbones.vgg import Vgg16
 from tpgdiff_jax.backbones.vit import ClipImageTower, clip_view
-from tpgdiff_jax.models.tpgdiff import degradation_prior, image_tower
+from tpgdiff_jax.models.tpgdiff import choose_convolutions, degradation_prior, image_tower
 from tpgdiff_jax.priors.degradation import DegradationPrior
 from tpgdiff_jax.priors.semantic import SemanticPrior
 
@@ -57,6 +57,7 @@ def build_stage_one(config: ConfigDict) -> StageOne:
     Args:
       config: a whole configuration; reads `model`, `priors` and `data.degradations`.
     """
+    choose_convolutions(config)
     tower = image_tower(config)
     is_clip = config.priors.teacher == "clip"
     return StageOne(

@@ -21,6 +21,7 @@ from tpgdiff_jax.priors.compact import CompactEncoder
 from tpgdiff_jax.priors.degradation import DegradationPrior
 from tpgdiff_jax.priors.semantic import SemanticPrior
 from tpgdiff_jax.priors.structural import StructuralPrior
+from tpgdiff_jax.reporting.errors import UserError
 
 ENCODERS = ("compact", "clip", "conv", "none")
 UNETS = ("released", "lean")
@@ -111,10 +112,22 @@ class TPGDiff(nn.Module):
         return self.denoise(x_t, mu, t, priors), logits
 
 
+def choose_convolutions(config: ConfigDict) -> None:
+    """Let all programs compiled from now on compute as `model.convolutions` says.
+
+    Raises:
+      UserError: it is `onednn`, which cannot run here.
+    """
+    try:
+        native.choose(config.model.convolutions)
+    except native.ChoiceError as error:
+        raise UserError(str(error)) from error
+
+
 def build(config: ConfigDict) -> TPGDiff:
     """Build the system that a configuration describes, without weights.
 
-    `model.convolutions` applies to all programs compiled from now on (`native.choose`).
+    `model.convolutions` applies to all programs compiled from now on (`choose_convolutions`).
 
     Args:
       config: a whole configuration; reads `model`, `priors` and `data.degradations`.
@@ -123,7 +136,7 @@ def build(config: ConfigDict) -> TPGDiff:
       UserError: `model.convolutions` is `onednn`, which cannot run here.
     """
     model, priors = config.model, config.priors
-    native.choose(model.convolutions)
+    choose_convolutions(config)
     kinds = {"dtype": jnp.dtype(model.dtype), "param_dtype": jnp.dtype(model.param_dtype)}
     branches: dict[str, Any] = {}
     classes = len(config.data.degradations)

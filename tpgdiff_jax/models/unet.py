@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tpgdiff_jax.backbones.convolution import Conv, Conv3x3
 from tpgdiff_jax.models.attention import SpatialTransformer
-from tpgdiff_jax.models.convolution import Conv, Conv3x3
 from tpgdiff_jax.models.layers import (
     DegradationPrompt,
     Downsample,

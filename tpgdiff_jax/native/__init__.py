@@ -8,12 +8,20 @@ that into JAX programs.  Nothing here is needed: whatever is missing, XLA comput
 """
 
 from tpgdiff_jax.native.call import call
-from tpgdiff_jax.native.choice import ENVIRONMENT, WAYS, choose, chosen, has_fast_bfloat16
+from tpgdiff_jax.native.choice import (
+    ENVIRONMENT,
+    WAYS,
+    ChoiceError,
+    choose,
+    chosen,
+    has_fast_bfloat16,
+)
 from tpgdiff_jax.native.problems import Convolution, Product
 
 __all__ = [
     "ENVIRONMENT",
     "WAYS",
+    "ChoiceError",
     "Convolution",
     "Product",
     "call",

@@ -9,12 +9,15 @@ from absl import logging
 from tpgdiff_jax.native import library
 from tpgdiff_jax.native.build import MissingError
 from tpgdiff_jax.native.library import Library
-from tpgdiff_jax.reporting.errors import UserError
 
 WAYS = ("auto", "xla", "onednn")
 ENVIRONMENT = "TPGDIFF_CONVOLUTIONS"  # goes before the configuration; for bug reports
 
 _wanted = "auto"
+
+
+class ChoiceError(ValueError):
+    """A way that is unknown, or that cannot run here."""
 
 
 def choose(way: str) -> None:
@@ -25,17 +28,17 @@ def choose(way: str) -> None:
         variable TPGDIFF_CONVOLUTIONS goes before it.
 
     Raises:
-      UserError: an unknown way, or `onednn` where it cannot run.
+      ChoiceError: an unknown way, or `onednn` where it cannot run.
     """
     global _wanted
     given = os.environ.get(ENVIRONMENT)
     name, value = (ENVIRONMENT, given) if given else ("model.convolutions", way)
     if value not in WAYS:
-        raise UserError(f"{name}={value!r} is unknown; expected one of {', '.join(WAYS)}.")
+        raise ChoiceError(f"{name}={value!r} is unknown; expected one of {', '.join(WAYS)}.")
     if value == "onednn":
         found = _load()
         if isinstance(found, MissingError):
-            raise UserError(f"{name}=onednn cannot run here: {found}.")
+            raise ChoiceError(f"{name}=onednn cannot run here: {found}.")
     _wanted = way
 
 

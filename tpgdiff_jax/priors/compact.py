@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tpgdiff_jax.backbones.convolution import Conv
+
 # Four convolutions of stride 2.
 DOWNSAMPLING = 16
 
@@ -41,8 +43,8 @@ class CompactEncoder(nn.Module):
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = lq.astype(self.dtype) * 2 - 1
         for index, multiple in enumerate((1, 2, 3, 4)):
-            conv = nn.Conv(self.width * multiple, (3, 3), (2, 2), name=f"conv_{index}", **kinds)
-            x = nn.silu(conv(x))
+            how = {"stride": 2, "padding": "same", "name": f"conv_{index}"}
+            x = Conv(self.width * multiple, use_bias=True, silu=True, **how, **kinds)(x)
         # Mean and spread of every channel: what is there, and how unevenly (noise, streaks, veil).
         x = x.astype(jnp.float32)
         mean = x.mean(axis=(1, 2))

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tpgdiff_jax.backbones.convolution import SAME_3X3, Conv
 from tpgdiff_jax.backbones.depth_anything import DepthAnything, depth_input, normalised_depth
 from tpgdiff_jax.backbones.frozen import apply_frozen
 from tpgdiff_jax.backbones.segformer import SegFormer, segmentation_input, segmentation_map
@@ -61,8 +62,8 @@ class MapEncoder(nn.Module):
         x = maps.astype(self.dtype)
         for index, width in enumerate(widths):
             stride = 2 if index % 3 == 2 else 1
-            conv = nn.Conv(width, (3, 3), stride, ((1, 1), (1, 1)), name=f"conv_{index}", **kinds)
-            x = nn.relu(conv(x))
+            how = {"stride": stride, "padding": SAME_3X3, "name": f"conv_{index}"}
+            x = nn.relu(Conv(width, use_bias=True, **how, **kinds)(x))
         return nn.Dense(self.features, name="proj", **kinds)(x)
 
 

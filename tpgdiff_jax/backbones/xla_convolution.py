@@ -7,7 +7,7 @@ XLA's CPU backend computes two weight gradients several times slower than the la
 * of a 1x1 convolution written as a dot that contracts three axes.  There, the axes are merged
   before the product.
 
-GPUs and TPUs keep XLA's own gradients.  `launch/bench.py --what=gradients` measures both.
+GPUs and TPUs keep XLA's own gradients.  `python launch/bench gradients` measures both.
 """
 
 import functools
@@ -21,7 +21,7 @@ Padding = tuple[tuple[int, int], tuple[int, int]]  # zeros put at (top, bottom),
 SAME_3X3: Padding = ((1, 1), (1, 1))
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
-# Below these sizes XLA's own CPU gradient is the faster one (measured, launch/bench.py).
+# Below these sizes XLA's own CPU gradient is the faster one (`python launch/bench gradients`).
 _MIN_BLOCKED_CHANNELS = 64
 _MIN_BLOCKED_PIXELS = 32 * 32
 # Pixels unfolded at a time: 9 * 64 channels * 2048 * 4 bytes is about the size of an L2 cache.

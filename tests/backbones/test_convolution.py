@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tpgdiff_jax.models import xla_convolution
-from tpgdiff_jax.models.convolution import Conv3x3, Dense, conv3x3, pointwise
-from tpgdiff_jax.models.xla_convolution import (
+from tpgdiff_jax.backbones import xla_convolution
+from tpgdiff_jax.backbones.convolution import Conv, Conv3x3, Dense, conv3x3, pointwise
+from tpgdiff_jax.backbones.xla_convolution import (
     blocked_kernel_gradient,
     merged_matrix_gradient,
     native_matrix_gradient,
@@ -251,3 +251,32 @@ def test_a_layer_computes_and_stores_in_the_types_asked_for(layer):
     variables = layer.init(jax.random.key(0), x)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float16"}
     assert layer.apply(variables, x).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "other"),
+    [
+        (3, 1, None, "SAME"),
+        (3, 2, "same", "SAME"),
+        (3, 2, ((1, 1), (1, 1)), ((1, 1), (1, 1))),
+        (4, 4, None, "VALID"),
+        (5, 3, "same", "SAME"),
+    ],
+)
+@pytest.mark.parametrize("shape", [(2, 16, 12, 3), (1, 13, 17, 3)])
+def test_layers_are_those_of_flax(size, stride, padding, other, shape, assert_near):
+    x = jax.random.normal(jax.random.key(0), shape)
+    ours = Conv(5, use_bias=True, size=size, stride=stride, padding=padding)
+    theirs = nn.Conv(5, (size, size), stride, other)
+    variables = theirs.init(jax.random.key(1), x)
+    assert jax.tree.map(jnp.shape, ours.init(jax.random.key(1), x)) == jax.tree.map(
+        jnp.shape, variables
+    )
+
+    def answer(layer, variables, x):
+        return jnp.sin(layer.apply(variables, x)).sum()
+
+    assert_near(ours.apply(variables, x), theirs.apply(variables, x), 1e-5)
+    found, expected = (jax.grad(answer, (1, 2))(layer, variables, x) for layer in (ours, theirs))
+    for one, other_one in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert_near(one, other_one, 1e-4)

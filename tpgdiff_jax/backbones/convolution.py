@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from tpgdiff_jax import native
-from tpgdiff_jax.models import xla_convolution as xla
-from tpgdiff_jax.models.xla_convolution import SAME_3X3, Padding
+from tpgdiff_jax.backbones import xla_convolution as xla
+from tpgdiff_jax.backbones.xla_convolution import SAME_3X3, Padding
 from tpgdiff_jax.native.problems import FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT
 
 # Products with fewer multiplications are over before a foreign call has begun.
@@ -239,14 +239,16 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-    """A square convolution, zero-padded by (size - stride) / 2; parameters as in `nn.Conv`.
+    """A square convolution; parameters as in `nn.Conv`.
 
     Attributes:
       features: output channels.
       use_bias: add a bias.
       zero_init: start all weights at zero, so that the layer first answers zero.
-      size: of the kernel, in pixels; as odd or even as the stride.
+      size: of the kernel, in pixels.
       stride: of rows and columns.
+      padding: zeros put at ((top, bottom), (left, right)), or "same" as in `nn.Conv`; None:
+        (size - stride) / 2 on every side, which needs both as odd or as even.
       silu: apply SiLU.
       dtype, param_dtype: of the computation and of the parameters.
     """
@@ -257,6 +259,7 @@ class Conv(nn.Module):
     size: int = 3
     stride: int = 1
     silu: bool = False
+    padding: Padding | str | None = None
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
@@ -276,11 +279,19 @@ class Conv(nn.Module):
         bias = None
         if self.use_bias:
             bias = self.param("bias", zeros, (self.features,), self.param_dtype)
-        side = ((self.size - self.stride) // 2,) * 2
-        padding = (side, side)
         x = x.astype(self.dtype)
         after = (self.silu, scale, shift, residual)
-        return convolve(x, kernel, bias, self.stride, padding, *after)
+        return convolve(x, kernel, bias, self.stride, self._padding(x.shape[1:3]), *after)
+
+    def _padding(self, image: tuple[int, int]) -> Padding:
+        if self.padding == "same":
+            missing = ((-(-n // self.stride) - 1) * self.stride + self.size - n for n in image)
+            totals = [max(total, 0) for total in missing]
+            return tuple((total // 2, total - total // 2) for total in totals)
+        if self.padding is not None:
+            return self.padding
+        side = ((self.size - self.stride) // 2,) * 2
+        return (side, side)
 
 
 class Conv3x3(Conv):
