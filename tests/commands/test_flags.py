@@ -5,11 +5,15 @@ import subprocess
 import sys
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from tpgdiff_jax import config
 from tpgdiff_jax.commands import flags as typed
 from tpgdiff_jax.reporting.errors import UserError
 
+# Of how ml_collections runs an experiment file.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 EXPERIMENT = """
@@ -29,6 +33,21 @@ def experiment(tmp_path):
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def parse(experiment, monkeypatch):
+    """`parse(*overrides)` -> the configuration; flags are not those of the test's own process."""
+
+    def parse(*overrides: str):
+        values, argv = flags.FlagValues(), ["main", f"--config={experiment()}", *overrides]
+        config_flags.DEFINE_config_file("config", None, "Experiment file.", flag_values=values)
+        monkeypatch.setattr(flags, "FLAGS", values)
+        monkeypatch.setattr(sys, "argv", argv)  # where ml_collections looks for overrides
+        typed.parse_flags(argv)
+        return values["config"].value
+
+    return parse
 
 
 @pytest.mark.parametrize(
@@ -75,19 +94,67 @@ def test_values_that_begin_with_config_name_no_experiment_file(arguments):
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("joining", "words"),
     [
         ({"num_processes": 2, "process_id": 1}, "--num_processes=2 alone starts one process"),
         ({"process_id": 0}, "--process_id=0 alone starts one process"),
     ],
 )
-def test_numbers_of_processes_that_nothing_joins_are_refused(flags, words):
+def test_numbers_of_processes_that_nothing_joins_are_refused(joining, words):
     alone = {"distributed": False, "coordinator": None, "num_processes": None, "process_id": None}
     with pytest.raises(UserError, match=f"{words}.*--coordinator=.*--distributed"):
-        typed.check_processes(**alone | flags)
+        typed.check_processes(**alone | joining)
     for joined in ({"distributed": True}, {"coordinator": "host:1"}):
-        typed.check_processes(**alone | flags | joined)
+        typed.check_processes(**alone | joining | joined)
     typed.check_processes(**alone)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        (
+            "--config.optim.steps=abc",
+            "--config.optim.steps=abc: expected a whole number of 1 or more; "
+            "for example --config.optim.steps=700000.",
+        ),
+        (
+            "--config.optim.learning_rate=",
+            "--config.optim.learning_rate=: expected a finite number above 0; "
+            "for example --config.optim.learning_rate=0.0002.",
+        ),
+        (
+            "--config.model.multipliers=(1, 2",
+            "--config.model.multipliers=(1, 2: expected a non-empty tuple of whole numbers of 1 or "
+            'more; for example --config.model.multipliers="(1, 2, 4, 8)".',
+        ),
+        (
+            "--config.eval.clamp=maybe",
+            "--config.eval.clamp=maybe: expected True or False; "
+            "for example --config.eval.clamp=False.",
+        ),
+        (
+            "--config.model.width",
+            "--config.model.width: expected a whole number of 2 or more, a multiple of 2; "
+            "for example --config.model.width=64.",
+        ),
+    ],
+)
+def test_a_value_that_cannot_be_read_says_what_is_expected(parse, override, sentence):
+    with pytest.raises(UserError) as error:
+        parse(override)
+    assert str(error.value) == sentence
+
+
+def test_every_example_can_be_typed_as_shown(parse):
+    shown = [config.how_to_write(key).removeprefix("for example ") for key in config.KEYS]
+    found = parse(*(text.replace('"', "") for text in shown))  # a shell takes the quotes away
+    for key, entry in config.KEYS.items():
+        value = entry.default if entry.example is None else entry.example
+        assert config.get(found, key) == value, key
+
+
+def test_one_number_for_a_tuple_is_a_tuple_of_one(parse):
+    assert parse("--config.model.multipliers=3").model.multipliers == (3,)
 
 
 def test_mistyped_key_inside_an_experiment_file(experiment):

@@ -167,6 +167,11 @@ def _resolve_one(entry: str | Mapping[str, Any]) -> list[SetSpec]:
                 f"({', '.join(GROUPS)}), one of {', '.join(PRESETS)}, or a mapping of fields."
             )
         return [PRESETS[name] for name in names]
+    if not isinstance(entry, Mapping):
+        raise UserError(
+            f"config.benchmark.sets: {entry!r} is neither a name nor a mapping of fields, such as "
+            '{"name": "mine", "folder": "mine"}.'
+        )
     fields = {
         key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
     }
@@ -178,7 +183,12 @@ def _resolve_one(entry: str | Mapping[str, Any]) -> list[SetSpec]:
             f"preset, {', '.join(sorted(known))}."
         )
     if preset is not None:
-        return [dataclasses.replace(_resolve_one(preset)[0], **fields)]
+        if not isinstance(preset, str) or preset not in PRESETS:
+            raise UserError(
+                f"config.benchmark.sets: preset={preset!r} is no single set; expected one of "
+                f"{', '.join(PRESETS)}."
+            )
+        return [dataclasses.replace(PRESETS[preset], **fields)]
     if missing := {"name", "folder"} - fields.keys():
         raise UserError(
             f"config.benchmark.sets: {dict(entry)!r} lacks {' and '.join(sorted(missing))}."

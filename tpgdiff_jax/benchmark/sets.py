@@ -22,6 +22,7 @@ from tpgdiff_jax.evaluation.protocols import (
     add_noise,
     centre_cropped,
 )
+from tpgdiff_jax.keys.checks import Check, number, one_of, text, tuple_of, whole
 from tpgdiff_jax.reporting.errors import UserError
 
 LAYOUTS = ("pairs", "clean", "unpaired")
@@ -29,6 +30,20 @@ SEED_RULES = {
     "name": "seed from the job's seed and the image's name",
     "sequence": "one stream of numpy's RandomState(0) over sigma 15, then 25, then 50, images "
     "sorted by name; another sigma starts it anew",
+}
+
+# What the fields of a set may be that are not just any text.
+_FIELDS = {
+    "layout": one_of(LAYOUTS),
+    "gt_rename": Check(
+        lambda value: value is None or (tuple_of(text()).fits(value) and len(value) == 2),
+        "a pair of texts, or None",
+    ),
+    "sigma": number(least=0),
+    "jpeg_quality": dataclasses.replace(whole(0, 100), words="1 to 100, or 0 for no JPEG"),
+    "seed_rule": one_of(SEED_RULES),
+    "protocol": one_of(PROTOCOLS),
+    "count": Check(lambda value: value is None or whole(1).fits(value), "1 or more, or None"),
 }
 
 
@@ -73,23 +88,14 @@ class SetSpec:
     source: str = ""
 
     def __post_init__(self):
-        for key, value, choices in (
-            ("layout", self.layout, LAYOUTS),
-            ("protocol", self.protocol, PROTOCOLS),
-            ("seed_rule", self.seed_rule, SEED_RULES),
-        ):
-            if value not in choices:
+        for field in dataclasses.fields(self):
+            check, value = _FIELDS.get(field.name, text()), getattr(self, field.name)
+            if not check.fits(value):
                 raise UserError(
-                    f"Test set {self.name!r}: {key}={value!r}: expected one of "
-                    f"{', '.join(choices)}."
+                    f"Test set {self.name!r}: {field.name}={value!r}: expected {check.words}."
                 )
         if self.recipe:
             parse(self.recipe)
-        if not 0 <= self.jpeg_quality <= 100:
-            raise UserError(
-                f"Test set {self.name!r}: jpeg_quality={self.jpeg_quality}: expected 1 to 100, or "
-                "0 for no JPEG."
-            )
         if (self.layout == "clean") != bool(self.sigma or self.recipe or self.jpeg_quality):
             raise UserError(
                 f"Test set {self.name!r}: sigma, recipe or jpeg_quality go with layout='clean', "

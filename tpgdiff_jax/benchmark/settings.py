@@ -10,11 +10,10 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.benchmark.presets import resolve
 from tpgdiff_jax.benchmark.sets import SetSpec
-from tpgdiff_jax.diffusion.samplers import SAMPLERS
 from tpgdiff_jax.evaluation import optional, perceptual, protocols
+from tpgdiff_jax.priors import BRANCHES
 from tpgdiff_jax.reporting.errors import UserError
 
-PRIORS = ("degradation", "semantic", "structure")
 METRICS = (*protocols.SCORES, *perceptual.NAMES, *optional.NAMES)
 
 
@@ -81,24 +80,12 @@ class Settings:
 
 
 def read_settings(config: ConfigDict) -> Settings:
-    """Check `config.benchmark`.
+    """Read `config.benchmark`, whose values fit the table of keys.
 
     Raises:
-      UserError: naming the key, its value and what is expected.
+      UserError: an unknown test set or prior, or a set's field that does not fit.
     """
     group = config.benchmark
-    for key, choices in (("metrics", METRICS), ("samplers", SAMPLERS)):
-        if unknown := [value for value in group[key] if value not in choices]:
-            _fail(key, unknown[0], f"some of {', '.join(choices)}")
-    if group.protocol and group.protocol not in protocols.PROTOCOLS:
-        _fail("protocol", group.protocol, f"'' or one of {', '.join(protocols.PROTOCOLS)}")
-    for key in ("batch_size", "bucket"):
-        if group[key] < 1:
-            _fail(key, group[key], "1 or more")
-    if group.tile and group.tile < 64:
-        _fail("tile", group.tile, "0 or at least 64 pixels")
-    if any(not isinstance(steps, int) or steps < 1 for steps in group.steps):
-        _fail("steps", tuple(group.steps), "whole numbers of 1 or more")
     same = ("batch_size", "exact", "bucket", "tile", "largest_whole", "seed", "save_images")
     return Settings(
         specs=tuple(resolve(tuple(group.sets), group.protocol)),
@@ -123,15 +110,16 @@ def read_ablations(text: str) -> tuple[tuple[str, ...], ...]:
     """
     subsets = [()]
     if text.strip() == "all":
-        subsets += [chosen for size in (1, 2, 3) for chosen in itertools.combinations(PRIORS, size)]
+        subsets += [
+            chosen for size in (1, 2, 3) for chosen in itertools.combinations(BRANCHES, size)
+        ]
     else:
         for part in filter(None, map(str.strip, text.split(","))):
             names = set(re.split(r"\s*\+\s*", part))
-            if part != "none" and not names <= set(PRIORS):
-                _fail("without", text, f"'all', or sets of {', '.join(PRIORS)} such as 'a, a+b'")
-            subsets.append(tuple(name for name in PRIORS if name in names))
+            if part != "none" and not names <= set(BRANCHES):
+                raise UserError(
+                    f"config.benchmark.without={text!r}: expected 'all', or sets of "
+                    f"{', '.join(BRANCHES)} such as 'semantic, semantic+structure'."
+                )
+            subsets.append(tuple(name for name in BRANCHES if name in names))
     return tuple(dict.fromkeys(subsets))
-
-
-def _fail(key: str, value: Any, expected: str) -> None:
-    raise UserError(f"config.benchmark.{key}={value!r}: expected {expected}.")

@@ -12,9 +12,13 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from tpgdiff_jax import config as configuration
+from tpgdiff_jax.keys.checks import Check
 from tpgdiff_jax.reporting.errors import UserError
 
 _OVERRIDE = re.compile(r"--?config\.([\w.]+)(=|$)")
+_UNREADABLE = re.compile(
+    r"(?:Missing value for )?flag --config\.(?P<key>[\w.]+)(?:=(?P<value>.*?): |$)", re.DOTALL
+)
 _NAMES_CONFIG = re.compile(r"--?config\b")  # not the value configs/... of another flag
 _HELP = ("--help", "-help", "--helpfull", "--helpshort", "-?")
 # These modes need no experiment file: weights bring their own settings.
@@ -37,10 +41,21 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(list(argv))
     except flags.Error as error:
-        raise UserError(str(error)) from error
+        raise UserError(_in_words(error)) from error
     if len(rest) > 1:
         raise UserError(f"{rest[1]!r} is no flag; flags start with --, values follow '='.")
     return rest
+
+
+def _in_words(error: flags.Error) -> str:
+    """Say what a key of the configuration expects, where its value cannot be read."""
+    match = _UNREADABLE.match(str(error))
+    if match is None or match["key"] not in configuration.KEYS:
+        return str(error)
+    key, value = match["key"], "" if match["value"] is None else f"={match['value']}"
+    check = configuration.KEYS[key].check
+    expected = check.words if isinstance(check, Check) else "a tuple"
+    return f"--config.{key}{value}: expected {expected}; {configuration.how_to_write(key)}."
 
 
 def _goes_without_config(argv: Sequence[str]) -> bool:

@@ -35,7 +35,8 @@ Rule = tuple[str, str] | tuple[str, str, int]
 def check_rules(rules: Sequence[Rule]) -> None:
     """Raise UserError unless every rule has a valid regex, a known tactic and a sensible size."""
     for rule in rules:
-        if len(rule) not in (2, 3):
+        is_list = isinstance(rule, tuple | list) and len(rule) in (2, 3)
+        if not is_list or not all(isinstance(part, str) for part in rule[:2]):
             raise UserError(
                 f"config.sharding: {rule!r} must be (regex, tactic) or (regex, tactic, least "
                 "elements)."
@@ -46,7 +47,7 @@ def check_rules(rules: Sequence[Rule]) -> None:
                 f"config.sharding: tactic {tactic!r} of {pattern!r} is unknown; expected one of "
                 f"{', '.join(TACTICS)}."
             )
-        if not isinstance(least, int) or least < 0:
+        if not isinstance(least, int) or isinstance(least, bool) or least < 0:
             raise UserError(
                 f"config.sharding: {least!r} elements of {pattern!r}: expected a whole number, "
                 "zero or more."

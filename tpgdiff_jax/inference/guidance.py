@@ -14,10 +14,9 @@ from collections.abc import Callable, Mapping
 import jax
 from ml_collections import ConfigDict
 
-from tpgdiff_jax.priors import Priors
+from tpgdiff_jax.priors import BRANCHES, Priors
 from tpgdiff_jax.reporting.errors import UserError
 
-BRANCHES = ("degradation", "semantic", "structure")
 AS_TRAINED = (1.0, 1.0, 1.0)
 
 
