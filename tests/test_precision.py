@@ -35,7 +35,7 @@ def elementwise(x_t, mu, t):
 
 
 def chain(name, predicted):
-    steps = None if name.startswith("euler") else 3
+    steps = None if samplers.SAMPLERS[name].own_steps_only else 3
     return samplers.sample(name, elementwise, SDE, IMAGE, KEY, steps=steps, prediction=predicted)
 
 

@@ -25,15 +25,15 @@ def bench_samplers(
       pairs: folder of sets, each with LQ and GT.
       each: pairs of each set.
       crop: side of the centre crop, pixels.
-      calls: of the network per image; the Euler samplers take all of the SDE's.
+      calls: of the network per image; samplers that skip no step take all of the SDE's.
     """
     restorer = Restorer.load(weights, compile_cache=False)
     lq, gt = _read_pairs(pathlib.Path(pairs), each, crop)
     rows = [{"sampler": "input", "calls": 0, **_scores(lq, gt)}]
     print(rows[-1], flush=True)
     full = restorer.config.diffusion.num_steps
-    for name in samplers.SAMPLERS:
-        for steps in (full,) if name.startswith("euler") else calls:
+    for name, sampler in samplers.SAMPLERS.items():
+        for steps in (full,) if sampler.own_steps_only else calls:
             names = [str(index) for index in range(len(lq))]
             found = restorer(list(lq), sampler=name, steps=steps, names=names, batch_size=len(lq))
             rows.append({"sampler": name, "calls": steps, **_scores(np.stack(found), gt)})

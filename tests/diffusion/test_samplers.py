@@ -19,10 +19,10 @@ from tpgdiff_jax.diffusion.samplers import (
 )
 
 SDE = IRSDE()
-EULER = ("euler_sde", "euler_ode")
+EULER = tuple(name for name in SAMPLERS if SAMPLERS[name].own_steps_only)
 STRIDED = tuple(name for name in SAMPLERS if name not in EULER)
-STOCHASTIC = ("posterior", "sde2", "euler_sde")
-SECOND_ORDER = ("sde2", "ode2")
+STOCHASTIC = tuple(name for name in SAMPLERS if SAMPLERS[name].stochastic)
+SECOND_ORDER = tuple(name for name in SAMPLERS if SAMPLERS[name].order == 2)
 
 schedules = st.sampled_from(SCHEDULES)
 
@@ -94,6 +94,26 @@ def test_a_whole_reverse_process_equals_the_released_one(
         params, arrays["lq"], golden_priors(arrays), arrays["start_noise"], arrays["noises"]
     )
     assert_near(out, arrays["out"], 1e-3)
+
+
+def test_the_records_say_what_each_sampler_is():
+    assert EULER == ("euler_sde", "euler_ode")
+    assert STOCHASTIC == ("posterior", "sde2", "euler_sde")
+    assert SECOND_ORDER == ("sde2", "ode2")
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_coefficients_bear_out_the_records(name):
+    _, _, slope, noise = step_coefficients(name, SDE, step_times(SDE, 100)).T
+    assert bool(noise[:-1].any()) == SAMPLERS[name].stochastic
+    assert bool(slope.any()) == (SAMPLERS[name].order == 2)
+
+
+def test_what_a_sampler_does_follows_its_record_not_its_name(monkeypatch):
+    times = step_times(SDE, 7)
+    expected = step_coefficients("sde2", SDE, times)
+    monkeypatch.setitem(SAMPLERS, "mine", SAMPLERS["sde2"])
+    np.testing.assert_array_equal(step_coefficients("mine", SDE, times), expected)
 
 
 # Coefficients.

@@ -214,7 +214,8 @@ def test_samplers_and_tiles(tiny, tmp_path, monkeypatch):
     for kind in ("LQ", "GT"):
         (tmp_path / "pairs" / "noise" / kind).mkdir(parents=True)
         Image.fromarray(sample.picture((64, 64))).save(tmp_path / "pairs/noise" / kind / "a.png")
-    monkeypatch.setattr(pairs.samplers, "SAMPLERS", ("posterior",))
+    few = {"posterior": pairs.samplers.SAMPLERS["posterior"]}
+    monkeypatch.setattr(pairs.samplers, "SAMPLERS", few)
     rows = pairs.bench_samplers(str(path), str(tmp_path / "pairs"), 1, 16, calls=(1,))
     assert [row["sampler"] for row in rows] == ["input", "posterior"]
     rows = pairs.bench_tiles(str(path), str(tmp_path / "pairs"), 1, tiles=(0,))

@@ -11,6 +11,7 @@ divided by a_T = 0.005), and all share one `lax.scan`.  Few-step formulas: MR Sa
 `euler_ode` its reverse steps (arXiv 2301.11699, Eq. 5).
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -22,7 +23,31 @@ from tpgdiff_jax.diffusion import prediction as predictions
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.reporting.errors import UserError
 
-SAMPLERS = ("posterior", "sde2", "ode1", "ode2", "euler_sde", "euler_ode")
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """What kind of steps a sampler takes.
+
+    Attributes:
+      order: 2 uses the estimate's change since the last step, 1 does not.
+      stochastic: every step but the last adds fresh noise.
+      own_steps_only: Euler steps of the SDE's own length, so that none can be left out; the others
+        solve the process exactly between any two times, but for the estimate.
+    """
+
+    order: int
+    stochastic: bool
+    own_steps_only: bool = False
+
+
+SAMPLERS = {
+    "posterior": Sampler(order=1, stochastic=True),
+    "sde2": Sampler(order=2, stochastic=True),
+    "ode1": Sampler(order=1, stochastic=False),
+    "ode2": Sampler(order=2, stochastic=False),
+    "euler_sde": Sampler(order=1, stochastic=True, own_steps_only=True),
+    "euler_ode": Sampler(order=1, stochastic=False, own_steps_only=True),
+}
 
 
 def check_sampler(name: str, sde: IRSDE, steps: int | None) -> int:
@@ -38,10 +63,11 @@ def check_sampler(name: str, sde: IRSDE, steps: int | None) -> int:
     steps = sde.steps if steps is None else steps
     if steps != int(steps) or steps < 1:
         raise UserError(f"steps={steps} must be a whole number, at least 1.")
-    if name.startswith("euler") and steps != sde.steps:
+    if SAMPLERS[name].own_steps_only and steps != sde.steps:
+        others = ", ".join(other for other in SAMPLERS if not SAMPLERS[other].own_steps_only)
         raise UserError(
             f"sampler={name!r} takes the SDE's own {sde.steps} steps, not {steps}; "
-            "use 'posterior' or an 'ode' sampler for fewer."
+            f"use one of {others} for another number."
         )
     return steps
 
@@ -66,13 +92,14 @@ def step_coefficients(name: str, sde: IRSDE, times: np.ndarray) -> np.ndarray:
     Returns:
       float64 [n, 4].
     """
-    if name.startswith("euler"):
-        return _euler_coefficients(sde, times[:-1].astype(int), stochastic=name == "euler_sde")
+    sampler = SAMPLERS[name]
+    stochastic = sampler.stochastic
+    if sampler.own_steps_only:
+        return _euler_coefficients(sde, times[:-1].astype(int), stochastic)
     # Theta is piecewise linear in t, so fractional times interpolate it exactly.
     cumsum = np.interp(times, np.arange(sde.steps + 1), sde.thetas_cumsum)
     a = np.exp(-cumsum * sde.dt)
     s = sde.stationary_std * np.sqrt(1 - a**2)
-    stochastic = name in ("posterior", "sde2")
     rows = []
     previous_h = None
     for now in range(len(times) - 1):
@@ -84,7 +111,7 @@ def step_coefficients(name: str, sde: IRSDE, times: np.ndarray) -> np.ndarray:
         gain = -math.expm1(-2 * h) if stochastic else -math.expm1(-h)
         decay = math.exp(-h) if stochastic else 1.0
         slope = 0.0
-        if name.endswith("2") and previous_h is not None:
+        if sampler.order == 2 and previous_h is not None:
             # D = (q - q_previous) / (h_previous / h)
             order2 = 1 - gain / (2 * h) if stochastic else math.expm1(-h) / h + 1
             slope = a[after] * order2 * h / previous_h
