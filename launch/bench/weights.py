@@ -45,8 +45,7 @@ def random_system(config: ConfigDict) -> tuple[tpgdiff.TPGDiff, dict[str, Any]]:
       (the model, its {"params", "frozen"}, numpy arrays).
     """
     model = tpgdiff.build(config)
-    parts = {name: getattr(model, name) for name in ("unet", "structure", "encoder")}
-    params = random_weights({name: part for name, part in parts.items() if part is not None})
+    params = random_weights(tpgdiff.trained_networks(model))
     last = params["unet"]["final_conv"]
     params["unet"]["final_conv"] = jax.tree.map(lambda leaf: leaf * leaf.dtype.type(0.1), last)
     frozen = random_weights(tpgdiff.frozen_networks(model), seed=1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tpgdiff_jax.models.lean import LeanUNet, SemanticShift, channels_to_pixels, pixels_to_channels
-from tpgdiff_jax.priors import Priors
+from tpgdiff_jax.priors import BRANCHES, Priors
 from tpgdiff_jax.priors.semantic import unit_length
 
 lean_unet = functools.partial(
@@ -50,7 +50,7 @@ def test_any_size_comes_back_as_float32(lean, size):
     assert jnp.isfinite(out).all()
 
 
-@pytest.mark.parametrize("name", ["degradation", "semantic", "structure"])
+@pytest.mark.parametrize("name", BRANCHES)
 def test_each_prior_changes_the_answer_and_may_be_withheld(lean, name):
     _, params, apply = lean
     given = priors()
@@ -58,7 +58,7 @@ def test_each_prior_changes_the_answer_and_may_be_withheld(lean, name):
     without = apply({"params": params}, *inputs(), given.replace(**{name: None}))
     assert np.abs(whole - without).max() > 1e-4
     present = np.ones((2, 3), np.float32)
-    present[0, ("degradation", "semantic", "structure").index(name)] = 0
+    present[0, BRANCHES.index(name)] = 0
     withheld = apply({"params": params}, *inputs(), given.replace(present=present))
     np.testing.assert_allclose(withheld[0], without[0], atol=1e-5)
     np.testing.assert_allclose(withheld[1], whole[1], atol=1e-5)

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tpgdiff_jax.models.unet import ConditionalUNet, pad_to_multiple
-from tpgdiff_jax.priors import Priors
+from tpgdiff_jax.priors import BRANCHES, Priors
 
-FIELDS = ("degradation", "semantic", "structure")
 NF64_PARAMETERS = 49_736_451
 
 # Two levels instead of four, every kind of layer: what most properties need, compiled quickly.
@@ -37,7 +36,7 @@ def inputs(batch: int = 2, height: int = 8, width: int = 8, seed: int = 0):
     return x_t, mu, np.linspace(90, 10, batch).round().astype(np.int32)
 
 
-def small_priors(batch: int = 2, seed: int = 1, fields=FIELDS) -> Priors:
+def small_priors(batch: int = 2, seed: int = 1, fields=BRANCHES) -> Priors:
     rng = np.random.default_rng(seed)
     shapes = {"degradation": (batch, 12), "semantic": (batch, 12), "structure": (batch, 4, 10)}
     drawn = {name: rng.standard_normal(s, dtype=np.float32) for name, s in shapes.items()}
@@ -108,9 +107,11 @@ def test_the_released_width_has_the_released_number_of_parameters(golden_weights
     assert sum(math.prod(leaf.shape) for leaf in ours.values()) == NF64_PARAMETERS
 
 
-@pytest.mark.parametrize("fields", [f for n in range(4) for f in itertools.combinations(FIELDS, n)])
+@pytest.mark.parametrize(
+    "fields", [f for n in range(4) for f in itertools.combinations(BRANCHES, n)]
+)
 def test_each_prior_is_optional_when_the_network_is_built(fields):
-    model = small_unet(**{f"use_{name}": name in fields for name in FIELDS})
+    model = small_unet(**{f"use_{name}": name in fields for name in BRANCHES})
     names = {"/".join(path) for path in shapes_of(model)}
     assert any("degradation" in name for name in names) == ("degradation" in fields)
     assert any("cross_attention" in name for name in names) == ("semantic" in fields)
@@ -121,7 +122,7 @@ def test_each_prior_is_optional_when_the_network_is_built(fields):
     assert out.shape == (2, 8, 8, 3)
 
 
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("field", BRANCHES)
 def test_a_prior_the_network_was_built_without_is_refused(field):
     model = small_unet(**{f"use_{field}": False})
     with pytest.raises(ValueError, match=rf"priors\.{field} is given.*use_{field}=False"):
@@ -167,7 +168,7 @@ def test_each_prior_changes_the_answer_and_may_be_left_out(small):
     _, params, apply = small
     variables, images = {"params": params}, inputs()
     everything = apply(variables, *images, small_priors())
-    for field in FIELDS:
+    for field in BRANCHES:
         without = apply(variables, *images, small_priors().replace(**{field: None}))
         other = small_priors().replace(**{field: getattr(small_priors(seed=9), field)})
         assert np.abs(without - everything).max() > 1e-3 * np.abs(everything).max()
@@ -181,7 +182,7 @@ def test_a_prior_withheld_from_one_image_is_as_if_it_were_none(small, assert_nea
     count = len(images[0])
     assert count > 1
     everything = apply(variables, *images, priors)
-    for column, field in enumerate(FIELDS):
+    for column, field in enumerate(BRANCHES):
         present = np.ones((count, 3), np.float32)
         present[0, column] = 0
         found = apply(variables, *images, priors.replace(present=present))

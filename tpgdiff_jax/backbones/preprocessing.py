@@ -7,6 +7,15 @@ import jax.numpy as jnp
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def luma(images: jax.Array) -> jax.Array:
+    """Return the luma [..., H, W] of RGB images [..., H, W, 3], float32 (weights of BT.601).
+
+    A sum, since a product would round its factors on accelerators.
+    """
+    return (images.astype(jnp.float32) * jnp.array(_LUMA, jnp.float32)).sum(axis=-1)
 
 
 def grey_levels(images: jax.Array) -> jax.Array:

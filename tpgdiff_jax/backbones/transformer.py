@@ -17,6 +17,12 @@ ACTIVATIONS = {
 }
 
 
+def geglu(x: jax.Array) -> jax.Array:
+    """Gate one half of the channels by the other: [..., 2 C] -> [..., C] (arXiv 2002.05202)."""
+    value, gate = jnp.split(x, 2, axis=-1)
+    return value * nn.gelu(gate, approximate=False)
+
+
 class JointProjection(nn.Module):
     """Project queries, keys and values by the three parts of one matrix."""
 

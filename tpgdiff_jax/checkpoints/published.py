@@ -36,14 +36,11 @@ from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import replacing
 
+STAGE_ONE = ("semantic", "degradation")
 # `teacher` and `clip` serve training only.
-GROUPS = (
-    *("unet", "structure", "encoder", "semantic", "degradation"),
-    *("depth", "segmentation", "teacher", "clip"),
-)
+GROUPS = (*tpgdiff.TRAINED, *STAGE_ONE, "depth", "segmentation", "teacher", "clip")
 # What a finished run publishes in its folder; stage two looks for stage one's here.
 WEIGHTS_NAME = "weights.safetensors"
-STAGE_ONE = ("semantic", "degradation")
 # What of a configuration decides how weights are used.
 _DESCRIBED = ("model", "priors", "diffusion")
 # How the weights are best used, unless their user says otherwise.
@@ -265,12 +262,8 @@ def load_clip(path: str | pathlib.Path, tower: Any) -> dict[str, Any]:
 
 def load_trained(path: str | pathlib.Path, model: tpgdiff.TPGDiff) -> dict[str, Any]:
     """Read all of a system that learns in stage two; errors as in `load_group`."""
-    trained = {"unet": model.unet, "structure": model.structure, "encoder": model.encoder}
-    return {
-        name: load_group(path, name, module)
-        for name, module in trained.items()
-        if module is not None
-    }
+    trained = tpgdiff.trained_networks(model)
+    return {name: load_group(path, name, module) for name, module in trained.items()}
 
 
 def load_system(

@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tpgdiff_jax.backbones.preprocessing import luma
 from tpgdiff_jax.evaluation import metrics
 
 # `psnr_gt_mean` brings the mean brightness to the truth's first: never the default, since it moves
 # low-light scores by 4 dB.
 SCORES = ("psnr", "ssim", "psnr_y", "ssim_y", "psnr_gt_mean")
-# Grey as Pillow and OpenCV make it, used by the papers that align the mean brightness.
-_GREY = (0.299, 0.587, 0.114)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,12 +147,14 @@ def scores(
 
 
 def _with_mean_of(prediction: jax.Array, target: jax.Array, sizes: jax.Array) -> jax.Array:
-    """Scale images so that their mean grey is the truth's, then clip."""
+    """Scale images so that their mean grey is the truth's, then clip.
+
+    Grey as Pillow and OpenCV make it, as in the papers that align the mean brightness.
+    """
     mask = metrics.inside(target.shape, sizes)
 
     def grey(image):
-        weighted = (image * jnp.array(_GREY, jnp.float32)).sum(axis=-1, keepdims=True)
-        return metrics.masked_mean(weighted, mask)
+        return metrics.masked_mean(luma(image)[..., None], mask)
 
     scale = grey(target) / jnp.maximum(grey(prediction), 1e-6)
     return jnp.clip(prediction * scale[:, None, None, None], 0, 255)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from tpgdiff_jax.backbones.convolution import Dense
+from tpgdiff_jax.backbones.transformer import geglu
 from tpgdiff_jax.reporting.errors import UserError
 
 # Scores of one image held at once, over heads, queries and keys, 64 MiB; more come in turns.
@@ -171,7 +172,7 @@ class SpatialTransformer(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
-    """GEGLU feed-forward (Shazeer, arXiv 2002.05202): Dense(value * gelu(gate)), 4x wide."""
+    """GEGLU feed-forward: Dense(value * gelu(gate)), 4x wide."""
 
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
@@ -180,6 +181,4 @@ class GatedFeedForward(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         wide = Dense(8 * x.shape[-1], name="proj_in", **kinds)(x)
-        value, gate = jnp.split(wide, 2, axis=-1)
-        value = value * nn.gelu(gate, approximate=False)
-        return Dense(x.shape[-1], name="proj_out", **kinds)(value)
+        return Dense(x.shape[-1], name="proj_out", **kinds)(geglu(wide))

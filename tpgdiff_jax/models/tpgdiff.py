@@ -27,6 +27,8 @@ ENCODERS = ("compact", "clip", "conv", "none")
 UNETS = ("released", "lean")
 # Of the encoders, the ones that stage one trains; they are frozen in stage two.
 TAUGHT_ENCODERS = ("clip", "conv")
+# What a system may hold that learns in stage two.
+TRAINED = ("unet", "structure", "encoder")
 
 
 class TPGDiff(nn.Module):
@@ -240,6 +242,12 @@ def row_shrinking(config: ConfigDict) -> list[tuple[str, int, str, int]]:
         factor = structural.MAP_DOWNSAMPLING
         rows.append(("priors.map_size", priors.map_size, "the structural encoder", factor))
     return rows
+
+
+def trained_networks(model: TPGDiff) -> dict[str, nn.Module]:
+    """Return the networks that learn in stage two, by their names in the collection `params`."""
+    networks = {name: getattr(model, name) for name in TRAINED}
+    return {name: network for name, network in networks.items() if network is not None}
 
 
 def frozen_networks(model: TPGDiff) -> dict[str, Any]:

@@ -7,13 +7,12 @@ weights.
 import jax
 import jax.numpy as jnp
 
+from tpgdiff_jax.backbones.preprocessing import luma
 from tpgdiff_jax.backbones.resizing import resize
 
 # The released program's, in the order of its learned embeddings; then ours, which need no weights.
 RELEASED_CUES = ("depth", "segmentation", "dog")
 CUES = (*RELEASED_CUES, "gradient")
-
-_LUMA = (0.299, 0.587, 0.114)
 
 
 def difference_of_gaussians(image: jax.Array) -> jax.Array:
@@ -25,8 +24,8 @@ def difference_of_gaussians(image: jax.Array) -> jax.Array:
     Returns:
       float32 [B, H, W, 1]; borders count zeros as pixels (the divisor is fixed).
     """
-    luma = _luma(image)
-    return _peak_scaled(_box_mean(luma, 3) - _box_mean(luma, 9))
+    grey = luma(image)
+    return _peak_scaled(_box_mean(grey, 3) - _box_mean(grey, 9))
 
 
 def gradient_magnitude(image: jax.Array) -> jax.Array:
@@ -38,17 +37,12 @@ def gradient_magnitude(image: jax.Array) -> jax.Array:
     Returns:
       float32 [B, H, W, 1]; the border repeats the edge, so a flat image is zero everywhere.
     """
-    luma = jnp.pad(_luma(image), ((0, 0), (1, 1), (1, 1)), mode="edge")
-    smooth_rows = luma[:, :-2] + 2 * luma[:, 1:-1] + luma[:, 2:]
-    smooth_columns = luma[:, :, :-2] + 2 * luma[:, :, 1:-1] + luma[:, :, 2:]
+    grey = jnp.pad(luma(image), ((0, 0), (1, 1), (1, 1)), mode="edge")
+    smooth_rows = grey[:, :-2] + 2 * grey[:, 1:-1] + grey[:, 2:]
+    smooth_columns = grey[:, :, :-2] + 2 * grey[:, :, 1:-1] + grey[:, :, 2:]
     across = smooth_rows[:, :, 2:] - smooth_rows[:, :, :-2]
     down = smooth_columns[:, 2:] - smooth_columns[:, :-2]
     return _peak_scaled(jnp.sqrt(across**2 + down**2))
-
-
-def _luma(image):
-    # A sum, since a product would round its factors on accelerators.
-    return (image.astype(jnp.float32) * jnp.array(_LUMA, jnp.float32)).sum(axis=-1)
 
 
 def _peak_scaled(maps):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from tpgdiff_jax.backbones.conv_tower import ConvTower
-from tpgdiff_jax.backbones.transformer import layer_norm
+from tpgdiff_jax.backbones.transformer import geglu, layer_norm
 from tpgdiff_jax.backbones.vit import ClipImageTower
 from tpgdiff_jax.reporting.errors import UserError
 
@@ -23,7 +23,7 @@ NOTHING = "nothing"  # what a classifier of several degradations at once calls a
 
 
 class GegluBlock(nn.Module):
-    """x + Dense(dropout(value * gelu(gate))) of the normalised input (arXiv 2002.05202)."""
+    """x + Dense(dropout(value * gelu(gate))) of the normalised input."""
 
     ratio: int = 4
     dropout: float = 0.1
@@ -35,9 +35,7 @@ class GegluBlock(nn.Module):
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         features = x.shape[-1]
         h = layer_norm("norm", 1e-5, **kinds)(x)
-        h = nn.Dense(2 * self.ratio * features, name="dense_in", **kinds)(h)
-        value, gate = jnp.split(h, 2, axis=-1)
-        h = value * nn.gelu(gate, approximate=False)
+        h = geglu(nn.Dense(2 * self.ratio * features, name="dense_in", **kinds)(h))
         h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
         return x + nn.Dense(features, name="dense_out", **kinds)(h)
 

@@ -39,8 +39,7 @@ def load_run(folder: str | pathlib.Path) -> tuple[tpgdiff.TPGDiff, dict[str, Any
         folder = folder / "diffusion"
     config = _run_config(folder)
     model = tpgdiff.build(config)
-    trained = {"unet": model.unet, "structure": model.structure, "encoder": model.encoder}
-    trained = {name: module for name, module in trained.items() if module is not None}
+    trained = tpgdiff.trained_networks(model)
     params, data = _newest_average(folder, config)
     for group, module in trained.items():
         check_group(folder, group, params.get(group), abstract_params(module))

@@ -1,0 +1,21 @@
+"""The system as a whole: which of its networks learn, and which are frozen."""
+
+import jax
+
+from tpgdiff_jax.config import base_config
+from tpgdiff_jax.models import tpgdiff
+
+
+def test_the_networks_that_learn_are_those_of_the_parameters(tiny_system):
+    names = tpgdiff.trained_networks(tiny_system.model).keys()
+    assert names == tiny_system.variables["params"].keys() == set(tpgdiff.TRAINED)
+
+
+def test_networks_that_a_system_lacks_do_not_learn():
+    config = base_config()
+    config.priors.encoder = "clip"
+    config.model.use_structure = False
+    model = tpgdiff.build(config)
+    assert tpgdiff.trained_networks(model) == {"unet": model.unet}
+    assert tpgdiff.frozen_networks(model).keys() == {"semantic", "degradation"}
+    assert not jax.tree.leaves(tpgdiff.trained_networks(tpgdiff.TPGDiff(unet=None)))
