@@ -46,6 +46,18 @@ def stage_config(config: ConfigDict, stage: str) -> ConfigDict:
     return config.lock()
 
 
+def chosen_average(config: ConfigDict) -> int:
+    """Return which average `eval.ema_decay` names: 0 for the first, n for the n-th further one.
+
+    Raises:
+      UserError: no average of that decay is kept.
+    """
+    wanted, kept = config.eval.ema_decay, (config.ema.decay, *config.ema.more_decays)
+    expected = f"0 or one of the averages kept: {', '.join(map(str, kept))}"
+    require(wanted in (0, *kept), config, "eval.ema_decay", expected)
+    return kept.index(wanted) if wanted else 0
+
+
 def get(config: ConfigDict, key: str) -> Any:
     """Return the value of a dotted key, e.g. `get(config, "optim.steps")`."""
     for part in key.split("."):

@@ -207,3 +207,8 @@ def test_what_a_type_cannot_hold_is_refused_by_name(system, tmp_path):
     assert published.load(path)[1]["unet"]["final_conv"]["kernel"][0, 0, 0, 0] == -70144
     with pytest.raises(ValueError, match="weights_dtype='int8': expected one of"):
         published.save(tmp_path / "a.safetensors", weights, published.describe(config), "int8")
+
+
+def test_a_folder_stands_for_what_its_run_published(tmp_path):
+    assert published.weights_in(tmp_path) == tmp_path / "weights.safetensors"
+    assert published.weights_in(str(tmp_path / "a.safetensors")) == tmp_path / "a.safetensors"

@@ -232,6 +232,12 @@ def load_frozen(
     return _replaced(networks, weights.__getitem__)
 
 
+def weights_in(path: str | pathlib.Path) -> pathlib.Path:
+    """Return the weights file that a path means: itself, or what a run published in it."""
+    path = pathlib.Path(path)
+    return path / WEIGHTS_NAME if path.is_dir() else path
+
+
 def group_names(path: str | pathlib.Path) -> set[str]:
     """Return which groups a file of published weights holds; errors as in `load`."""
     description, _ = load(path, ())

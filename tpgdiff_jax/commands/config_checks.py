@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.backbones.transformer import ACTIVATIONS
 from tpgdiff_jax.benchmark.settings import METRICS, read_settings
-from tpgdiff_jax.config import check_values, get, require
+from tpgdiff_jax.config import check_values, chosen_average, get, require
 from tpgdiff_jax.data.degradations.mix import DEGRADATIONS, MAX_SEVERITY, Mixture, expand, parse
 from tpgdiff_jax.data.prepare.paired_set import FORMATS
 from tpgdiff_jax.data.training_data import parse_source
@@ -140,13 +140,6 @@ def _check_batches(config: ConfigDict) -> None:
         require(get(config, key) % parts == 0, config, key, expected)
 
 
-def _check_averages(config: ConfigDict) -> None:
-    """Only an average that is kept can be used."""
-    decays = (0, config.ema.decay, *config.ema.more_decays)
-    expected = f"one of the averages kept: {decays}"
-    require(config.eval.ema_decay in decays, config, "eval.ema_decay", expected)
-
-
 def _check_frozen_networks(config: ConfigDict) -> None:
     """Sizes of the frozen networks fit each other."""
     for name in ("clip", "depth_net"):
@@ -197,14 +190,14 @@ def _check_unet(config: ConfigDict) -> None:
         require(fits, config, "model.multipliers", expected)
 
 
-_COMBINATIONS: tuple[Callable[[ConfigDict], None], ...] = (
+_COMBINATIONS: tuple[Callable[[ConfigDict], object], ...] = (
     _check_texts,
     _check_sampling,
     _check_mesh,
     _check_mixture,
     _check_classification,
     _check_batches,
-    _check_averages,
+    chosen_average,
     _check_frozen_networks,
     _check_unet,
 )

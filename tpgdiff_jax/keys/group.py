@@ -42,14 +42,13 @@ class Group:
         self.free = free
         self.members = members
 
-    def walk(self, prefix: str = "") -> Iterator[tuple[str, Key]]:
+    def walk(self) -> Iterator[tuple[str, Key]]:
         """Yield (dotted name, key) of all keys, also of the groups inside."""
         for name, member in self.members.items():
-            if isinstance(member, Group):
-                yield from member.walk(f"{prefix}{name}.")
-            else:
-                is_free = self.free or member.free
-                yield f"{prefix}{name}", dataclasses.replace(member, free=is_free)
+            inside = [("", member)] if isinstance(member, Key) else member.walk()
+            for rest, key in inside:
+                dotted = f"{name}.{rest}" if rest else name
+                yield dotted, dataclasses.replace(key, free=key.free or self.free)
 
     def defaults(self) -> dict[str, Any]:
         """Return the defaults, nested as the groups are."""

@@ -13,9 +13,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of
-from tpgdiff_jax.checkpoints.published import WEIGHTS_NAME, load_frozen
+from tpgdiff_jax.checkpoints.published import WEIGHTS_NAME, load_frozen, weights_in
 from tpgdiff_jax.checkpoints.shapes import abstract_params, check_group
-from tpgdiff_jax.config import base_config
+from tpgdiff_jax.config import base_config, chosen_average
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs.step_folder import DATA, STATE, DamagedStepError, read_json
@@ -75,8 +75,7 @@ def _stage_one(folder: pathlib.Path, config: ConfigDict) -> str | pathlib.Path:
     is_both = folder.name == "diffusion" and pathlib.Path(path).name == "priors"
     if is_both and sibling.is_file():
         return sibling
-    is_folder = path and pathlib.Path(path).is_dir()
-    return pathlib.Path(path) / WEIGHTS_NAME if is_folder else path
+    return weights_in(path) if path else ""
 
 
 def check_frozen(data: Mapping[str, Any], now: str) -> None:
@@ -110,14 +109,12 @@ def _newest_average(folder: pathlib.Path, config: ConfigDict) -> tuple[Any, dict
 
 
 def _read_average(state: epath.Path, config: ConfigDict) -> Any:
-    # Restoration takes the average that `eval.ema_decay` names; 0 is the first.
-    decays = tuple(config.ema.more_decays)
-    number = decays.index(config.eval.ema_decay) if config.eval.ema_decay in decays else None
+    number = chosen_average(config)
     handler = ocp.PyTreeCheckpointHandler()
     stored = handler.metadata(state).tree
-    chosen = {"ema": stored["ema"]} if number is None else {"more_ema": stored["more_ema"]}
+    chosen = {"more_ema": stored["more_ema"]} if number else {"ema": stored["ema"]}
     wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), chosen)
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
     found = handler.restore(state, args=args)
-    return found["ema"] if number is None else found["more_ema"][number]
+    return found["more_ema"][number - 1] if number else found["ema"]

@@ -106,9 +106,7 @@ def stage_one_weights(text: str) -> pathlib.Path:
     Raises:
       UserError: there is none.
     """
-    path = pathlib.Path(text)
-    if path.is_dir():
-        path = path / published.WEIGHTS_NAME
+    path = published.weights_in(text)
     if not path.is_file():
         raise UserError(
             f"config.priors.stage_one={text!r}: {path} is missing; train stage one to its end "

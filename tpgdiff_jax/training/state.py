@@ -9,6 +9,7 @@ import optax
 import optax.contrib
 from ml_collections import ConfigDict
 
+from tpgdiff_jax.config import chosen_average
 from tpgdiff_jax.reporting.errors import UserError
 
 
@@ -61,13 +62,7 @@ def averaged(state: TrainState, config: ConfigDict) -> Any:
     Raises:
       UserError: no average of that decay is kept.
     """
-    wanted, decays = config.eval.ema_decay, tuple(config.ema.more_decays)
-    if wanted in (0, config.ema.decay):
-        return state.ema
-    if wanted not in decays:
-        kept = ", ".join(map(str, (config.ema.decay, *decays)))
-        raise UserError(f"config.eval.ema_decay={wanted} is not among the averages kept: {kept}.")
-    return state.more_ema[decays.index(wanted)]
+    return (state.ema, *state.more_ema)[chosen_average(config)]
 
 
 def apply_gradient(
