@@ -33,4 +33,4 @@ def test_it_sees_noise_that_a_small_view_would_average_away(tower):
 
 
 def test_the_view_is_centred():
-    np.testing.assert_array_equal(ConvTower().view(np.array([0.0, 0.5, 1.0])), [-1, 0, 1])
+    np.testing.assert_array_equal(ConvTower((4,), 8).view(np.array([0.0, 0.5, 1.0])), [-1, 0, 1])

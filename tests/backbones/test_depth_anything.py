@@ -19,12 +19,14 @@ from tpgdiff_jax.backbones.depth_anything import (
     normalised_depth,
 )
 from tpgdiff_jax.checkpoints.names import depth_anything as names
+from tpgdiff_jax.config import base_config
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 safetensors = pytest.importorskip("safetensors.numpy")
 
 SIDE = 70  # native size of the small network: five patches
+RELEASED = DepthAnything(**base_config().priors.depth_net)
 SMALL = {
     "neck_hidden_sizes": [8, 12, 16, 24],
     "reassemble_hidden_size": 64,
@@ -122,7 +124,7 @@ def test_the_small_network_answers_as_in_pytorch(assert_near, small, size):
 def test_the_released_architecture_answers_as_in_pytorch(assert_near, tmp_path):
     model = build(tmp_path, RELEASED_TRUNK)
     module, params, _ = load(tmp_path)
-    assert module == DepthAnything()
+    assert module == RELEASED
     check(assert_near, *both(model, module, params, (518, 518), batch=1))
 
 
@@ -218,7 +220,7 @@ def test_a_foreign_file_is_refused_with_its_first_keys():
 
 def test_unequal_taps_and_factors_are_refused():
     with pytest.raises(ValueError, match="equally long"):
-        abstract_params(DepthAnything(width=8, heads=1, image_size=28, factors=(1,)))
+        abstract_params(RELEASED.clone(width=8, heads=1, image_size=28, factors=(1,)))
 
 
 @given(height=st.integers(1, 3000), width=st.integers(1, 3000), size=st.sampled_from([518, 384]))

@@ -12,11 +12,13 @@ from PIL import Image
 
 from tpgdiff_jax.backbones.segformer import SegFormer, segmentation_input, segmentation_map
 from tpgdiff_jax.checkpoints.names import segformer as names
+from tpgdiff_jax.config import base_config
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 safetensors = pytest.importorskip("safetensors.numpy")
 
+RELEASED = SegFormer(**base_config().priors.segmentation_net)
 SMALL = {
     "hidden_sizes": [16, 32, 48, 64],
     "depths": [1, 2, 1, 1],
@@ -121,7 +123,7 @@ def test_the_small_network_answers_as_in_pytorch(assert_near, small, size):
 def test_the_released_architecture_answers_as_in_pytorch(assert_near, tmp_path):
     model = build(tmp_path, num_labels=150)
     module, params, _ = load(tmp_path)
-    assert module == SegFormer()
+    assert module == RELEASED
     check(assert_near, *both(model, module, params, (512, 512), batch=1))
 
 
@@ -177,7 +179,7 @@ def test_a_classifier_of_whole_images_is_refused(small):
 
 def test_an_image_without_keys_is_refused():
     with pytest.raises(ValueError, match="too small: a 7x16 map cannot be reduced 8-fold"):
-        jax.eval_shape(SegFormer().init, jax.random.key(0), jnp.zeros((1, 28, 64, 3)))
+        jax.eval_shape(RELEASED.init, jax.random.key(0), jnp.zeros((1, 28, 64, 3)))
 
 
 # From version 13 on, Pillow may begin with the other axis where the height shrinks more.

@@ -11,6 +11,7 @@ from tpgdiff_jax.backbones.depth_anything import DepthAnything, depth_input, nor
 from tpgdiff_jax.backbones.segformer import SegFormer, segmentation_input, segmentation_map
 from tpgdiff_jax.checkpoints.convert import from_reference, to_reference
 from tpgdiff_jax.checkpoints.shapes import abstract_params
+from tpgdiff_jax.config import base_config
 from tpgdiff_jax.priors.cues import CUES, gradient_magnitude
 from tpgdiff_jax.priors.structural import StructuralPrior, difference_of_gaussians, resize_maps
 
@@ -22,10 +23,10 @@ SMALL = {
     "num_latents": 4,
     "connector_depth": 1,
 }
-DEPTH_NET = DepthAnything(
+DEPTH_NET = DepthAnything(**base_config().priors.depth_net).clone(
     width=16, layers=4, heads=2, image_size=28, taps=(1, 2, 3, 4), neck=(4, 4, 4, 4), fusion=8
 )
-SEGMENTATION_NET = SegFormer(
+SEGMENTATION_NET = SegFormer(**base_config().priors.segmentation_net).clone(
     widths=(8, 8), depths=(1, 1), heads=(1, 2), reductions=(2, 1), decoder=8
 )
 

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from tpgdiff_jax.backbones.convolution import SAME_3X3, Conv, Conv3x3
+from tpgdiff_jax.backbones.typed import TypedModule
 
 
-class ConvTower(nn.Module):
+class ConvTower(TypedModule):
     """Embed images by the statistics of their features at every scale.
 
     Each stage halves the resolution and adds a residual convolution; the mean and the spread of
@@ -23,10 +24,8 @@ class ConvTower(nn.Module):
       dtype, param_dtype: of the computation and of the parameters; the statistics are float32.
     """
 
-    widths: tuple[int, ...] = (24, 48, 72, 96)
-    features: int = 512
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    widths: tuple[int, ...]
+    features: int
 
     def view(self, images: jax.Array) -> jax.Array:
         """Return what the tower looks at: float [B, H, W, 3] in [0, 1] -> in [-1, 1]."""
@@ -42,18 +41,17 @@ class ConvTower(nn.Module):
         Returns:
           float32 [B, features], not normalised to unit length.
         """
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = view.astype(self.dtype)
         statistics = []
         for index, width in enumerate(self.widths):
             down = {"stride": 2, "padding": SAME_3X3, "name": f"down_{index}"}
-            x = Conv(width, use_bias=True, silu=True, **down, **kinds)(x)
-            conv = Conv3x3(width, use_bias=True, silu=True, name=f"conv_{index}", **kinds)
+            x = Conv(width, use_bias=True, silu=True, **down, **self.dtypes)(x)
+            conv = Conv3x3(width, use_bias=True, silu=True, name=f"conv_{index}", **self.dtypes)
             x = conv(x, residual=x)
             statistics += _mean_and_spread(x)
         pooled = jnp.concatenate(statistics, axis=-1)
-        pooled = nn.LayerNorm(use_fast_variance=False, name="norm", **kinds)(pooled)
-        return nn.Dense(self.features, name="proj", **kinds)(pooled).astype(jnp.float32)
+        pooled = nn.LayerNorm(use_fast_variance=False, name="norm", **self.dtypes)(pooled)
+        return nn.Dense(self.features, name="proj", **self.dtypes)(pooled).astype(jnp.float32)
 
 
 def _mean_and_spread(x: jax.Array) -> list[jax.Array]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from tpgdiff_jax import native
 from tpgdiff_jax.backbones import xla_convolution as xla
+from tpgdiff_jax.backbones.typed import TypedModule
 from tpgdiff_jax.backbones.xla_convolution import SAME_3X3, Padding
 from tpgdiff_jax.native.problems import FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT
 
@@ -208,7 +209,7 @@ def _kernel_of(parameter: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return parameter if parameter.dtype == jnp.float32 else parameter.astype(dtype)
 
 
-class Dense(nn.Module):
+class Dense(TypedModule):
     """A matrix product over the last axis, by default with a bias; parameters as in `nn.Dense`.
 
     Attributes:
@@ -216,15 +217,12 @@ class Dense(nn.Module):
       use_bias: add a bias.
       zero_init: start the matrix at zero.
       init_gain: otherwise, by how much larger than the usual scale the matrix starts.
-      dtype, param_dtype: of the computation and of the parameters.
     """
 
     features: int
     use_bias: bool = True
     zero_init: bool = False
     init_gain: float = 1.0
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -238,7 +236,7 @@ class Dense(nn.Module):
         return pointwise(x.astype(self.dtype), _kernel_of(kernel, self.dtype), bias)
 
 
-class Conv(nn.Module):
+class Conv(TypedModule):
     """A square convolution; parameters as in `nn.Conv`.
 
     Attributes:
@@ -250,7 +248,6 @@ class Conv(nn.Module):
       padding: zeros put at ((top, bottom), (left, right)), or "same" as in `nn.Conv`; None:
         (size - stride) / 2 on every side, which needs both as odd or as even.
       silu: apply SiLU.
-      dtype, param_dtype: of the computation and of the parameters.
     """
 
     features: int
@@ -260,8 +257,6 @@ class Conv(nn.Module):
     stride: int = 1
     silu: bool = False
     padding: Padding | str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(

@@ -20,6 +20,7 @@ from tpgdiff_jax.backbones.preprocessing import (
 )
 from tpgdiff_jax.backbones.resizing import resize, resize_bytes
 from tpgdiff_jax.backbones.transformer import layer_norm
+from tpgdiff_jax.backbones.typed import TypedModule
 from tpgdiff_jax.backbones.vit import VisionTransformer
 from tpgdiff_jax.reporting.errors import UserError
 
@@ -80,8 +81,8 @@ def normalised_depth(depth: jax.Array) -> jax.Array:
     return (depth - low) / jnp.maximum(high - low, 1e-6)
 
 
-class DepthAnything(nn.Module):
-    """Estimate relative depth; the small model by default.
+class DepthAnything(TypedModule):
+    """Estimate relative depth.
 
     Attributes:
       patch, width, layers, heads, activation: of the trunk.
@@ -94,19 +95,17 @@ class DepthAnything(nn.Module):
       dtype, param_dtype: of the computation and of the parameters; the last layer is float32.
     """
 
-    patch: int = PATCH
-    width: int = 384
-    layers: int = 12
-    heads: int = 6
-    image_size: int = 518
-    taps: Sequence[int] = (9, 10, 11, 12)
-    neck: Sequence[int] = (48, 96, 192, 384)
-    factors: Sequence[float] = (4, 2, 1, 0.5)
-    fusion: int = 64
-    head: int = 32
+    patch: int
+    width: int
+    layers: int
+    heads: int
+    image_size: int
+    taps: Sequence[int]
+    neck: Sequence[int]
+    factors: Sequence[float]
+    fusion: int
+    head: int
     activation: str = "gelu"
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -128,18 +127,16 @@ class DepthAnything(nn.Module):
                 f"taps={self.taps}, neck={self.neck} and factors={self.factors} must be equally "
                 "long."
             )
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = self._fuse(self._pyramid(images))
-        x = _conv3x3("head_conv", self.fusion // 2, **kinds)(x)
+        x = _conv3x3("head_conv", self.fusion // 2, **self.dtypes)(x)
         size = tuple(side // self.patch * self.patch for side in images.shape[1:3])
         x = resize(x, size, align_corners=True)
-        x = nn.relu(_conv3x3("head_hidden", self.head, **kinds)(x))
+        x = nn.relu(_conv3x3("head_hidden", self.head, **self.dtypes)(x))
         last = nn.Dense(1, dtype=jnp.float32, param_dtype=self.param_dtype, name="head_depth")
         return nn.relu(last(x.astype(jnp.float32)))
 
     def _pyramid(self, images):
         """Return the tapped states as feature maps [B, h, w, fusion], fine to coarse."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         batch, rows, columns = images.shape[0], *(n // self.patch for n in images.shape[1:3])
         trunk = VisionTransformer(
             self.patch,
@@ -153,20 +150,19 @@ class DepthAnything(nn.Module):
             patch_bias=True,
             taps=self.taps,
             name="trunk",
-            **kinds,
+            **self.dtypes,
         )
-        norm = layer_norm("norm_last", 1e-6, self.dtype, self.param_dtype)
+        norm = layer_norm("norm_last", 1e-6, **self.dtypes)
         maps = []
         for index, tokens in enumerate(trunk(images)):
             x = norm(tokens)[:, 1:].reshape(batch, rows, columns, self.width)
             channels, factor = self.neck[index], self.factors[index]
-            x = _Reassemble(channels, factor, name=f"reassemble_{index}", **kinds)(x)
-            maps.append(_conv3x3(f"neck_{index}", self.fusion, use_bias=False, **kinds)(x))
+            x = _Reassemble(channels, factor, name=f"reassemble_{index}", **self.dtypes)(x)
+            maps.append(_conv3x3(f"neck_{index}", self.fusion, use_bias=False, **self.dtypes)(x))
         return maps
 
     def _fuse(self, maps):
         """Return one map of twice the finest one's size."""
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = None
         for index, skip in enumerate(reversed(maps)):
             finer = maps[len(maps) - 2 - index] if index + 1 < len(maps) else None
@@ -174,38 +170,33 @@ class DepthAnything(nn.Module):
             if x is None:
                 x = skip
             else:
-                x = x + _PreActivation(name=f"fusion_{index}_skip", **kinds)(skip)
-            x = _PreActivation(name=f"fusion_{index}_refine", **kinds)(x)
+                x = x + _PreActivation(name=f"fusion_{index}_skip", **self.dtypes)(skip)
+            x = _PreActivation(name=f"fusion_{index}_refine", **self.dtypes)(x)
             x = resize(x, tuple(size), align_corners=True)
-            x = nn.Dense(self.fusion, name=f"fusion_{index}_proj", **kinds)(x)
+            x = nn.Dense(self.fusion, name=f"fusion_{index}_proj", **self.dtypes)(x)
         return x
 
 
-class _Reassemble(nn.Module):
+class _Reassemble(TypedModule):
     """Change a map's channels, then its size."""
 
     features: int
     factor: float
-    dtype: jnp.dtype
-    param_dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = nn.Dense(self.features, name="proj", **kinds)(x)
+        x = nn.Dense(self.features, name="proj", **self.dtypes)(x)
         if self.factor > 1:
-            return _Expand(int(self.factor), name="expand", **kinds)(x)
+            return _Expand(int(self.factor), name="expand", **self.dtypes)(x)
         if self.factor < 1:
-            return _conv3x3("shrink", self.features, int(1 / self.factor), **kinds)(x)
+            return _conv3x3("shrink", self.features, int(1 / self.factor), **self.dtypes)(x)
         return x
 
 
-class _Expand(nn.Module):
+class _Expand(TypedModule):
     """Transposed convolution whose stride is its size: each pixel becomes a square of its own."""
 
     factor: int
-    dtype: jnp.dtype
-    param_dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -219,20 +210,16 @@ class _Expand(nn.Module):
         return x + bias.astype(self.dtype)
 
 
-class _PreActivation(nn.Module):
+class _PreActivation(TypedModule):
     """Residual unit: x + conv(relu(conv(relu(x))))."""
-
-    dtype: jnp.dtype
-    param_dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        h = _conv3x3("conv_in", x.shape[-1], **kinds)(nn.relu(x))
-        return x + _conv3x3("conv_out", x.shape[-1], **kinds)(nn.relu(h))
+        h = _conv3x3("conv_in", x.shape[-1], **self.dtypes)(nn.relu(x))
+        return x + _conv3x3("conv_out", x.shape[-1], **self.dtypes)(nn.relu(h))
 
 
-def _conv3x3(name, features, stride=1, use_bias=True, **kinds):
+def _conv3x3(name, features, stride=1, use_bias=True, **dtypes):
     # Padded on both sides also where the stride is 2; "SAME" would pad one side only.
     how = {"stride": stride, "padding": SAME_3X3, "name": name}
-    return Conv(features, use_bias, **how, **kinds)
+    return Conv(features, use_bias, **how, **dtypes)

@@ -18,6 +18,7 @@ from tpgdiff_jax.backbones.preprocessing import (
 )
 from tpgdiff_jax.backbones.resizing import resize, resize_bytes
 from tpgdiff_jax.backbones.transformer import Attention, layer_norm
+from tpgdiff_jax.backbones.typed import TypedModule
 
 # Of all norms.  The published configuration says 1e-6, but the program never reads it.
 _EPSILON = 1e-5
@@ -56,8 +57,8 @@ def segmentation_map(logits: jax.Array, size: tuple[int, int] | None = None) -> 
     return labels.astype(jnp.float32) / max(classes - 1, 1)
 
 
-class SegFormer(nn.Module):
-    """Score the classes of each pixel; MiT-B0 with the classes of ADE20K by default.
+class SegFormer(TypedModule):
+    """Score the classes of each pixel.
 
     Attributes:
       widths, depths, heads: channels, number of blocks and of attention heads of each stage.
@@ -69,17 +70,15 @@ class SegFormer(nn.Module):
       dtype, param_dtype: of the computation and of the parameters; the last layer is float32.
     """
 
-    widths: Sequence[int] = (32, 64, 160, 256)
-    depths: Sequence[int] = (2, 2, 2, 2)
-    heads: Sequence[int] = (1, 2, 5, 8)
-    reductions: Sequence[int] = (8, 4, 2, 1)
-    patch_sizes: Sequence[int] = (7, 3, 3, 3)
-    strides: Sequence[int] = (4, 2, 2, 2)
-    mlp_ratios: Sequence[int] = (4, 4, 4, 4)
-    decoder: int = 256
-    num_classes: int = 150
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    widths: Sequence[int]
+    depths: Sequence[int]
+    heads: Sequence[int]
+    reductions: Sequence[int]
+    patch_sizes: Sequence[int]
+    strides: Sequence[int]
+    mlp_ratios: Sequence[int]
+    decoder: int
+    num_classes: int
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -89,13 +88,12 @@ class SegFormer(nn.Module):
           images: normalised, float [B, H, W, 3]; see `segmentation_input`.
 
         Returns:
-          logits, float32 [B, h, w, num_classes] at the first stage's size, by default
+          logits, float32 [B, h, w, num_classes] at the first stage's size: with a stride of 4
           ceil(H / 4) x ceil(W / 4).
 
         Raises:
           ValueError: an image so small that a stage would have no keys.
         """
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         maps = []
         x = images.astype(self.dtype)
         for index, width in enumerate(self.widths):
@@ -108,26 +106,23 @@ class SegFormer(nn.Module):
                 self.strides[index],
                 self.mlp_ratios[index],
                 name=f"stage_{index}",
-                **kinds,
+                **self.dtypes,
             )
             x = stage(x)
-            projected = nn.Dense(self.decoder, name=f"project_{index}", **kinds)(x)
+            projected = nn.Dense(self.decoder, name=f"project_{index}", **self.dtypes)(x)
             maps.append(resize(projected, (maps or [x])[0].shape[1:3]))
         # Coarse maps first: the order in which the weights lie.
         x = jnp.concatenate(maps[::-1], axis=-1)
-        x = nn.Dense(self.decoder, use_bias=False, name="fuse", **kinds)(x)
-        x = nn.relu(FrozenBatchNorm(name="batch_norm", **kinds)(x))
+        x = nn.Dense(self.decoder, use_bias=False, name="fuse", **self.dtypes)(x)
+        x = nn.relu(FrozenBatchNorm(name="batch_norm", **self.dtypes)(x))
         last = nn.Dense(
             self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="classifier"
         )
         return last(x.astype(jnp.float32))
 
 
-class FrozenBatchNorm(nn.Module):
+class FrozenBatchNorm(TypedModule):
     """Batch norm with statistics that never change; they are parameters like its gain and bias."""
-
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -141,7 +136,7 @@ class FrozenBatchNorm(nn.Module):
         return y.astype(self.dtype)
 
 
-class _Stage(nn.Module):
+class _Stage(TypedModule):
     """Shrink a map by a convolution, then pass its pixels through transformer blocks."""
 
     width: int
@@ -151,12 +146,9 @@ class _Stage(nn.Module):
     patch_size: int
     stride: int
     mlp_ratio: int
-    dtype: jnp.dtype
-    param_dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         padding = self.patch_size // 2
         embed = nn.Conv(
             self.width,
@@ -164,7 +156,7 @@ class _Stage(nn.Module):
             (self.stride, self.stride),
             padding,
             name="embed",
-            **kinds,
+            **self.dtypes,
         )
         x = self._norm("norm_embed", embed(x))
         if min(x.shape[1:3]) < self.reduction:
@@ -174,61 +166,56 @@ class _Stage(nn.Module):
             )
         for index in range(self.depth):
             block = _Block(
-                self.heads, self.reduction, self.mlp_ratio, name=f"block_{index}", **kinds
+                self.heads, self.reduction, self.mlp_ratio, name=f"block_{index}", **self.dtypes
             )
             x = block(x)
         return self._norm("norm_last", x)
 
     def _norm(self, name, x):
-        return layer_norm(name, _EPSILON, self.dtype, self.param_dtype)(x)
+        return layer_norm(name, _EPSILON, **self.dtypes)(x)
 
 
-class _Block(nn.Module):
+class _Block(TypedModule):
     """x + attention(norm(x)), then x + mlp(norm(x)), on maps [B, H, W, C]."""
 
     heads: int
     reduction: int
     mlp_ratio: int
-    dtype: jnp.dtype
-    param_dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         h = self._norm("norm_attention", x)
-        attention = Attention(self.heads, name="attention", **kinds)
+        attention = Attention(self.heads, name="attention", **self.dtypes)
         x = x + attention(_tokens(h), self._keys(h)).reshape(x.shape)
         h = self._norm("norm_mlp", x)
-        return x + _MixMlp(self.mlp_ratio, name="mlp", **kinds)(h)
+        return x + _MixMlp(self.mlp_ratio, name="mlp", **self.dtypes)(h)
 
     def _keys(self, x):
         """Return what keys and values are made of; None means the queries themselves."""
         if self.reduction == 1:
             return None
         side = (self.reduction, self.reduction)
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = nn.Conv(x.shape[-1], side, side, "VALID", name="reduce", **kinds)(x)
+        x = nn.Conv(x.shape[-1], side, side, "VALID", name="reduce", **self.dtypes)(x)
         return _tokens(self._norm("norm_reduce", x))
 
     def _norm(self, name, x):
-        return layer_norm(name, _EPSILON, self.dtype, self.param_dtype)(x)
+        return layer_norm(name, _EPSILON, **self.dtypes)(x)
 
 
-class _MixMlp(nn.Module):
+class _MixMlp(TypedModule):
     """Dense, depthwise 3x3 convolution, GELU, Dense; its zero padding tells pixels their place."""
 
     ratio: int
-    dtype: jnp.dtype
-    param_dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         features, hidden = x.shape[-1], self.ratio * x.shape[-1]
-        x = nn.Dense(hidden, name="dense_in", **kinds)(x)
-        depthwise = nn.Conv(hidden, (3, 3), feature_group_count=hidden, name="depthwise", **kinds)
+        x = nn.Dense(hidden, name="dense_in", **self.dtypes)(x)
+        depthwise = nn.Conv(
+            hidden, (3, 3), feature_group_count=hidden, name="depthwise", **self.dtypes
+        )
         x = nn.gelu(depthwise(x), approximate=False)
-        return nn.Dense(features, name="dense_out", **kinds)(x)
+        return nn.Dense(features, name="dense_out", **self.dtypes)(x)
 
 
 def _tokens(x):

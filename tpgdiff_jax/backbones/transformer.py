@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tpgdiff_jax.backbones.typed import TypedModule
+
 ACTIVATIONS = {
     "gelu": functools.partial(nn.gelu, approximate=False),
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
@@ -23,11 +25,8 @@ def geglu(x: jax.Array) -> jax.Array:
     return value * nn.gelu(gate, approximate=False)
 
 
-class JointProjection(nn.Module):
+class JointProjection(TypedModule):
     """Project queries, keys and values by the three parts of one matrix."""
-
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, queries: jax.Array, keys: jax.Array | None) -> list[jax.Array]:
@@ -43,7 +42,7 @@ class JointProjection(nn.Module):
         return [q, *jnp.split(kv, 2, axis=-1)]
 
 
-class Attention(nn.Module):
+class Attention(TypedModule):
     """Multi-head attention from queries [B, N, C] to keys [B, M, C], or among the queries.
 
     Attributes:
@@ -52,24 +51,21 @@ class Attention(nn.Module):
     """
 
     heads: int
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, queries: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         features = queries.shape[-1]
         if features % self.heads:
             raise ValueError(f"{self.heads} heads do not divide {features} channels.")
         q, k, v = (
             x.reshape(*x.shape[:2], self.heads, -1)
-            for x in JointProjection(name="qkv", **kinds)(queries, keys)
+            for x in JointProjection(name="qkv", **self.dtypes)(queries, keys)
         )
         out = jax.nn.dot_product_attention(q, k, v).reshape(queries.shape)
-        return nn.Dense(features, name="out", **kinds)(out)
+        return nn.Dense(features, name="out", **self.dtypes)(out)
 
 
-class Mlp(nn.Module):
+class Mlp(TypedModule):
     """Dense, activation, Dense.
 
     Attributes:
@@ -79,18 +75,15 @@ class Mlp(nn.Module):
 
     ratio: int = 4
     activation: str = "gelu"
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         features = x.shape[-1]
-        x = nn.Dense(self.ratio * features, name="dense_in", **kinds)(x)
-        return nn.Dense(features, name="dense_out", **kinds)(ACTIVATIONS[self.activation](x))
+        x = nn.Dense(self.ratio * features, name="dense_in", **self.dtypes)(x)
+        return nn.Dense(features, name="dense_out", **self.dtypes)(ACTIVATIONS[self.activation](x))
 
 
-class Block(nn.Module):
+class Block(TypedModule):
     """Pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x)).
 
     Attributes:
@@ -104,19 +97,16 @@ class Block(nn.Module):
     activation: str = "gelu"
     epsilon: float = 1e-5
     layer_scale: bool = False
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        attention = Attention(self.heads, name="attention", **kinds)
-        mlp = Mlp(self.mlp_ratio, self.activation, name="mlp", **kinds)
+        attention = Attention(self.heads, name="attention", **self.dtypes)
+        mlp = Mlp(self.mlp_ratio, self.activation, name="mlp", **self.dtypes)
         x = x + self._scaled("scale_attention", attention(self._norm("norm_attention", x)))
         return x + self._scaled("scale_mlp", mlp(self._norm("norm_mlp", x)))
 
     def _norm(self, name, x):
-        return layer_norm(name, self.epsilon, self.dtype, self.param_dtype)(x)
+        return layer_norm(name, self.epsilon, **self.dtypes)(x)
 
     def _scaled(self, name, x):
         if not self.layer_scale:

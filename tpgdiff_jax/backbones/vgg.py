@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tpgdiff_jax.backbones.convolution import Conv3x3
+from tpgdiff_jax.backbones.typed import TypedModule
 from tpgdiff_jax.backbones.vit import CLIP_MEAN, CLIP_STD
 from tpgdiff_jax.reporting.errors import UserError
 
@@ -37,15 +38,12 @@ _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
 
 
-class Vgg16(nn.Module):
+class Vgg16(TypedModule):
     """Describe images by the directions of VGG16's last features, averaged over the image.
 
     At each pixel the 512 channels are scaled to unit length before they are averaged, so that no
     bright or busy spot outweighs the rest.
     """
-
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, view: jax.Array) -> jax.Array:
@@ -64,8 +62,7 @@ class Vgg16(nn.Module):
             if not width:
                 x = nn.max_pool(x, (2, 2), (2, 2))
                 continue
-            kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-            conv = Conv3x3(width, use_bias=True, name=f"conv_{index}", **kinds)
+            conv = Conv3x3(width, use_bias=True, name=f"conv_{index}", **self.dtypes)
             x = nn.relu(conv(x))
             index += 1
         x = x.astype(jnp.float32)

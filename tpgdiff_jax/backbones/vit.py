@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from tpgdiff_jax.backbones.preprocessing import grey_levels, normalise
 from tpgdiff_jax.backbones.resizing import resize, resize_bytes
 from tpgdiff_jax.backbones.transformer import Block, layer_norm
+from tpgdiff_jax.backbones.typed import TypedModule
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -39,7 +40,7 @@ def clip_view(images: jax.Array, size: int = 224) -> jax.Array:
     return normalise(view, CLIP_MEAN, CLIP_STD)
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(TypedModule):
     """Cut an image into patches and pass them, with a class token, through transformer blocks.
 
     Attributes:
@@ -64,8 +65,6 @@ class VisionTransformer(nn.Module):
     patch_bias: bool = False
     norm_first: bool = False
     taps: Sequence[int] = ()
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array) -> list[jax.Array]:
@@ -81,10 +80,9 @@ class VisionTransformer(nn.Module):
         Raises:
           ValueError: an image smaller than one patch.
         """
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = self._embed(images)
         if self.norm_first:
-            x = layer_norm("norm_first", self.epsilon, self.dtype, self.param_dtype)(x)
+            x = layer_norm("norm_first", self.epsilon, **self.dtypes)(x)
         tapped = []
         taps = tuple(self.taps) or (self.layers,)
         for index in range(max(taps)):
@@ -95,7 +93,7 @@ class VisionTransformer(nn.Module):
                 self.epsilon,
                 self.layer_scale,
                 name=f"block_{index}",
-                **kinds,
+                **self.dtypes,
             )
             x = block(x)
             if index + 1 in taps:
@@ -144,25 +142,23 @@ def resize_positions(table: jax.Array, grid: tuple[int, int]) -> jax.Array:
     return jnp.concatenate([table[:1], resized])
 
 
-class ClipImageTower(nn.Module):
+class ClipImageTower(TypedModule):
     """CLIP's image encoder: a vision transformer, its class token normalised and projected.
 
     Attributes:
-      patch, width, layers, heads, image_size: ViT-B/32 by default; `image_size` is what the
-        position table is made for, other sizes are legal.
+      patch, width, layers, heads: of the trunk.
+      image_size: what the position table is made for; other sizes are legal.
       features: width of the embedding.
       activation: `gelu` (open_clip's LAION weights) or `quick_gelu` (OpenAI's).
     """
 
-    patch: int = 32
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    image_size: int = 224
-    features: int = 512
+    patch: int
+    width: int
+    layers: int
+    heads: int
+    image_size: int
+    features: int
     activation: str = "gelu"
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     def view(self, images: jax.Array) -> jax.Array:
         """Return what the tower looks at: `clip_view` of images [B, H, W, 3] in [0, 1]."""
@@ -178,7 +174,6 @@ class ClipImageTower(nn.Module):
         Returns:
           float32 [B, features], not normalised to unit length.
         """
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         trunk = VisionTransformer(
             self.patch,
             self.width,
@@ -188,9 +183,9 @@ class ClipImageTower(nn.Module):
             activation=self.activation,
             norm_first=True,
             name="trunk",
-            **kinds,
+            **self.dtypes,
         )
         token = trunk(view)[-1][:, 0]
-        token = layer_norm("norm_last", 1e-5, self.dtype, self.param_dtype)(token)
-        embedding = nn.Dense(self.features, use_bias=False, name="proj", **kinds)(token)
+        token = layer_norm("norm_last", 1e-5, **self.dtypes)(token)
+        embedding = nn.Dense(self.features, use_bias=False, name="proj", **self.dtypes)(token)
         return embedding.astype(jnp.float32)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from tpgdiff_jax.backbones.convolution import Dense
 from tpgdiff_jax.backbones.transformer import geglu
+from tpgdiff_jax.backbones.typed import TypedModule
 from tpgdiff_jax.reporting.errors import UserError
 
 # Scores of one image held at once, over heads, queries and keys, 64 MiB; more come in turns.
@@ -98,31 +99,28 @@ def _number_of_turns(queries: int, most: int) -> int:
     return next((n for n in range(least, 2 * least + 1) if queries % n == 0), least)
 
 
-class MultiHeadAttention(nn.Module):
+class MultiHeadAttention(TypedModule):
     """Attend from x [B, N, C] to a context [B, M, D] (to x itself by default).
 
     Projections of q, k and v carry no bias, the output's does.
     """
 
     heads: int
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         channels = x.shape[-1]
         context = x if context is None else context
         q, k, v = (
-            Dense(channels, use_bias=False, name=name, **kinds)(source)
+            Dense(channels, use_bias=False, name=name, **self.dtypes)(source)
             for name, source in (("q", x), ("k", context), ("v", context))
         )
         q, k, v = (a.reshape(*a.shape[:2], self.heads, -1) for a in (q, k, v))
         out = attend(q, k, v)
-        return Dense(channels, name="out", **kinds)(out.reshape(x.shape))
+        return Dense(channels, name="out", **self.dtypes)(out.reshape(x.shape))
 
 
-class SpatialTransformer(nn.Module):
+class SpatialTransformer(TypedModule):
     """Self-attention, cross-attention to the semantic token and a gated feed-forward.
 
     Attributes:
@@ -132,8 +130,6 @@ class SpatialTransformer(nn.Module):
 
     head_dim: int = 32
     context_dim: int = 512
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(
@@ -146,7 +142,6 @@ class SpatialTransformer(nn.Module):
           context: tokens [B, M, context_dim]; None leaves the cross-attention out.
           share: weight [B, 1, 1] of each image's cross-attention.
         """
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         batch, height, width, channels = x.shape
         if channels % self.head_dim:
             raise UserError(
@@ -155,30 +150,30 @@ class SpatialTransformer(nn.Module):
             )
 
         def norm(name):
-            return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name, **kinds)
+            return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name, **self.dtypes)
 
         heads = channels // self.head_dim
-        h = nn.GroupNorm(32, epsilon=1e-6, use_fast_variance=False, name="group_norm", **kinds)(x)
-        h = Dense(channels, name="proj_in", **kinds)(h).reshape(batch, -1, channels)
-        h = h + MultiHeadAttention(heads, name="self_attention", **kinds)(norm("norm_self")(h))
+        h = nn.GroupNorm(
+            32, epsilon=1e-6, use_fast_variance=False, name="group_norm", **self.dtypes
+        )(x)
+        h = Dense(channels, name="proj_in", **self.dtypes)(h).reshape(batch, -1, channels)
+        h = h + MultiHeadAttention(heads, name="self_attention", **self.dtypes)(
+            norm("norm_self")(h)
+        )
         if context is not None or self.is_initializing():
             if context is None:
                 context = jnp.zeros((batch, 1, self.context_dim), self.dtype)
-            attend = MultiHeadAttention(heads, name="cross_attention", **kinds)
+            attend = MultiHeadAttention(heads, name="cross_attention", **self.dtypes)
             h = h + share * attend(norm("norm_cross")(h), context.astype(self.dtype))
-        h = h + GatedFeedForward(name="feed_forward", **kinds)(norm("norm_feed")(h))
-        h = Dense(channels, zero_init=True, name="proj_out", **kinds)(h)
+        h = h + GatedFeedForward(name="feed_forward", **self.dtypes)(norm("norm_feed")(h))
+        h = Dense(channels, zero_init=True, name="proj_out", **self.dtypes)(h)
         return h.reshape(x.shape) + x
 
 
-class GatedFeedForward(nn.Module):
+class GatedFeedForward(TypedModule):
     """GEGLU feed-forward: Dense(value * gelu(gate)), 4x wide."""
-
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        wide = Dense(8 * x.shape[-1], name="proj_in", **kinds)(x)
-        return Dense(x.shape[-1], name="proj_out", **kinds)(geglu(wide))
+        wide = Dense(8 * x.shape[-1], name="proj_in", **self.dtypes)(x)
+        return Dense(x.shape[-1], name="proj_out", **self.dtypes)(geglu(wide))

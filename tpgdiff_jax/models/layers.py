@@ -10,15 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from tpgdiff_jax.backbones.convolution import Conv, Conv3x3, Dense
+from tpgdiff_jax.backbones.typed import TypedModule
 
 
-class PixelNorm(nn.Module):
+class PixelNorm(TypedModule):
     """Normalise the channels of each pixel; learned gain, no shift.  Computed in float32."""
 
     epsilon: float = 1e-5
     zero_init: bool = False
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -47,23 +46,20 @@ def sinusoidal_embedding(t: jax.Array, width: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-class TimeEmbedding(nn.Module):
+class TimeEmbedding(TypedModule):
     """Turn times [B] into the conditioning vector [B, 4 * width]."""
 
     width: int
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, t: jax.Array) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = sinusoidal_embedding(t, self.width).astype(self.dtype)
-        x = Dense(4 * self.width, name="dense_in", **kinds)(x)
+        x = Dense(4 * self.width, name="dense_in", **self.dtypes)(x)
         x = nn.gelu(x, approximate=False)
-        return Dense(4 * self.width, name="dense_out", **kinds)(x)
+        return Dense(4 * self.width, name="dense_out", **self.dtypes)(x)
 
 
-class DegradationPrompt(nn.Module):
+class DegradationPrompt(TypedModule):
     """Turn the degradation prior [B, E] into a summand of the time embedding [B, features].
 
     softmax(MLP(e_deg)) weighs the entries of one learned prompt vector.  The weights sum to one and
@@ -73,23 +69,20 @@ class DegradationPrompt(nn.Module):
 
     features: int
     wide_init: bool = False
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, degradation: jax.Array) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = Dense(self.features, name="dense_in", **kinds)(degradation)
+        x = Dense(self.features, name="dense_in", **self.dtypes)(degradation)
         gain = 4.0 if self.wide_init else 1.0
-        x = Dense(self.features, init_gain=gain, name="dense_out", **kinds)(nn.silu(x))
+        x = Dense(self.features, init_gain=gain, name="dense_out", **self.dtypes)(nn.silu(x))
         normal = nn.initializers.normal(self.features**0.5 if self.wide_init else 1.0)
         prompt = self.param("prompt", normal, (1, self.features), self.param_dtype)
         weights = jax.nn.softmax(x.astype(jnp.float32), axis=-1)
         x = (weights * prompt.astype(jnp.float32)).astype(self.dtype)
-        return Dense(self.features, name="prompt_out", **kinds)(x)
+        return Dense(self.features, name="prompt_out", **self.dtypes)(x)
 
 
-class ResBlock(nn.Module):
+class ResBlock(TypedModule):
     """Two 3x3 convolutions, scaled and shifted by the time embedding, plus the input.
 
     h = SiLU(conv(x) (1 + scale) + shift);  out = SiLU(conv(h)) + skip(x)
@@ -100,22 +93,21 @@ class ResBlock(nn.Module):
 
     features: int
     zero_init: bool = False
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, time: jax.Array) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        modulate = Dense(2 * self.features, zero_init=self.zero_init, name="modulation", **kinds)
+        modulate = Dense(
+            2 * self.features, zero_init=self.zero_init, name="modulation", **self.dtypes
+        )
         modulation = modulate(nn.silu(time))
         scale, shift = jnp.split(modulation, 2, axis=-1)
-        h = Conv3x3(self.features, silu=True, name="conv_in", **kinds)(x, scale, shift)
+        h = Conv3x3(self.features, silu=True, name="conv_in", **self.dtypes)(x, scale, shift)
         if x.shape[-1] != self.features:
-            x = Dense(self.features, use_bias=False, name="skip", **kinds)(x)
-        return Conv3x3(self.features, silu=True, name="conv_out", **kinds)(h, residual=x)
+            x = Dense(self.features, use_bias=False, name="skip", **self.dtypes)(x)
+        return Conv3x3(self.features, silu=True, name="conv_out", **self.dtypes)(h, residual=x)
 
 
-class StructuralFiLM(nn.Module):
+class StructuralFiLM(TypedModule):
     """Scale and shift features by the mean structural token: x (1 + gamma) + beta.
 
     With `active=False` the parameters exist but the input passes unchanged: released checkpoints
@@ -126,44 +118,37 @@ class StructuralFiLM(nn.Module):
 
     active: bool = True
     zero_init: bool = False
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, token: jax.Array, share: jax.Array | float = 1.0) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name="norm", **kinds)
-        modulate = Dense(2 * x.shape[-1], zero_init=self.zero_init, name="modulation", **kinds)
+        norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name="norm", **self.dtypes)
+        modulate = Dense(
+            2 * x.shape[-1], zero_init=self.zero_init, name="modulation", **self.dtypes
+        )
         modulation = modulate(norm(token)) * share
         gamma, beta = jnp.split(modulation[:, None, None, :].astype(jnp.float32), 2, axis=-1)
         # In float32, rounded once: much faster on CPUs than bfloat16 at every step.
         return (x * (1 + gamma) + beta).astype(self.dtype) if self.active else x
 
 
-class Downsample(nn.Module):
+class Downsample(TypedModule):
     """Halve the resolution: 4x4 convolution, stride 2, zero padding 1, with bias."""
 
     features: int
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        return Conv(self.features, True, size=4, stride=2, name="conv", **kinds)(x)
+        return Conv(self.features, True, size=4, stride=2, name="conv", **self.dtypes)(x)
 
 
-class Upsample(nn.Module):
+class Upsample(TypedModule):
     """Double the resolution: nearest neighbour, then a 3x3 convolution with bias."""
 
     features: int
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         b, h, w, c = x.shape
         x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
         x = x.reshape(b, 2 * h, 2 * w, c)
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        return Conv3x3(self.features, use_bias=True, name="conv", **kinds)(x)
+        return Conv3x3(self.features, use_bias=True, name="conv", **self.dtypes)(x)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from tpgdiff_jax.backbones.convolution import Conv3x3, Dense
+from tpgdiff_jax.backbones.typed import TypedModule
 from tpgdiff_jax.models.layers import TimeEmbedding
 from tpgdiff_jax.models.unet import GuidedUNet
 from tpgdiff_jax.priors import Priors
@@ -17,7 +18,7 @@ from tpgdiff_jax.priors.semantic import unit_length
 from tpgdiff_jax.reporting.errors import UserError
 
 
-class LeanBlock(nn.Module):
+class LeanBlock(TypedModule):
     """Two 3x3 convolutions, scaled and shifted in between, added to the input.
 
     out = x + conv(SiLU(conv(x) (1 + scale) + shift)),  (scale, shift) = Dense(SiLU(time))
@@ -26,34 +27,26 @@ class LeanBlock(nn.Module):
     identity.
     """
 
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
-
     @nn.compact
     def __call__(self, x: jax.Array, time: jax.Array) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         features = x.shape[-1]
-        modulate = Dense(2 * features, zero_init=True, name="modulation", **kinds)
+        modulate = Dense(2 * features, zero_init=True, name="modulation", **self.dtypes)
         scale, shift = jnp.split(modulate(nn.silu(time)), 2, axis=-1)
-        h = Conv3x3(features, silu=True, name="conv_in", **kinds)(x, scale, shift)
-        last = Conv3x3(features, use_bias=True, zero_init=True, name="conv_out", **kinds)
+        h = Conv3x3(features, silu=True, name="conv_in", **self.dtypes)(x, scale, shift)
+        last = Conv3x3(features, use_bias=True, zero_init=True, name="conv_out", **self.dtypes)
         return last(h, residual=x)
 
 
-class SemanticShift(nn.Module):
+class SemanticShift(TypedModule):
     """Cross-attention to the one semantic token, in closed form.
 
     A softmax over one token is 1 whatever the query, so W_o W_v z reaches every pixel: one matrix,
     one summand per image.  It starts at zero.
     """
 
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
-
     @nn.compact
     def __call__(self, x: jax.Array, semantic: jax.Array, share: jax.Array | float) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        value = Dense(x.shape[-1], use_bias=False, zero_init=True, name="value", **kinds)
+        value = Dense(x.shape[-1], use_bias=False, zero_init=True, name="value", **self.dtypes)
         return x + (share * value(unit_length(semantic)))[:, None, None, :]
 
 
@@ -71,16 +64,15 @@ class LeanUNet(GuidedUNet):
     middle_blocks: int = 2
 
     def _run(self, x, t, priors):
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         widths = [self.width * m for m in self.multipliers]
         deepest = len(widths) - 1
-        time = TimeEmbedding(self.width // 2, name="time_embedding", **kinds)(t)
+        time = TimeEmbedding(self.width // 2, name="time_embedding", **self.dtypes)(t)
         time = self._add_degradation(time, priors)
         lean_block = nn.remat(LeanBlock) if self.remat == "blocks" else LeanBlock
 
         def run_blocks(x, name, count):
             for index in range(count):
-                x = lean_block(name=f"{name}_block_{index}", **kinds)(x, time)
+                x = lean_block(name=f"{name}_block_{index}", **self.dtypes)(x, time)
             return x
 
         def guide(x, level, name):
@@ -88,12 +80,12 @@ class LeanUNet(GuidedUNet):
                 return self._film(x, priors, True, f"{name}_film")
             return self._shift(x, priors, f"{name}_semantic")
 
-        x = Conv3x3(widths[0], use_bias=True, name="stem", **kinds)(x)
+        x = Conv3x3(widths[0], use_bias=True, name="stem", **self.dtypes)(x)
         stem, skips = x, []
         for level, width in enumerate(widths):
             name = f"down_{level}"
             if level:
-                x = Dense(width, name=f"{name}_resample", **kinds)(pixels_to_channels(x))
+                x = Dense(width, name=f"{name}_resample", **self.dtypes)(pixels_to_channels(x))
             x = run_blocks(guide(x, level, name), name, self.blocks[level])
             skips.append(x)
 
@@ -105,9 +97,9 @@ class LeanUNet(GuidedUNet):
             x = guide(x + skips.pop(), level, name)
             x = run_blocks(x, name, self.blocks[level])
             if level:
-                widen = Dense(4 * widths[level - 1], name=f"{name}_resample", **kinds)
+                widen = Dense(4 * widths[level - 1], name=f"{name}_resample", **self.dtypes)
                 x = channels_to_pixels(widen(x))
-        return Conv3x3(3, True, self.identity_init, name="final_conv", **kinds)(x + stem)
+        return Conv3x3(3, True, self.identity_init, name="final_conv", **self.dtypes)(x + stem)
 
     def _check(self, priors: Priors) -> None:
         super()._check(priors)
@@ -124,9 +116,8 @@ class LeanUNet(GuidedUNet):
             return x
         if semantic is None:
             semantic = jnp.zeros((x.shape[0], self.prior_dim))
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         share = priors.share("semantic", 2, self.dtype)
-        return SemanticShift(name=name, **kinds)(x, semantic, share)
+        return SemanticShift(name=name, **self.dtypes)(x, semantic, share)
 
 
 def pixels_to_channels(x: jax.Array) -> jax.Array:

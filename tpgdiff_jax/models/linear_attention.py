@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from tpgdiff_jax.backbones.convolution import Dense
+from tpgdiff_jax.backbones.typed import TypedModule
 from tpgdiff_jax.models.layers import PixelNorm
 
 
-class LinearAttention(nn.Module):
+class LinearAttention(TypedModule):
     """Attend in time linear in the pixel count.
 
     out = Dense(softmax_features(q) d^-1/2 . [softmax_pixels(k)^T v / N]), then a gain-only norm.
@@ -29,27 +30,24 @@ class LinearAttention(nn.Module):
     heads: int = 4
     head_dim: int = 32
     zero_init: bool = False
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(
         self, x: jax.Array, context: jax.Array | None = None, share: jax.Array | float = 1.0
     ) -> jax.Array:
         del context, share  # the same call as SpatialTransformer; no cross-attention here
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         batch, height, width, channels = x.shape
         hidden = self.heads * self.head_dim
-        qkv = Dense(3 * hidden, use_bias=False, name="qkv", **kinds)
-        out = Dense(channels, name="out", **kinds)
-        norm = PixelNorm(zero_init=self.zero_init, name="norm", **kinds)
+        qkv = Dense(3 * hidden, use_bias=False, name="qkv", **self.dtypes)
+        out = Dense(channels, name="out", **self.dtypes)
+        norm = PixelNorm(zero_init=self.zero_init, name="norm", **self.dtypes)
         if self.is_initializing() or height * width <= _MAX_PIXELS:
             q, k, v = jnp.split(qkv(x).reshape(batch, -1, 3 * hidden), 3, axis=-1)
             answer = linear_attention(q, k, v, self.heads)
             return norm(out(answer.reshape(batch, height, width, hidden)))
         # Loops may not call bound modules; these are the same layers as functions of parameters.
         params = self.variables["params"]
-        matrix = Dense(hidden, use_bias=False, parent=None, **kinds)
+        matrix = Dense(hidden, use_bias=False, parent=None, **self.dtypes)
         projections = [
             functools.partial(matrix.apply, {"params": {"kernel": kernel}})
             for kernel in jnp.split(params["qkv"]["kernel"], 3, axis=1)

@@ -63,6 +63,6 @@ def build_stage_one(config: ConfigDict) -> StageOne:
     return StageOne(
         semantic=SemanticPrior(tower),
         degradation=degradation_prior(config),
-        teacher=tower if is_clip else Vgg16(tower.dtype, tower.param_dtype),
+        teacher=tower if is_clip else Vgg16(**tower.dtypes),
         teacher_size=tower.image_size if is_clip else config.priors.teacher_size,
     )

@@ -139,7 +139,7 @@ def build(config: ConfigDict) -> TPGDiff:
     """
     model, priors = config.model, config.priors
     choose_convolutions(config)
-    kinds = {"dtype": jnp.dtype(model.dtype), "param_dtype": jnp.dtype(model.param_dtype)}
+    dtypes = _dtypes(config)
     branches: dict[str, Any] = {}
     classes = len(config.data.degradations)
     if priors.encoder in TAUGHT_ENCODERS:
@@ -148,14 +148,14 @@ def build(config: ConfigDict) -> TPGDiff:
         if model.use_degradation:
             branches["degradation"] = degradation_prior(config)
     elif priors.encoder == "compact" and (model.use_degradation or model.use_semantic):
-        branches["encoder"] = CompactEncoder(classes, priors.encoder_width, **kinds)
+        branches["encoder"] = CompactEncoder(classes, priors.encoder_width, **dtypes)
     if model.use_structure and priors.cues:
         branches["structure"] = StructuralPrior(
             cues=tuple(priors.cues),
-            depth_net=_from_fields(DepthAnything, priors.depth_net, kinds)
+            depth_net=_from_fields(DepthAnything, priors.depth_net, dtypes)
             if "depth" in priors.cues
             else None,
-            segmentation_net=_from_fields(SegFormer, priors.segmentation_net, kinds)
+            segmentation_net=_from_fields(SegFormer, priors.segmentation_net, dtypes)
             if "segmentation" in priors.cues
             else None,
             depth_size=priors.depth_size,
@@ -165,7 +165,7 @@ def build(config: ConfigDict) -> TPGDiff:
             encoder_max_width=priors.map_max_width,
             num_latents=priors.tokens,
             connector_depth=priors.connector_depth,
-            **kinds,
+            **dtypes,
         )
     return TPGDiff(build_unet(config), **branches)
 
@@ -181,9 +181,7 @@ def build_unet(config: ConfigDict) -> GuidedUNet:
         "use_structure": model.use_structure,
         "identity_init": model.identity_init,
         "remat": model.remat,
-        "dtype": jnp.dtype(model.dtype),
-        "param_dtype": jnp.dtype(model.param_dtype),
-    }
+    } | _dtypes(config)
     if model.unet == "lean":
         return LeanUNet(blocks=tuple(model.blocks), middle_blocks=model.middle_blocks, **shared)
     return ConditionalUNet(
@@ -196,11 +194,9 @@ def build_unet(config: ConfigDict) -> GuidedUNet:
 
 def image_tower(config: ConfigDict) -> ClipImageTower | ConvTower:
     """Build the image tower that student and degradation backbone share the shape of."""
-    model = config.model
-    kinds = {"dtype": jnp.dtype(model.dtype), "param_dtype": jnp.dtype(model.param_dtype)}
     if config.priors.encoder == "conv":
-        return _from_fields(ConvTower, config.priors.conv, kinds)
-    return _from_fields(ClipImageTower, config.priors.clip, kinds)
+        return _from_fields(ConvTower, config.priors.conv, _dtypes(config))
+    return _from_fields(ClipImageTower, config.priors.clip, _dtypes(config))
 
 
 def degradation_prior(config: ConfigDict) -> DegradationPrior:
@@ -210,9 +206,12 @@ def degradation_prior(config: ConfigDict) -> DegradationPrior:
         tower,
         len(config.data.degradations),
         blocks=config.priors.head_blocks,
-        dtype=tower.dtype,
-        param_dtype=tower.param_dtype,
+        **tower.dtypes,
     )
+
+
+def _dtypes(config: ConfigDict) -> dict[str, jnp.dtype]:
+    return {name: jnp.dtype(config.model[name]) for name in ("dtype", "param_dtype")}
 
 
 def _from_fields(kind: type[nn.Module], sizes: ConfigDict, dtypes: dict[str, Any]) -> nn.Module:

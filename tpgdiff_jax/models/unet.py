@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from tpgdiff_jax.backbones.convolution import Conv, Conv3x3
+from tpgdiff_jax.backbones.typed import TypedModule
 from tpgdiff_jax.models.attention import SpatialTransformer
 from tpgdiff_jax.models.layers import (
     DegradationPrompt,
@@ -28,7 +29,7 @@ from tpgdiff_jax.reporting.errors import UserError
 REMAT = ("none", "attention", "blocks")
 
 
-class PreNormAttention(nn.Module):
+class PreNormAttention(TypedModule):
     """x + attention(norm(x)); a transformer where `full`, linear attention elsewhere."""
 
     full: bool
@@ -36,26 +37,23 @@ class PreNormAttention(nn.Module):
     head_dim: int = 32
     context_dim: int = 512
     zero_init: bool = False
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(
         self, x: jax.Array, context: jax.Array | None = None, share: jax.Array | float = 1.0
     ) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         if self.full:
             attention = SpatialTransformer(
-                self.head_dim, self.context_dim, name="attention", **kinds
+                self.head_dim, self.context_dim, name="attention", **self.dtypes
             )
         else:
             attention = LinearAttention(
-                self.heads, self.head_dim, self.zero_init, name="attention", **kinds
+                self.heads, self.head_dim, self.zero_init, name="attention", **self.dtypes
             )
-        return x + attention(PixelNorm(name="norm", **kinds)(x), context, share)
+        return x + attention(PixelNorm(name="norm", **self.dtypes)(x), context, share)
 
 
-class GuidedUNet(nn.Module):
+class GuidedUNet(TypedModule):
     """Predict what is needed to undo one diffusion step, given the degraded image and its priors.
 
     What all UNets of this project share: the call, its checks, and how the degradation and the
@@ -84,8 +82,6 @@ class GuidedUNet(nn.Module):
     structure_dim: int = 256
     identity_init: bool = False
     remat: str = "none"
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(
@@ -137,8 +133,9 @@ class GuidedUNet(nn.Module):
             return time
         if degradation is None:
             degradation = jnp.zeros((time.shape[0], self.prior_dim))
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        prompt = DegradationPrompt(time.shape[-1], self.identity_init, name="degradation", **kinds)
+        prompt = DegradationPrompt(
+            time.shape[-1], self.identity_init, name="degradation", **self.dtypes
+        )
         share = priors.share("degradation", 2, self.dtype)
         return time + share * prompt(degradation.astype(self.dtype))
 
@@ -148,8 +145,7 @@ class GuidedUNet(nn.Module):
             return x
         if structure is None:
             structure = jnp.zeros((x.shape[0], 1, self.structure_dim))
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        film = StructuralFiLM(active, self.identity_init, name=name, **kinds)
+        film = StructuralFiLM(active, self.identity_init, name=name, **self.dtypes)
         token = structure.astype(self.dtype).mean(axis=1)
         return film(x, token, priors.share("structure", 2, self.dtype))
 
@@ -169,11 +165,10 @@ class ConditionalUNet(GuidedUNet):
     first_attention_level: int = 0
 
     def _run(self, x, t, priors):
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         depth = len(self.multipliers)
         widths_out = [self.width * m for m in self.multipliers]
         widths_in = [self.width, *widths_out[:-1]]
-        time = TimeEmbedding(self.width, name="time_embedding", **kinds)(t)
+        time = TimeEmbedding(self.width, name="time_embedding", **self.dtypes)(t)
         time = self._add_degradation(time, priors)
         context = None
         res_block = nn.remat(ResBlock) if self.remat == "blocks" else ResBlock
@@ -182,7 +177,7 @@ class ConditionalUNet(GuidedUNet):
             context = unit_length(priors.semantic)[:, None, :]
 
         def block(features, name, x):
-            return res_block(features, self.identity_init, name=name, **kinds)(x, time)
+            return res_block(features, self.identity_init, name=name, **self.dtypes)(x, time)
 
         def attend(level, name, x):
             if level < self.first_attention_level:
@@ -195,14 +190,14 @@ class ConditionalUNet(GuidedUNet):
                 self.prior_dim,
                 self.identity_init,
                 name=name,
-                **kinds,
+                **self.dtypes,
             )
             return layer(x, context, priors.share("semantic", 3, self.dtype))
 
         def film(level, name, x):
             return self._film(x, priors, level < depth - 1, name)
 
-        stem = Conv(self.width, size=7, name="stem", **kinds)(x)
+        stem = Conv(self.width, size=7, name="stem", **self.dtypes)(x)
         x, skips = stem, []
         for level in range(depth):
             deepest, name = level == depth - 1, f"down_{level}"
@@ -213,7 +208,7 @@ class ConditionalUNet(GuidedUNet):
             x = attend(level, f"{name}_attention", x)
             skips.append(x)
             resample = Conv3x3 if deepest else Downsample
-            x = resample(widths_out[level], name=f"{name}_resample", **kinds)(x)
+            x = resample(widths_out[level], name=f"{name}_resample", **self.dtypes)(x)
 
         x = block(widths_out[-1], "middle_block_0", x)
         x = attend(depth, "middle_attention", x)
@@ -226,10 +221,10 @@ class ConditionalUNet(GuidedUNet):
             x = block(widths_out[level], f"{name}_block_1", _concat(x, skips.pop()))
             x = attend(level, f"{name}_attention", x)
             resample = Conv3x3 if level == 0 else Upsample
-            x = resample(widths_in[level], name=f"{name}_resample", **kinds)(x)
+            x = resample(widths_in[level], name=f"{name}_resample", **self.dtypes)(x)
 
         x = block(self.width, "final_block", _concat(x, stem))
-        last = Conv3x3(3, True, self.identity_init, name="final_conv", **kinds)
+        last = Conv3x3(3, True, self.identity_init, name="final_conv", **self.dtypes)
         return last(x)
 
 

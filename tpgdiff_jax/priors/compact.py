@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from tpgdiff_jax.backbones.convolution import Conv
+from tpgdiff_jax.backbones.typed import TypedModule
 
 # Four convolutions of stride 2.
 DOWNSAMPLING = 16
 
 
-class CompactEncoder(nn.Module):
+class CompactEncoder(TypedModule):
     """Look at a degraded image once and say what harmed it and what it shows.
 
     Attributes:
@@ -27,8 +28,6 @@ class CompactEncoder(nn.Module):
     num_classes: int
     width: int = 24
     features: int = 512
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, lq: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -40,18 +39,17 @@ class CompactEncoder(nn.Module):
         Returns:
           degradation [B, features], semantic [B, features], class logits [B, num_classes]; float32.
         """
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = lq.astype(self.dtype) * 2 - 1
         for index, multiple in enumerate((1, 2, 3, 4)):
             how = {"stride": 2, "padding": "same", "name": f"conv_{index}"}
-            x = Conv(self.width * multiple, use_bias=True, silu=True, **how, **kinds)(x)
+            x = Conv(self.width * multiple, use_bias=True, silu=True, **how, **self.dtypes)(x)
         # Mean and spread of every channel: what is there, and how unevenly (noise, streaks, veil).
         x = x.astype(jnp.float32)
         mean = x.mean(axis=(1, 2))
         spread = jnp.sqrt(jnp.square(x - mean[:, None, None]).mean(axis=(1, 2)) + 1e-6)
         pooled = jnp.concatenate([mean, spread], axis=-1)
-        pooled = nn.LayerNorm(use_fast_variance=False, name="norm", **kinds)(pooled)
-        degradation = nn.Dense(self.features, name="degradation", **kinds)(pooled)
-        logits = nn.Dense(self.num_classes, name="classes", **kinds)(nn.silu(degradation))
-        semantic = nn.Dense(self.features, name="semantic", **kinds)(pooled)
+        pooled = nn.LayerNorm(use_fast_variance=False, name="norm", **self.dtypes)(pooled)
+        degradation = nn.Dense(self.features, name="degradation", **self.dtypes)(pooled)
+        logits = nn.Dense(self.num_classes, name="classes", **self.dtypes)(nn.silu(degradation))
+        semantic = nn.Dense(self.features, name="semantic", **self.dtypes)(pooled)
         return tuple(a.astype(jnp.float32) for a in (degradation, semantic, logits))

@@ -15,6 +15,7 @@ import optax
 
 from tpgdiff_jax.backbones.conv_tower import ConvTower
 from tpgdiff_jax.backbones.transformer import geglu, layer_norm
+from tpgdiff_jax.backbones.typed import TypedModule
 from tpgdiff_jax.backbones.vit import ClipImageTower
 from tpgdiff_jax.reporting.errors import UserError
 
@@ -22,25 +23,22 @@ CLASSIFICATIONS = ("single", "multi")
 NOTHING = "nothing"  # what a classifier of several degradations at once calls an image of none
 
 
-class GegluBlock(nn.Module):
+class GegluBlock(TypedModule):
     """x + Dense(dropout(value * gelu(gate))) of the normalised input."""
 
     ratio: int = 4
     dropout: float = 0.1
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         features = x.shape[-1]
-        h = layer_norm("norm", 1e-5, **kinds)(x)
-        h = geglu(nn.Dense(2 * self.ratio * features, name="dense_in", **kinds)(h))
+        h = layer_norm("norm", 1e-5, **self.dtypes)(x)
+        h = geglu(nn.Dense(2 * self.ratio * features, name="dense_in", **self.dtypes)(h))
         h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
-        return x + nn.Dense(features, name="dense_out", **kinds)(h)
+        return x + nn.Dense(features, name="dense_out", **self.dtypes)(h)
 
 
-class DegradationPrior(nn.Module):
+class DegradationPrior(TypedModule):
     """Say what harmed images.
 
     Attributes:
@@ -54,8 +52,6 @@ class DegradationPrior(nn.Module):
     num_classes: int
     blocks: int = 2
     dropout: float = 0.1
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, view: jax.Array, deterministic: bool = True) -> tuple[jax.Array, jax.Array]:
@@ -68,12 +64,13 @@ class DegradationPrior(nn.Module):
         Returns:
           features [B, backbone.features] (not of unit length) and logits [B, num_classes], float32.
         """
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         features = self.backbone(view)
         x = features.astype(self.dtype)
         for index in range(self.blocks):
-            x = GegluBlock(dropout=self.dropout, name=f"block_{index}", **kinds)(x, deterministic)
-        logits = nn.Dense(self.num_classes, name="classes", **kinds)(x)
+            x = GegluBlock(dropout=self.dropout, name=f"block_{index}", **self.dtypes)(
+                x, deterministic
+            )
+        logits = nn.Dense(self.num_classes, name="classes", **self.dtypes)(x)
         return features, logits.astype(jnp.float32)
 
 

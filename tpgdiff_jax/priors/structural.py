@@ -14,6 +14,7 @@ from tpgdiff_jax.backbones.depth_anything import DepthAnything, depth_input, nor
 from tpgdiff_jax.backbones.frozen import apply_frozen
 from tpgdiff_jax.backbones.segformer import SegFormer, segmentation_input, segmentation_map
 from tpgdiff_jax.backbones.transformer import Attention, Mlp, layer_norm
+from tpgdiff_jax.backbones.typed import TypedModule
 from tpgdiff_jax.priors.cues import (
     CUES,
     RELEASED_CUES,
@@ -37,7 +38,7 @@ def sincos_positions(height: int, width: int, features: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(x), jnp.cos(x), jnp.sin(y), jnp.cos(y)], axis=-1)
 
 
-class MapEncoder(nn.Module):
+class MapEncoder(TypedModule):
     """Encode one-channel maps into features, shared by all cues.
 
     Eight 3x3 convolutions with ReLU, a stride-2 one after every second; then a projection.
@@ -51,23 +52,20 @@ class MapEncoder(nn.Module):
     width: int = 32
     max_width: int = 256
     features: int = 256
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, maps: jax.Array) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         # Widths 1x 2x | 4x 4x | ... : the stride-2 convolution widens, too.
         widths = [min(self.width * m, self.max_width) for m in (1, 2, 4, 4, 8, 8, 8, 8, 8, 8, 8, 8)]
         x = maps.astype(self.dtype)
         for index, width in enumerate(widths):
             stride = 2 if index % 3 == 2 else 1
             how = {"stride": stride, "padding": SAME_3X3, "name": f"conv_{index}"}
-            x = nn.relu(Conv(width, use_bias=True, **how, **kinds)(x))
-        return nn.Dense(self.features, name="proj", **kinds)(x)
+            x = nn.relu(Conv(width, use_bias=True, **how, **self.dtypes)(x))
+        return nn.Dense(self.features, name="proj", **self.dtypes)(x)
 
 
-class LatentConnector(nn.Module):
+class LatentConnector(TypedModule):
     """Gather any number of tokens [B, M, C] into `num_latents` tokens [B, num_latents, C].
 
     Cross-attention and an MLP, then `depth` rounds of self-attention and an MLP, all residual.
@@ -76,34 +74,31 @@ class LatentConnector(nn.Module):
     num_latents: int = 64
     depth: int = 2
     heads: int = 8
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
         def norm(name):
-            return layer_norm(name, 1e-5, **kinds)
+            return layer_norm(name, 1e-5, **self.dtypes)
 
         def mlp(index, x):
-            return Mlp(name=f"mlp_{index}", **kinds)(norm(f"norm_mlp_{index}")(x))
+            return Mlp(name=f"mlp_{index}", **self.dtypes)(norm(f"norm_mlp_{index}")(x))
 
         shape = (1, self.num_latents, tokens.shape[-1])
         init = nn.initializers.normal(0.02)
         x = self.param("latents", init, shape, self.param_dtype).astype(self.dtype)
         x = jnp.broadcast_to(x, (tokens.shape[0], *shape[1:]))
-        cross = Attention(self.heads, name="cross_attention", **kinds)
+        cross = Attention(self.heads, name="cross_attention", **self.dtypes)
         x = x + cross(norm("norm_queries")(x), norm("norm_keys")(tokens))
         x = x + mlp(0, x)
         for index in range(1, self.depth + 1):
-            attention = Attention(self.heads, name=f"self_attention_{index}", **kinds)
+            attention = Attention(self.heads, name=f"self_attention_{index}", **self.dtypes)
             x = x + attention(norm(f"norm_self_{index}")(x))
             x = x + mlp(index, x)
         return x
 
 
-class StructuralPrior(nn.Module):
+class StructuralPrior(TypedModule):
     """Turn a degraded image and maps of it into structural tokens.
 
     Attributes:
@@ -128,8 +123,6 @@ class StructuralPrior(nn.Module):
     features: int = 256
     num_latents: int = 64
     connector_depth: int = 2
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(
@@ -151,10 +144,9 @@ class StructuralPrior(nn.Module):
         Raises:
           UserError: an unknown cue, or a cue with neither map nor network.
         """
-        kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         maps = self._maps(lq, {"depth": depth, "segmentation": segmentation})
         encode = MapEncoder(
-            self.encoder_width, self.encoder_max_width, self.features, name="encoder", **kinds
+            self.encoder_width, self.encoder_max_width, self.features, name="encoder", **self.dtypes
         )
         # All cues in one batch: one pass of the shared encoder.
         encoded = encode(jnp.concatenate(list(maps.values())))
@@ -165,7 +157,7 @@ class StructuralPrior(nn.Module):
         tokens = encoded + positions + rows[:, None, None, :]
         tokens = tokens.transpose(1, 0, 2, 3).reshape(lq.shape[0], -1, self.features)
         connector = LatentConnector(
-            self.num_latents, self.connector_depth, name="connector", **kinds
+            self.num_latents, self.connector_depth, name="connector", **self.dtypes
         )
         return connector(tokens)
 
