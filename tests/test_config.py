@@ -266,6 +266,16 @@ def test_differences_list_what_may_not_change(tmp_path):
     assert any(line.startswith("optim.learning_rate: 0.0002") for line in lines)
 
 
+def test_a_sampler_that_skips_no_step_needs_the_whole_number_of_them():
+    config = configuration.base_config()
+    config.eval.sampler = "euler_ode"
+    validate(config)
+    config.eval.steps = 10
+    words = r"config\.eval: sampler='euler_ode' takes the SDE's own 100 steps, not 10; use one of"
+    with pytest.raises(UserError, match=words):
+        validate(config)
+
+
 def test_clean_examples_need_labels_that_can_say_none():
     config = configuration.base_config()
     config.data.clean_share = 0.1

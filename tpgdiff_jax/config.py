@@ -71,20 +71,23 @@ def require(condition: bool, config: ConfigDict, key: str, expected: str) -> Non
         raise UserError(f"config.{key}={get(config, key)!r}: expected {expected}.")
 
 
-def check_values(config: ConfigDict, known: Mapping[str, Any]) -> None:
+def check_values(config: ConfigDict, known: Mapping[str, Any] | None = None) -> None:
     """Check every value by itself, whatever its kind.
 
     ConfigDict looks neither into tuples nor at what a whole group is replaced by.
 
     Args:
       config: a whole configuration.
-      known: key -> what its check awaits, for the keys whose check does; see `keys.group.Key`.
+      known: key -> what its check awaits, see `keys.group.Key`; None leaves out the keys whose
+        check awaits something.
 
     Raises:
       UserError: naming the key, its value, what is expected, and how to write it.
     """
-    for key in KEYS:
-        check = check_of(key, known)
+    for key, entry in KEYS.items():
+        if known is None and not isinstance(entry.check, Check):
+            continue
+        check = check_of(key, known or {})
         require(check.fits(get(config, key)), config, key, f"{check.words}; {how_to_write(key)}")
 
 

@@ -185,10 +185,18 @@ def test_key_that_no_program_knows_is_refused():
         typed.checked_config(strange)
 
 
-def test_program_fails_without_loading_jax_and_without_a_traceback():
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("--config.model.widht=3", ["model.widht", "model.width"]),
+        ("--config.model.width=x", ["--config.model.width=x: expected a whole number"]),
+        ("--config.model.width=3", ["config.model.width=3: expected", "a multiple of 2"]),
+    ],
+)
+def test_program_fails_without_loading_jax_and_without_a_traceback(override, words):
     code = (
         "import sys, runpy\n"
-        "sys.argv = ['main', '--config=configs/quickstart.py', '--config.model.widht=3']\n"
+        f"sys.argv = ['main', '--config=configs/quickstart.py', {override!r}]\n"
         "try:\n"
         "    runpy.run_module('tpgdiff_jax.main', run_name='__main__')\n"
         "except SystemExit as stop:\n"
@@ -199,6 +207,5 @@ def test_program_fails_without_loading_jax_and_without_a_traceback():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "model.widht" in done.stderr
-    assert "model.width" in done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
     assert "Traceback" not in done.stderr

@@ -94,7 +94,10 @@ def _check_texts(config: ConfigDict) -> None:
 def _check_sampling(config: ConfigDict) -> None:
     """Some samplers take the SDE's own number of steps."""
     sde = irsde.IRSDE(**config.diffusion)
-    check_sampler(config.eval.sampler, sde, config.eval.steps)
+    try:
+        check_sampler(config.eval.sampler, sde, config.eval.steps)
+    except UserError as error:
+        raise UserError(f"config.eval: {error}") from error
 
 
 def _check_mesh(config: ConfigDict) -> None:

@@ -141,7 +141,8 @@ def checked_config(config: ConfigDict | None) -> ConfigDict:
             raise UserError(f"config.{key} is missing; start from base_config().")
         near = difflib.get_close_matches(key, expected, n=1, cutoff=0.0)
         raise UserError(f"config.{key} is unknown; nearest valid key: {near[0]}.")
-    # Imported late: a mistyped key should not cost the import of JAX.
+    configuration.check_values(config)
+    # Imported late: what is mistyped should not cost the import of JAX.
     from tpgdiff_jax.commands.config_checks import validate
 
     validate(config)
