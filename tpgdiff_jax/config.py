@@ -84,17 +84,25 @@ def check_values(config: ConfigDict, known: Mapping[str, Any] | None = None) -> 
     Raises:
       UserError: naming the key, its value, what is expected, and how to write it.
     """
-    for key, entry in KEYS.items():
-        if known is None and not isinstance(entry.check, Check):
-            continue
-        check = check_of(key, known or {})
-        require(check.fits(get(config, key)), config, key, f"{check.words}; {how_to_write(key)}")
+    for key in KEYS:
+        check = check_of(key, known)
+        if check is not None:
+            require(check.fits(get(config, key)), config, key, expectation(key, check))
 
 
-def check_of(key: str, known: Mapping[str, Any]) -> Check:
-    """Return the check of a key, complete; `known` as for `check_values`."""
+def check_of(key: str, known: Mapping[str, Any] | None = None) -> Check | None:
+    """Return the check of a key; None where it awaits what is not `known`, see `check_values`."""
     check = KEYS[key].check
-    return check if isinstance(check, Check) else check(known[key])
+    if isinstance(check, Check):
+        return check
+    return None if known is None else check(known[key])
+
+
+def expectation(key: str, check: Check | None = None) -> str:
+    """Say what a key may be, and how to write it; without a check its kind alone."""
+    default = KEYS[key].default
+    words = "a tuple" if isinstance(default, tuple) else "text"
+    return f"{words if check is None else check.words}; {how_to_write(key)}"
 
 
 def how_to_write(key: str) -> str:

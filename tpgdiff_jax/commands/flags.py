@@ -12,7 +12,6 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from tpgdiff_jax import config as configuration
-from tpgdiff_jax.keys.checks import Check
 from tpgdiff_jax.reporting.errors import UserError
 
 _OVERRIDE = re.compile(r"--?config\.([\w.]+)(=|$)")
@@ -53,9 +52,8 @@ def _in_words(error: flags.Error) -> str:
     if match is None or match["key"] not in configuration.KEYS:
         return str(error)
     key, value = match["key"], "" if match["value"] is None else f"={match['value']}"
-    check = configuration.KEYS[key].check
-    expected = check.words if isinstance(check, Check) else "a tuple"
-    return f"--config.{key}{value}: expected {expected}; {configuration.how_to_write(key)}."
+    expected = configuration.expectation(key, configuration.check_of(key))
+    return f"--config.{key}{value}: expected {expected}."
 
 
 def _goes_without_config(argv: Sequence[str]) -> bool:
