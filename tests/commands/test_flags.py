@@ -8,6 +8,7 @@ import pytest
 
 from tpgdiff_jax import config
 from tpgdiff_jax.commands import flags as typed
+from tpgdiff_jax.commands.processes import check_processes
 from tpgdiff_jax.reporting.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -84,10 +85,10 @@ def test_values_that_begin_with_config_name_no_experiment_file(arguments):
 def test_numbers_of_processes_that_nothing_joins_are_refused(flags, words):
     alone = {"distributed": False, "coordinator": None, "num_processes": None, "process_id": None}
     with pytest.raises(UserError, match=f"{words}.*--coordinator=.*--distributed"):
-        typed.check_processes(**alone | flags)
+        check_processes(**alone | flags)
     for joined in ({"distributed": True}, {"coordinator": "host:1"}):
-        typed.check_processes(**alone | flags | joined)
-    typed.check_processes(**alone)
+        check_processes(**alone | flags | joined)
+    check_processes(**alone)
 
 
 def test_mistyped_key_inside_an_experiment_file(experiment):

@@ -1,0 +1,77 @@
+"""Values of the wrong kind: which flag, what is expected, how to write it."""
+
+import ast
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from tpgdiff_jax import config as configuration
+from tpgdiff_jax.reporting.errors import UserError
+
+# Kind of value -> what it is called.
+_CALLED = {bool: "True or False", int: "a whole number", float: "a number"}
+_EXAMPLES = {"int": (int, "100"), "float": (float, "0.5"), "bool": (bool, "True")}
+
+
+def value_error(name: str, text: str | None, config: ConfigDict | None) -> UserError:
+    """Say what is wrong with a value that could not be parsed.
+
+    Args:
+      name: of the flag, `config.KEY` for a key of the configuration.
+      text: what was typed.
+      config: the experiment, whose own value is the example.
+    """
+    key = name.removeprefix("config.")
+    if key != name and config is not None:
+        usual = dict(configuration.flat_items(config))[key]
+        expected, example = _CALLED.get(type(usual), "another value"), repr(usual)
+    else:
+        expected, example = _expected(flags.FLAGS[name])
+    hint = f", e.g. --{name}={example}" if example else ""
+    return UserError(f"--{name}={text}: expected {expected}{hint}.")
+
+
+def _expected(flag: flags.Flag) -> tuple[str, str]:
+    """Return what a flag takes, and an example."""
+    if choices := getattr(flag.parser, "enum_values", None):
+        return f"one of {', '.join(choices)}", choices[0]
+    kind = flag.flag_type().removeprefix("multi ")
+    python_type, example = _EXAMPLES.get(kind, (None, ""))
+    called = _CALLED.get(python_type, kind)
+    low, high = (getattr(flag.parser, f"{end}_bound", None) for end in ("lower", "upper"))
+    if high is not None:
+        return f"{called} from {low} to {high}", str(low)
+    return (called if low is None else f"{called}, at least {low}"), example
+
+
+def check_tuple(key: str, text: str, usual: Sequence[Any]) -> None:
+    """Raise unless a text is a tuple as Python writes it, or one value of it.
+
+    Flags would take `noise,blur` for one value with a comma in its name.
+    """
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        found = None
+    bare = text.strip("()[] ")
+    has_parts = "," in text and not isinstance(found, str)
+    if isinstance(found, tuple | list) and text.strip()[:1] in ("(", "["):
+        return
+    if found is None and bare == text and not has_parts and text:
+        return
+    if found is not None and not isinstance(found, tuple | list | dict | set):
+        return
+    parts = [part.strip(" '\"") for part in bare.split(",") if part.strip(" '\"")]
+    example = tuple(map(_as_value, parts)) if parts and "{" not in text else tuple(usual)
+    raise UserError(
+        f'--config.{key}={text}: expected a tuple; write it as --config.{key}="{example}".'
+    )
+
+
+def _as_value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
