@@ -184,7 +184,7 @@ _held: dict[str, filelock.BaseFileLock | None] = {}
 
 def _shorter(file: str, source: str) -> str:
     """Return a file's name relative to its source, if it lies in there."""
-    return file.removeprefix(source.rstrip("/") + "/") if source else file
+    return file.removeprefix(os.path.join(source, "")) if source else file
 
 
 def _grouped(number: int) -> str:

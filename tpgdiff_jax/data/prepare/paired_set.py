@@ -189,7 +189,8 @@ def _write_folder(made, output: pathlib.Path) -> None:
         write_image(output / lq, example["lq"])
         if not (output / gt).exists():
             write_image(output / gt, example["gt"])
-        listed.append({"lq": str(lq), "gt": str(gt), "recipe": example["recipe"]})
+        pair = {"lq": lq.as_posix(), "gt": gt.as_posix()}
+        listed.append({**pair, "recipe": example["recipe"]})
     if not listed:
         raise UserError(f"{output}: there are no pairs to write; no photo can be read.")
     write_text(output / "recipes.json", json.dumps({"pairs": listed}, indent=1) + "\n")
