@@ -2,7 +2,9 @@
 
 import pathlib
 import re
+import socket
 import sys
+import threading
 
 import jax
 import pytest
@@ -138,6 +140,7 @@ def test_processes_that_do_not_find_each_other(monkeypatch, joined, words):
         raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
+    monkeypatch.setattr(processes, "_wait_for", lambda _: None)
     with pytest.raises(UserError) as refused:
         processes.start_processes(*joined)
     assert all(word in str(refused.value) for word in words), str(refused.value)
@@ -228,3 +231,27 @@ def test_platforms_that_jax_lacks_are_one_sentence(monkeypatch):
     monkeypatch.setattr(jax, "local_devices", fail)
     with pytest.raises(UserError, match=r"JAX_PLATFORMS=cuda cannot be used.*JAX_PLATFORMS=cpu"):
         processes.check_devices()
+
+
+def test_a_first_process_that_does_not_answer_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(processes, "_PATIENCE", 0)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # but listens to nobody
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"{address}: nothing answers there.*process 0"):
+            processes.start_processes(False, address, 2, 1)
+    with pytest.raises(UserError, match=r"no host is called 'no-such-host\.invalid'"):
+        processes.start_processes(False, "no-such-host.invalid:1", 2, 1)
+
+
+def test_other_processes_wait_until_the_first_listens(monkeypatch):
+    joined = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given: joined.append(given))
+    with socket.socket() as first:
+        first.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{first.getsockname()[1]}"
+        later = threading.Timer(0.5, first.listen)
+        later.start()
+        processes.start_processes(False, address, 2, 1)
+        later.join()
+    assert joined == [(address, 2, 1)]

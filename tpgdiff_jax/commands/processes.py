@@ -2,10 +2,13 @@
 
 import os
 import re
+import socket
+import time
 
 from tpgdiff_jax.reporting.errors import UserError
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):(\d{1,5})")
+_PATIENCE = 300  # seconds, as JAX has
 _FIRST = "--coordinator=HOST:PORT (of process 0)"
 
 
@@ -47,6 +50,8 @@ def start_processes(
     """
     if not (distributed or coordinator):
         return
+    if coordinator is not None and process_id:
+        _wait_for(coordinator)
     # Imported here: a mistyped flag should not cost the import of JAX.
     import jax
 
@@ -62,6 +67,31 @@ def start_processes(
             f"{asked}: JAX finds no TPU pod, Slurm or Open MPI job here that tells it the other "
             f"processes; add {' and '.join(lacking)}, or run one process without these flags."
         ) from error
+
+
+def _wait_for(coordinator: str) -> None:
+    """Wait until process 0 answers.  JAX would wait as long, then abort with a dump of its threads.
+
+    Raises:
+      UserError: the host is unknown, or nothing answers.
+    """
+    host, _, port = coordinator.rpartition(":")
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+            return
+        except socket.gaierror as error:
+            raise UserError(
+                f"--coordinator={coordinator}: no host is called {host!r} ({error.strerror})."
+            ) from error
+        except OSError as error:
+            if time.monotonic() > end:
+                raise UserError(
+                    f"--coordinator={coordinator}: nothing answers there ({error.strerror or error}"
+                    "); start process 0 on that host, with the same port."
+                ) from error
+        time.sleep(0.2)
 
 
 def check_devices() -> None:
