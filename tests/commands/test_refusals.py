@@ -244,6 +244,15 @@ def test_a_first_process_that_does_not_answer_is_one_sentence(monkeypatch):
         processes.start_processes(False, "no-such-host.invalid:1", 2, 1)
 
 
+def test_a_port_that_is_taken_is_one_sentence():
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"{address}: process 0 cannot use this port"):
+            processes.start_processes(False, address, 2, 0)
+
+
 def test_other_processes_wait_until_the_first_listens(monkeypatch):
     joined = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *given: joined.append(given))

@@ -50,8 +50,8 @@ def start_processes(
     """
     if not (distributed or coordinator):
         return
-    if coordinator is not None and process_id:
-        _wait_for(coordinator)
+    if coordinator is not None and process_id is not None:
+        _check_port(coordinator) if process_id == 0 else _wait_for(coordinator)
     # Imported here: a mistyped flag should not cost the import of JAX.
     import jax
 
@@ -67,6 +67,20 @@ def start_processes(
             f"{asked}: JAX finds no TPU pod, Slurm or Open MPI job here that tells it the other "
             f"processes; add {' and '.join(lacking)}, or run one process without these flags."
         ) from error
+
+
+def _check_port(coordinator: str) -> None:
+    """Raise UserError where process 0 cannot listen, since another program does."""
+    with socket.socket() as ear:
+        if os.name == "posix":  # a port that was just given up is free; elsewhere it means more
+            ear.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            ear.bind(("", int(coordinator.rpartition(":")[2])))
+        except OSError as error:
+            raise UserError(
+                f"--coordinator={coordinator}: process 0 cannot use this port ({error.strerror}); "
+                "choose another one for all processes."
+            ) from error
 
 
 def _wait_for(coordinator: str) -> None:
