@@ -99,7 +99,7 @@ def test_mistakes_on_the_command_line(parse, arguments, words):
         (["--config.data.train_folder="], ["data.train_folder", "are empty"]),
         (["--workdir=/proc/nothing/here"], ["/proc/nothing/here", "cannot be written"]),
         (["--config.mesh.data=3"], ["data=3", "8 devices"]),
-        (["--config.data.crop_size=4000"], ["smaller than the crop"]),
+        (["--config.data.crop_size=4000"], ["smaller than", "crop"]),
         (["--config.model.prediction=y"], ["model.prediction", "noise, x0, v"]),
         (["--config.seed=-1"], ["config.seed=-1", "from 0 to"]),
         (["--config.eval.seed=4294967296"], ["config.eval.seed=4294967296", "from 0 to 2**32 - 1"]),
@@ -147,6 +147,16 @@ def test_processes_that_do_not_find_each_other(monkeypatch, joined, words):
     with pytest.raises(ValueError, match="should be defined") as bug:
         processes.start_processes(False, "host:1", 2, 1)
     assert not isinstance(bug.value, UserError)
+
+
+def test_folder_with_foreign_files_is_left_alone(parse, tiny_experiment, tmp_path):
+    workdir = tmp_path / "documents"
+    workdir.mkdir()
+    (workdir / "thesis.txt").write_text("precious")
+    found = parse(f"--config={tiny_experiment}", f"--workdir={workdir}")
+    with pytest.raises(UserError, match=r"holds files but no run.*thesis\.txt"):
+        _start(found)
+    assert [path.name for path in workdir.iterdir()] == ["thesis.txt"]
 
 
 def test_what_a_mode_reads_is_taken(parse):
