@@ -12,18 +12,21 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 # A main thread that Python can interrupt, or one inside a call that goes on after a signal, like
 # XLA's compiler: here it waits for a lock that it holds itself.
 PROGRAM = """
-import ctypes, sys, time
+import ctypes, sys, threading, time
 from tpgdiff_jax.commands.ending import ending_on_ctrl_c
 from tpgdiff_jax.commands.mode_flags import define_flags
+from tpgdiff_jax.reporting.progress import Progress
 
 busy, sys.argv = sys.argv[1], ["main", "--mode=restore", "--input=x"]
 define_flags()
 libc, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)
-with ending_on_ctrl_c():
-    print("begun", flush=True)
+with ending_on_ctrl_c(), Progress(9, "restoring", speaks=False) as progress:
+    progress.advance(4)
     if busy == "python":
+        print("begun", flush=True)
         time.sleep(60)
     libc.pthread_mutex_lock(lock)
+    threading.Timer(1, print, ["begun"], {"flush": True}).start()
     libc.pthread_mutex_lock(lock)
 """
 
@@ -47,7 +50,10 @@ def test_once_is_a_sentence():
     _, said = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "Traceback" not in said
-    assert said.startswith("\nStopped by Ctrl-C. Results that are there are whole; the same")
+    assert said == (
+        "\nStopped by Ctrl-C (restoring: 4 of 9 images done). Results that are there are whole; "
+        "the same command makes those that are missing.\n"
+    )
 
 
 def test_twice_ends_at_once_whatever_the_program_does():

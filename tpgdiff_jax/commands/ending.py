@@ -26,9 +26,10 @@ def ending_on_ctrl_c() -> Iterator[None]:
     threading.Thread(target=_watch, args=(ear,), daemon=True).start()
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         kept = mode_flags.MODES[flags.program_typed(sys.argv)].kept
-        print(f"\nStopped by Ctrl-C. {kept}", file=sys.stderr, flush=True)
+        done = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        print(f"\nStopped by Ctrl-C{done}. {kept}", file=sys.stderr, flush=True)
         # Without listening to signals less: threads that are waited for may take long.
         sys.exit(INTERRUPTED)
     signal.set_wakeup_fd(-1)

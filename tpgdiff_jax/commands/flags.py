@@ -19,7 +19,7 @@ from tpgdiff_jax.reporting.errors import UserError
 
 _OVERRIDE = re.compile(r"--?config\.([\w.]+)(?:=(.*))?$", re.DOTALL)
 _NAMES_CONFIG = re.compile(r"--?config\b")  # not the value configs/... of another flag
-_HELP = ("--help", "-help", "--helpshort", "-helpshort", "-?", "-h")
+_HELP = ("--help", "-help", "--helpshort", "--helpfull", "-?", "-h")
 _CHATTY_LIBRARIES = ("orbax", "optax", "grain", "tensorstore", "jax/_src")
 
 

@@ -53,8 +53,10 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error_type: object, error: object, traceback: object) -> None:
         self.close()
+        if isinstance(error, KeyboardInterrupt):  # who shows it says how far it was
+            error.add_note(f"{self._doing}: {self._count} of {self._total} {self._unit}s done")
 
     def advance(self, count: int = 1) -> None:
         """Count units that are done."""
