@@ -73,7 +73,10 @@ def _at_home(monkeypatch):
         (["--mode=restore", "--seed=4294967296"], ["--seed=4294967296", "4294967295"]),
         (["--mode=restore", f"--seed={'9' * 20}"], [f"--seed={'9' * 20}", "4294967295"]),
         (["--mode=convert", "--to=theirs"], ["--to=theirs", "one of ours, released"]),
-        ([QUICKSTART, "--config.optim.steps=1e3"], ["optim.steps=1e3", "steps=550"]),
+        (
+            [QUICKSTART, "--config.optim.steps=1e3"],
+            ["optim.steps=1e3: expected a whole number"],
+        ),
         ([QUICKSTART, "--config.model.use_semantic=maybe"], ["=maybe", "True or False"]),
         ([QUICKSTART, "--config.optim.learning_rate=fast"], ["=fast", "a number"]),
         (
@@ -82,7 +85,6 @@ def _at_home(monkeypatch):
         ),
         ([QUICKSTART, "--config.data.severity="], ["a tuple", 'severity="(1.0, 5.0)"']),
         ([QUICKSTART, "--config.data.severity=(1,"], ["(1,: expected a tuple"]),
-        ([QUICKSTART, "--config.data.weights=1,2"], ["1,2: expected", '"(1, 2)"']),
         (["--flagfile=/no/flags"], ["--flagfile", "/no/flags (No such file or directory)"]),
     ],
 )

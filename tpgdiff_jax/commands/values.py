@@ -29,7 +29,7 @@ def value_error(name: str, text: str | None, config: ConfigDict | None) -> UserE
         expected, example = _CALLED.get(type(usual), "another value"), repr(usual)
     else:
         expected, example = _expected(flags.FLAGS[name])
-    hint = f", e.g. --{name}={example}" if example else ""
+    hint = f"; for example --{name}={example}" if example else ""
     return UserError(f"--{name}={text}: expected {expected}{hint}.")
 
 
@@ -47,26 +47,24 @@ def _expected(flag: flags.Flag) -> tuple[str, str]:
 
 
 def check_tuple(key: str, text: str, usual: Sequence[Any]) -> None:
-    """Raise unless a text is a tuple as Python writes it, or one value of it.
+    """Raise unless a text is a value as Python writes it, or one word.
 
-    Flags would take `noise,blur` for one value with a comma in its name.
+    Flags would take `noise,blur` for one word with a comma in it.
+
+    Args:
+      key: of the configuration, which holds a tuple.
+      text: what was typed.
+      usual: the experiment's own value, the example where the text gives none.
     """
-    try:
-        found = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        found = None
-    bare = text.strip("()[] ")
-    has_parts = "," in text and not isinstance(found, str)
-    if isinstance(found, tuple | list) and text.strip()[:1] in ("(", "["):
+    is_literal = _as_value(text) is not text
+    is_word = text and "," not in text and text[0] not in "([{"
+    if is_literal or is_word:
         return
-    if found is None and bare == text and not has_parts and text:
-        return
-    if found is not None and not isinstance(found, tuple | list | dict | set):
-        return
-    parts = [part.strip(" '\"") for part in bare.split(",") if part.strip(" '\"")]
-    example = tuple(map(_as_value, parts)) if parts and "{" not in text else tuple(usual)
+    parts = [part.strip(" '\"") for part in text.strip("()[] ").split(",")]
+    meant = tuple(_as_value(part) for part in parts if part)
+    example = meant if meant and "{" not in text else tuple(usual)
     raise UserError(
-        f'--config.{key}={text}: expected a tuple; write it as --config.{key}="{example}".'
+        f'--config.{key}={text}: expected a tuple; for example --config.{key}="{example}".'
     )
 
 
