@@ -64,9 +64,12 @@ def _at_home(monkeypatch):
         (["stray", QUICKSTART], ["'stray'", "start with --"]),
         ([QUICKSTART, "--ouput=x"], ["--ouput", "nearest: --output"]),
         (["--mode=restore", "--imput=x"], ["--imput", "nearest: --input"]),
+        (["--imput=x"], ["--imput", "nearest: --input"]),
         (["--input=x", "--checkpoint=y"], ["add --mode=restore"]),
         # Values of another kind.
         (["--mode=restore", "--steps=abc"], ["--steps=abc", "a whole number", "--steps=100"]),
+        (["--mode=restore", "--steps"], ["--steps: expected a whole number"]),
+        ([QUICKSTART, "--config.model.width"], ["--config.model.width: expected a whole number"]),
         (["--mode=restore", "--steps=0"], ["--steps=0", "at least 1"]),
         (["--mode=restore", "--seed=-1"], ["--seed=-1", "from 0 to 4294967295"]),
         (["--mode=restore", "--seed", "-1"], ["--seed=-1", "from 0 to 4294967295"]),

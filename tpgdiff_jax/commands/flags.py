@@ -48,14 +48,14 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     given, strays = _split(argv)
     if strays:
         raise UserError(_no_flag(strays[0]))
-    config = None
-    if not _goes_without_config(argv):
-        config = _load(*config_name(argv))
-        _check_overrides(argv, config)
     for name in given:
         if name not in flags.FLAGS:
             near = difflib.get_close_matches(name, mode_flags.own_flags(), n=1, cutoff=0.0)
             raise UserError(f"--{name} is no flag; nearest: --{near[0]}.")
+    config = None
+    if not _goes_without_config(argv):
+        config = _load(*config_name(argv))
+        _check_overrides(argv, config)
     keys = [match.group(1) for match in map(_OVERRIDE.match, argv) if match]
     program = mode_flags.program_of(mode, given)
     own = mode_flags.own_flags()
@@ -63,7 +63,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(list(argv))
     except flags.Error as error:
-        found = re.match(r"flag --([\w.]+)=", str(error))
+        found = re.search(r"flag --([\w.]+)", str(error))
         if found is None:
             raise UserError(str(error).strip()) from error
         raise value_error(found[1], _value(argv, found[1]), config) from error
@@ -118,7 +118,7 @@ def _value(argv: Sequence[str], flag: str) -> str | None:
     for index, argument in enumerate(argv):
         name, equals, text = argument.partition("=")
         if name in (f"--{flag}", f"-{flag}"):
-            value = text if equals else "".join(argv[index + 1 : index + 2])
+            value = text if equals else next(iter(argv[index + 1 : index + 2]), None)
     return value
 
 

@@ -20,7 +20,7 @@ def value_error(name: str, text: str | None, config: ConfigDict | None) -> UserE
 
     Args:
       name: of the flag, `config.KEY` for a key of the configuration.
-      text: what was typed.
+      text: what was typed; None is nothing.
       config: the experiment, whose own value is the example.
     """
     key = name.removeprefix("config.")
@@ -30,7 +30,8 @@ def value_error(name: str, text: str | None, config: ConfigDict | None) -> UserE
     else:
         expected, example = _expected(flags.FLAGS[name])
     hint = f"; for example --{name}={example}" if example else ""
-    return UserError(f"--{name}={text}: expected {expected}{hint}.")
+    typed = f"--{name}" if text is None else f"--{name}={text}"
+    return UserError(f"{typed}: expected {expected}{hint}.")
 
 
 def _expected(flag: flags.Flag) -> tuple[str, str]:
