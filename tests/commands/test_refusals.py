@@ -88,6 +88,8 @@ def _at_home(monkeypatch):
         ),
         ([QUICKSTART, "--config.data.severity="], ["a tuple", 'severity="(1.0, 5.0)"']),
         ([QUICKSTART, "--config.data.severity=(1,"], ["(1,: expected a tuple"]),
+        (["--flagfile"], ["--flagfile: no file is named"]),
+        (["--flagfile=tests/golden/ema.npz"], ["--flagfile: it holds bytes that are no text"]),
         (["--flagfile=/no/flags"], ["--flagfile", "/no/flags (No such file or directory)"]),
     ],
 )

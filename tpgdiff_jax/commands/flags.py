@@ -2,6 +2,7 @@
 
 import difflib
 import logging as standard_logging
+import math
 import pathlib
 import re
 import runpy
@@ -75,8 +76,11 @@ def _expanded(argv: Sequence[str]) -> list[str]:
         expanded = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
     except flags.Error as error:
         found = re.search(r"\[Errno.*\] (.*): '(.*)'", str(error))
-        where = f"{found[2]} ({found[1]})" if found else str(error)
-        raise UserError(f"--flagfile: cannot open {where}; name a file of flags.") from error
+        why = f"cannot open {found[2]} ({found[1]})" if found else "no file is named"
+        raise UserError(f"--flagfile: {why}; name a text file with a flag a line.") from error
+    except UnicodeDecodeError as error:
+        why = "it holds bytes that are no text"
+        raise UserError(f"--flagfile: {why}; name a text file with a flag a line.") from error
     if list(argv) == sys.argv:
         sys.argv[:] = expanded
     return expanded
@@ -258,10 +262,10 @@ def parse_strengths(texts: Sequence[str]) -> dict[str, float]:
         name, _, value = text.partition("=")
         try:
             strengths[name] = float(value)
-        except ValueError as error:
-            raise UserError(
-                f"--guidance={text}: expected BRANCH=STRENGTH, e.g. semantic=2."
-            ) from error
+        except ValueError:
+            strengths[name] = math.nan
+        if not math.isfinite(strengths[name]):
+            raise UserError(f"--guidance={text}: expected BRANCH=STRENGTH, e.g. semantic=2.")
     return strengths
 
 
