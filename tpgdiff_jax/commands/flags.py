@@ -241,7 +241,9 @@ def checked_config(config: ConfigDict | None) -> ConfigDict:
     for key, value in found.items():
         is_seed = key.rpartition(".")[2] == "seed" and isinstance(value, int)
         if is_seed and not 0 <= value < mode_flags.SEEDS:
-            raise UserError(f"config.{key}={value}: expected a whole number from 0 to 2**32 - 1.")
+            raise UserError(
+                f"config.{key}={value}: expected a whole number from 0 to {mode_flags.SEEDS - 1}."
+            )
     # Imported late: a mistyped key should not cost the import of JAX.
     from tpgdiff_jax.commands.config_checks import validate
 
