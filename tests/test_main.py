@@ -130,37 +130,12 @@ def test_train_evaluate_export_and_restore(experiment, tmp_path):
     assert rows(straight) == trained
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--config.data.train_folder=/nowhere"], ["/nowhere", "does not exist"]),
-        (["--config.data.train_folder="], ["data.train_folder", "are empty"]),
-        (["--config.optim.learning_rate=1e30", *SMALLER], ["Step ", "bad_step_", "learning_rate"]),
-        (["--workdir=/proc/nothing/here"], ["/proc/nothing/here", "cannot be written"]),
-        (["--config.mesh.data=3"], ["data=3", "1 devices"]),
-        (["--config.data.crop_size=4000"], ["smaller than the crop"]),
-        (["--config.model.prediction=y"], ["model.prediction", "noise, x0, v"]),
-        (["--num_processes=2", "--process_id=1"], ["--num_processes=2 alone", "--coordinator"]),
-        (["--mode=tran"], ["tran", "train"]),
-        (["stray"], ["stray"]),
-    ],
-)
-def test_wrong_input_is_one_sentence(experiment, tmp_path, flags, words):
-    done = run(experiment, tmp_path / "run", *flags)
+def test_a_loss_that_is_not_finite_stops_the_run_with_one_sentence(experiment, tmp_path):
+    done = run(experiment, tmp_path / "run", "--config.optim.learning_rate=1e30", *SMALLER)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     last = done.stderr[done.stderr.index("error:") :]
-    assert all(word in last for word in words), last
-
-
-def test_folder_with_foreign_files_is_left_alone(experiment, tmp_path):
-    workdir = tmp_path / "documents"
-    workdir.mkdir()
-    (workdir / "thesis.txt").write_text("precious")
-    done = run(experiment, workdir)
-    assert done.returncode == 2
-    assert "thesis.txt" in done.stderr
-    assert [path.name for path in workdir.iterdir()] == ["thesis.txt"]
+    assert all(word in last for word in ("Step ", "bad_step_", "learning_rate")), last
 
 
 def test_two_processes_learn_the_same_as_one(experiment, tmp_path):

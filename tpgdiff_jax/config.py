@@ -8,7 +8,7 @@ The result is locked: a key that does not exist here fails at once with the near
 import copy
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -147,6 +147,8 @@ def differences(config: ConfigDict, path: pathlib.Path) -> list[str]:
         if _is_free(key):
             continue
         was, now = (_plain(items.get(key)) for items in (old_items, new_items))
+        if key == "data.train_sources":
+            was, now = _without_paths(was), _without_paths(now)
         if was != now:
             lines.append(f"{key}: {was!r} -> {now!r}")
     return lines
@@ -157,6 +159,23 @@ def _is_free(key: str) -> bool:
     if key in KEYS:
         return KEYS[key].free
     return getattr(TABLE.members.get(key.split(".")[0]), "free", False)
+
+
+def _without_paths(sources: Sequence[str]) -> list[Any]:
+    """Return what of training sources decides on the order of the data; photos may move.
+
+    The checkpoints know what was read from them.  A text of another form stays as it is.
+    """
+    # Imported late: a mistyped key should not cost the import of JAX.
+    from tpgdiff_jax.data.training_data import parse_source
+
+    plain = []
+    for text in sources or ():
+        try:
+            plain.append({k: v for k, v in parse_source(text).items() if k != "path"})
+        except UserError:
+            plain.append(text)
+    return plain
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,5 @@
 """Lines of a job: one job at a time writes them."""
 
-import errno
-import fcntl
 import json
 import subprocess
 import sys
@@ -76,24 +74,4 @@ def test_the_processes_of_one_job_do_not_lock_each_other_out(tmp_path):
     with locked(tmp_path, 0), locked(tmp_path, 1), refused, locked(tmp_path, 1):
         pass
     with locked(tmp_path, 1):
-        pass
-
-
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
-def test_without_locks_a_job_goes_on_with_a_warning(tmp_path, monkeypatch, caplog, number):
-    def flock(*_):
-        raise OSError(number, "No locks here")
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    with locked(tmp_path / "job" / ROWS, 0):
-        pass
-    assert f"{tmp_path}/job cannot be locked (No locks here)" in caplog.text
-
-
-def test_other_errors_of_locking_are_not_hidden(tmp_path, monkeypatch):
-    def flock(*_):
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(OSError, match="Input/output"), locked(tmp_path, 0):
         pass

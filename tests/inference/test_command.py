@@ -79,3 +79,5 @@ def test_strengths_are_read_from_the_command_line():
     assert parse_strengths(["semantic=2", "structure=0.5"]) == {"semantic": 2, "structure": 0.5}
     with pytest.raises(ValueError, match="--guidance=semantic: expected BRANCH=STRENGTH"):
         parse_strengths(["semantic"])
+    with pytest.raises(ValueError, match="--guidance=semantic=nan: expected BRANCH=STRENGTH"):
+        parse_strengths(["semantic=nan"])

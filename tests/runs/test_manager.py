@@ -1,6 +1,7 @@
 """Checkpoints of a run: what stays, what is loud, what damage does, other meshes."""
 
 import errno
+import gc
 import json
 import logging
 import pathlib
@@ -195,6 +196,16 @@ def harm(path: pathlib.Path, how: str) -> None:
         path.write_bytes({"empty": b"", "cut": content[: len(content) // 2]}[how])
 
 
+@pytest.fixture
+def swept():
+    """Collect what is left over, so that it is complained of here and not in a later test."""
+    yield
+    gc.collect()
+
+
+# Where one array cannot be read, orbax drops the reads of the others half done.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("swept")
 @pytest.mark.parametrize("how", ["missing", "empty", "cut"])
 def test_any_harmed_file_costs_one_step_at_most(tmp_path, caplog, how):
     good = saved(tmp_path / "good", [10, 20])

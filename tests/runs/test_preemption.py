@@ -1,4 +1,4 @@
-"""SIGTERM: one process, and two real ones that must stop at the same step."""
+"""SIGTERM and Ctrl-C: one process, and two real ones that must stop at the same step."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import time
 import jax
 import pytest
 
+from tpgdiff_jax.runs import preemption
 from tpgdiff_jax.runs.manager import RunCheckpoints
 from tpgdiff_jax.runs.preemption import Preemption
 
@@ -26,6 +27,7 @@ coordinator, count, index, folder = sys.argv[1:]
 if coordinator != "none":
     jax.distributed.initialize(coordinator, int(count), int(index))
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tpgdiff_jax.runs import preemption
 from tpgdiff_jax.runs.manager import RunCheckpoints
 
 mesh = Mesh(jax.devices(), ("data",))
@@ -73,6 +75,18 @@ def test_handler_is_put_back(capfd):
         signal.signal(signal.SIGTERM, before)
 
 
+def test_a_second_ctrl_c_is_left_to_the_operating_system(monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(preemption, "_INTERRUPTED", threading.Event())
+    with Preemption() as asked:
+        assert not preemption.was_interrupted()
+        signal.raise_signal(signal.SIGINT)
+        assert asked.reached()
+        assert preemption.was_interrupted()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == before
+
+
 def test_only_asking_catches_the_signal(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     with RunCheckpoints(tmp_path, keep=1) as checkpoints:
@@ -116,14 +130,22 @@ def wait_for(process, line):
         assert found, process.stderr.read()
 
 
-@pytest.mark.parametrize(("count", "told"), [(1, 0), (2, 1), (2, 0)])
-def test_all_processes_save_and_stop_at_the_same_step(tmp_path, count, told):
+@pytest.mark.parametrize(
+    ("count", "told", "number"),
+    [
+        (1, 0, signal.SIGTERM),
+        (1, 0, signal.SIGINT),
+        (2, 1, signal.SIGTERM),
+        (2, 0, signal.SIGINT),
+    ],
+)
+def test_all_processes_save_and_stop_at_the_same_step(tmp_path, count, told, number):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}" if count > 1 else "none"
     processes = [start(tmp_path, coordinator, count, index) for index in range(count)]
     wait_for(processes[told], "step 15")
-    processes[told].send_signal(signal.SIGTERM)
+    processes[told].send_signal(number)
     sent = time.monotonic()
     ends = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0] * count, ends

@@ -3,7 +3,7 @@
 import pytest
 
 from tpgdiff_jax.config import base_config
-from tpgdiff_jax.reporting.errors import RunStoppedError
+from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
 from tpgdiff_jax.runs.workdir import only_run, prepare_workdir, write_config
 
 
@@ -16,6 +16,23 @@ def test_two_programs_do_not_train_in_one_folder(tmp_path):
         pass
     with only_run(tmp_path):  # free again
         pass
+
+
+def test_sources_may_move_but_not_change(tmp_path):
+    config = base_config()
+    config.data.train_sources = ("photos:/old/clean", "pairs:/old/rain*0.5")
+    prepare_workdir(config, tmp_path / "run")
+    write_config(config, tmp_path / "run")
+    config.data.train_sources = ("photos:/new/place", "pairs:/new/rain*0.5")
+    prepare_workdir(config, tmp_path / "run")
+    for other in (
+        ("photos:/old/clean", "pairs:/old/rain*0.25"),
+        ("photos:/old/clean",),
+        ("pairs:/old/rain*0.5", "photos:/old/clean"),
+    ):
+        config.data.train_sources = other
+        with pytest.raises(UserError, match=r"data\.train_sources: "):
+            prepare_workdir(config, tmp_path / "run")
 
 
 def test_a_folder_is_recognised_and_strangers_files_are_left_alone(tmp_path):

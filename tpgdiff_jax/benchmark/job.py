@@ -110,7 +110,8 @@ class Job:
         if len(waiting) < len(tasks):
             logging.info("%d of %d images are done already.", len(tasks) - len(waiting), len(tasks))
         count, log = 0, RowLog(self._folder / ROWS, jax.process_index())
-        report = Progress(sum(row is not None for batch in planned for row in batch.rows))
+        total = sum(row is not None for batch in planned for row in batch.rows)
+        report = Progress(total, "scoring")
         writing: list[tuple[Row, Future | None]] = []
         with ThreadPoolExecutor(1) as pool, report:
             for batch, loaded in read_ahead(planned, self._settings.seed, self._predictions):

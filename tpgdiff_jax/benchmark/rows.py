@@ -6,23 +6,18 @@ has several lines, the last that is no error counts.
 """
 
 import contextlib
-import errno
-import fcntl
-import json
 import math
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from absl import logging
-
+from tpgdiff_jax.reporting import json_lines
 from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.locks import held
 
 Row = dict[str, Any]
 Key = tuple[str, str, str]
 Stamp = dict[str, list[int]]  # side of an image -> [bytes, nanoseconds of its last change]
-# What file systems without locks answer.
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _DIGITS = 6  # of a score in a file: more than float32 holds of a PSNR
 
 
@@ -48,22 +43,11 @@ def locked(folder: pathlib.Path, process: int) -> Iterator[None]:
       UserError: another job that is running writes there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".process_{process}.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES):
-                raise UserError(
-                    f"Another job that is running writes to {folder.parent}; wait for its end, or "
-                    "choose another --output."
-                ) from error
-            if error.errno not in _NO_LOCKS:
-                raise
-            logging.warning(
-                "%s cannot be locked (%s): make sure that no other job writes there.",
-                folder.parent,
-                error.strerror,
-            )
+    refused = UserError(
+        f"Another job that is running writes to {folder.parent}; wait for its end, or choose "
+        "another --output."
+    )
+    with held(folder / f".process_{process}.lock", folder.parent, refused):
         yield
 
 
@@ -77,22 +61,16 @@ class RowLog:
           folder: of the lines of all processes; made if missing.
           process: number of this process.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"process_{process}.jsonl"
-        cut_off = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-        self._file = path.open("a")
-        if cut_off:
-            self._file.write("\n")
+        self._lines = json_lines.JsonLines(folder / f"process_{process}.jsonl")
 
     def write(self, rows: Iterable[Row]) -> None:
         """Append lines and hand them to the operating system at once."""
         for row in rows:
-            self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
+            self._lines.write(row)
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._lines.close()
 
 
 def read_rows(folder: pathlib.Path, stamps: Mapping[Key, Stamp] | None = None) -> dict[Key, Row]:
@@ -104,13 +82,9 @@ def read_rows(folder: pathlib.Path, stamps: Mapping[Key, Stamp] | None = None) -
     """
     rows: dict[Key, Row] = {}
     for path in sorted(folder.glob("process_*.jsonl")):
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-                key = key_of(row)
-            except (ValueError, KeyError, TypeError):  # cut off, or a line of another kind
-                continue
-            if not all(isinstance(part, str) for part in key):
+        for row in json_lines.read(path):
+            key = tuple(row.get(name) for name in ("variant", "set", "image"))
+            if not all(isinstance(part, str) for part in key):  # a line of another kind
                 continue
             if stamps is not None and (key not in stamps or row.get("files") != stamps[key]):
                 continue

@@ -28,7 +28,7 @@ from tpgdiff_jax.benchmark.work import Predictions, Task
 from tpgdiff_jax.data.images import read_rgb
 from tpgdiff_jax.evaluation.protocols import centre_cropped
 from tpgdiff_jax.reporting.errors import UserError
-from tpgdiff_jax.reporting.files import printable, replacing
+from tpgdiff_jax.reporting.files import printable, replacing, write_text
 
 _IDENTITY = "job.json"
 # A file's name may hold bytes that are no text; reports show these as \udcXX.
@@ -237,9 +237,3 @@ def _write_csv(path: pathlib.Path, rows: Sequence[Row]) -> None:
             writer.writerow(
                 {k: json.dumps(v) if isinstance(v, dict) else v for k, v in row.items()}
             )
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, **_TEXT)

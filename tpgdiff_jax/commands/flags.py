@@ -1,27 +1,26 @@
 """Turn what was typed into a checked configuration, or into one clear sentence."""
 
 import difflib
-import itertools
 import logging as standard_logging
+import math
 import pathlib
 import re
 import runpy
+import sys
 from collections.abc import Sequence
 
 from absl import flags, logging
 from ml_collections import ConfigDict
 
 from tpgdiff_jax import config as configuration
+from tpgdiff_jax.commands import mode_flags
+from tpgdiff_jax.commands.refusing import check_given
+from tpgdiff_jax.commands.values import check_tuple, value_error
 from tpgdiff_jax.reporting.errors import UserError
 
-_OVERRIDE = re.compile(r"--?config\.([\w.]+)(=|$)")
-_UNREADABLE = re.compile(
-    r"(?:Missing value for )?flag --config\.(?P<key>[\w.]+)(?:=(?P<value>.*?): |$)", re.DOTALL
-)
+_OVERRIDE = re.compile(r"--?config\.([\w.]+)(?:=(.*))?$", re.DOTALL)
 _NAMES_CONFIG = re.compile(r"--?config\b")  # not the value configs/... of another flag
-_HELP = ("--help", "-help", "--helpfull", "--helpshort", "-?")
-# These modes need no experiment file: weights bring their own settings.
-_WITHOUT_CONFIG = [(flag, mode) for flag in ("--mode", "-mode") for mode in ("convert", "restore")]
+_HELP = ("--help", "-help", "--helpshort", "--helpfull", "-?", "-h")
 _CHATTY_LIBRARIES = ("orbax", "optax", "grain", "tensorstore", "jax/_src")
 
 
@@ -29,38 +28,132 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parse the command line; every mistake in it becomes a `UserError`.
 
     Args:
-      argv: the program's name and its arguments.
+      argv: the program's name and its arguments.  `--flagfile=FILE` is replaced by its lines, in
+        `sys.argv`, too, where the configuration's flag looks for its keys.
 
     Returns:
       what is left after the flags.
+
+    Raises:
+      UserError: an unknown flag, mode or key, a value of another kind, a flag that the mode does
+        not read, or no experiment file where one is needed; names it and what would be right.
     """
-    needs_config = not _goes_without_config(argv)
-    if needs_config and not any(argument in _HELP for argument in argv):
-        _check_overrides(argv, _load(*config_name(argv)))
+    argv = _expanded(argv)
+    mode_flags.define_flags()
+    mode = _mode(argv)
+    if any(argument in _HELP for argument in argv):
+        program = mode_flags.program_of(mode, _given(argv))
+        names_mode = "mode" in _given(argv)
+        print(mode_flags.help_text(program if names_mode else None))
+        sys.exit(0)
+    given, strays = _split(argv)
+    if strays:
+        raise UserError(_no_flag(strays[0]))
+    for name in given:
+        if name not in flags.FLAGS:
+            near = difflib.get_close_matches(name, mode_flags.own_flags(), n=1, cutoff=0.0)
+            raise UserError(f"--{name} is no flag; nearest: --{near[0]}.")
+    config = None
+    if not _goes_without_config(argv):
+        config = _load(*config_name(argv))
+        _check_overrides(argv, config)
+    keys = [match.group(1) for match in map(_OVERRIDE.match, argv) if match]
+    program = mode_flags.program_of(mode, given)
+    own = mode_flags.own_flags()
+    check_given(program, [name for name in given if name in own], keys)
     try:
-        rest = flags.FLAGS(list(argv))
+        return flags.FLAGS(list(argv))
     except flags.Error as error:
-        raise UserError(_in_words(error)) from error
-    if len(rest) > 1:
-        raise UserError(f"{rest[1]!r} is no flag; flags start with --, values follow '='.")
-    return rest
+        found = re.search(r"flag --([\w.]+)", str(error))
+        if found is None:
+            raise UserError(str(error).strip()) from error
+        raise value_error(found[1], _value(argv, found[1]), config) from error
 
 
-def _in_words(error: flags.Error) -> str:
-    """Say what a key of the configuration expects, where its value cannot be read."""
-    match = _UNREADABLE.match(str(error))
-    if match is None or match["key"] not in configuration.KEYS:
-        return str(error)
-    key, value = match["key"], "" if match["value"] is None else f"={match['value']}"
-    expected = configuration.expectation(key, configuration.check_of(key))
-    return f"--config.{key}{value}: expected {expected}."
+def _expanded(argv: Sequence[str]) -> list[str]:
+    """Put the lines of flag files where they were named."""
+    try:
+        expanded = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
+    except flags.Error as error:
+        found = re.search(r"\[Errno.*\] (.*): '(.*)'", str(error))
+        why = f"cannot open {found[2]} ({found[1]})" if found else "no file is named"
+        raise UserError(f"--flagfile: {why}; name a text file with a flag a line.") from error
+    except UnicodeDecodeError as error:
+        why = "it holds bytes that are no text"
+        raise UserError(f"--flagfile: {why}; name a text file with a flag a line.") from error
+    if list(argv) == sys.argv:
+        sys.argv[:] = expanded
+    return expanded
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the names of the flags typed, without the configuration's keys, and stray words."""
+    names, strays, is_value, may_be_value = [], [], False, False
+    for argument in argv[1:]:
+        is_flag = argument.startswith("-") and not argument[1:2].isdigit()
+        if is_value or not is_flag:
+            strays += [] if is_value or may_be_value else [argument]
+            is_value = may_be_value = False
+            continue
+        may_be_value = False
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if name.startswith(("config.", "noconfig.")):
+            may_be_value = not equals and not name.startswith("no")
+            continue
+        if name not in flags.FLAGS and name.removeprefix("no") in flags.FLAGS:
+            name = name.removeprefix("no")
+        is_value = not equals and name in flags.FLAGS and not flags.FLAGS[name].boolean
+        names.append(name)
+    return list(dict.fromkeys(names)), strays
+
+
+def _given(argv: Sequence[str]) -> list[str]:
+    return _split(argv)[0]
+
+
+def program_typed(argv: Sequence[str]) -> str:
+    """Return which program of `mode_flags.MODES` a command line runs; see `_mode` for errors."""
+    return mode_flags.program_of(_mode(argv), _given(argv))
+
+
+def _value(argv: Sequence[str], flag: str) -> str | None:
+    """Return the last value a flag was given, as text."""
+    value = None
+    for index, argument in enumerate(argv):
+        name, equals, text = argument.partition("=")
+        if name in (f"--{flag}", f"-{flag}"):
+            value = text if equals else next(iter(argv[index + 1 : index + 2]), None)
+    return value
+
+
+def _mode(argv: Sequence[str]) -> str:
+    """Return the mode that was typed.
+
+    Raises:
+      UserError: there is no such mode; names the nearest.
+    """
+    mode = _value(argv, "mode")
+    if mode is None:
+        return "train"
+    if mode not in mode_flags.TYPED_MODES:
+        near = difflib.get_close_matches(mode.lower(), mode_flags.TYPED_MODES, n=1, cutoff=0.0)
+        raise UserError(
+            f"--mode={mode} is no mode; nearest: --mode={near[0]}. There are: "
+            f"{', '.join(mode_flags.TYPED_MODES)}."
+        )
+    return mode
+
+
+def _no_flag(word: str) -> str:
+    if word in mode_flags.TYPED_MODES:
+        return f"{word!r} is no flag; write --mode={word}."
+    return f"{word!r} is no flag; flags start with --, values follow '='."
 
 
 def _goes_without_config(argv: Sequence[str]) -> bool:
     """Tell whether the mode needs no experiment file, and none is named."""
-    words = " ".join(argv).replace("=", " ").split()
-    mode = any(pair in itertools.pairwise(words) for pair in _WITHOUT_CONFIG)
-    return mode and not any(_NAMES_CONFIG.match(argument) for argument in argv)
+    has_none = not any(_NAMES_CONFIG.match(argument) for argument in argv)
+    return has_none and _mode(argv) in mode_flags.WITHOUT_CONFIG
 
 
 def config_name(argv: Sequence[str]) -> tuple[pathlib.Path, str | None]:
@@ -69,15 +162,17 @@ def config_name(argv: Sequence[str]) -> tuple[pathlib.Path, str | None]:
     Raises:
       UserError: --config is missing, or names no file.
     """
-    for index, argument in enumerate(argv):
-        name, equals, value = argument.partition("=")
-        if name in ("--config", "-config"):
-            value = value if equals else "".join(argv[index + 1 : index + 2])
-            name, colon, task = value.partition(".py:")
-            path = pathlib.Path(f"{name}.py" if colon else value)
-            if path.is_file():
-                return path, task if colon else None
-            raise UserError(f"--config={value} is not a file.{_known_configs()}")
+    value = _value(argv, "config")
+    if value is not None:
+        name, colon, task = value.partition(".py:")
+        path = pathlib.Path(f"{name}.py" if colon else value)
+        if path.is_file():
+            return path, task if colon else None
+        raise UserError(f"--config={value} is not a file.{_known_configs()}")
+    keys = [match.group(1) for match in map(_OVERRIDE.match, argv) if match]
+    check_given(_mode(argv), [], keys if _mode(argv) == "restore" else [])
+    if "input" in _given(argv):
+        raise UserError("--mode is missing; to restore photos, add --mode=restore.")
     raise UserError(f"--config is missing; name an experiment file.{_known_configs()}")
 
 
@@ -110,18 +205,22 @@ def _one_line(error: Exception) -> str:
 
 
 def _check_overrides(argv: Sequence[str], config: ConfigDict) -> None:
-    """Raise for the first --config.KEY that is no key, with the nearest one that is."""
-    keys = [key for key, _ in configuration.flat_items(config)]
-    groups = {key.rsplit(".", 1)[0] for key in keys if "." in key}
+    """Raise for the first --config.KEY that is no key, or whose value is no tuple but should be."""
+    values = dict(configuration.flat_items(config))
+    groups = {key.rsplit(".", 1)[0] for key in values if "." in key}
     for argument in argv:
         match = _OVERRIDE.match(argument)
-        if match is None or match.group(1) in keys:
+        if match is None:
             continue
-        key = match.group(1)
+        key, text = match.groups()
+        if key in values:
+            if isinstance(values[key], tuple | list) and text is not None:
+                check_tuple(key, text, values[key])
+            continue
         if key in groups:
-            inside = ", ".join(k for k in keys if k.startswith(f"{key}."))
+            inside = ", ".join(k for k in values if k.startswith(f"{key}."))
             raise UserError(f"--config.{key} is a group, not a key; set one of {inside}.")
-        near = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
+        near = difflib.get_close_matches(key, values, n=1, cutoff=0.0)
         raise UserError(f"--config.{key} is no key of this configuration; nearest: {near[0]}.")
 
 
@@ -153,32 +252,6 @@ def default_workdir(argv: Sequence[str]) -> pathlib.Path:
     return pathlib.Path("runs") / (path.stem if task is None else f"{path.stem}_{task}")
 
 
-def define_restore_flags() -> tuple[str, ...]:
-    """Define the flags of --mode=restore; return the names of those that say how to restore."""
-    flags.DEFINE_string(
-        "checkpoint",
-        None,
-        "restore, eval: a .safetensors file, a run's folder, or 'default': the weights that come "
-        "with tpgdiff_jax, which restore takes by itself.",
-    )
-    flags.DEFINE_string("format", ".png", "restore: suffix of the results.")
-    flags.DEFINE_bool("side_by_side", False, "restore: also write degraded | restored.")
-    flags.DEFINE_integer("batch_size", 4, "restore: images a device restores together, at most.")
-    flags.DEFINE_integer("spatial", 1, "restore: devices that share the rows of each image.")
-    flags.DEFINE_bool("compile_cache", True, "Keep compiled programs for the next run.")
-    flags.DEFINE_integer("steps", None, "restore: network calls, if not the weights' own number.")
-    flags.DEFINE_string("sampler", None, "restore: which sampler, if not the weights' own.")
-    flags.DEFINE_integer("seed", 0, "restore: of the sampling noise.")
-    flags.DEFINE_integer("tile", None, "restore: window for large images, pixels; 0: always whole.")
-    flags.DEFINE_bool(
-        "exact_size", False, "restore: pad no image; every size needs a program of its own."
-    )
-    flags.DEFINE_integer("windows", 1, "restore: windows a device sees at once.")
-    flags.DEFINE_integer("samples", 1, "restore: draws per image; 2 or more show the uncertainty.")
-    flags.DEFINE_multi_string("guidance", [], "restore: BRANCH=STRENGTH, e.g. semantic=2.")
-    return ("steps", "sampler", "seed", "tile", "windows", "samples", "guidance", "exact_size")
-
-
 def parse_strengths(texts: Sequence[str]) -> dict[str, float]:
     """Read --guidance=BRANCH=STRENGTH, given once or several times."""
     strengths = {}
@@ -186,23 +259,11 @@ def parse_strengths(texts: Sequence[str]) -> dict[str, float]:
         name, _, value = text.partition("=")
         try:
             strengths[name] = float(value)
-        except ValueError as error:
-            raise UserError(
-                f"--guidance={text}: expected BRANCH=STRENGTH, e.g. semantic=2."
-            ) from error
+        except ValueError:
+            strengths[name] = math.nan
+        if not math.isfinite(strengths[name]):
+            raise UserError(f"--guidance={text}: expected BRANCH=STRENGTH, e.g. semantic=2.")
     return strengths
-
-
-def check_processes(
-    distributed: bool, coordinator: str | None, num_processes: int | None, process_id: int | None
-) -> None:
-    """Refuse flags of several processes that would be ignored; the arguments are those flags."""
-    for name, value in (("num_processes", num_processes), ("process_id", process_id)):
-        if value is not None and not (distributed or coordinator):
-            raise UserError(
-                f"--{name}={value} alone starts one process; add --coordinator=HOST:PORT (of "
-                "process 0), or --distributed where JAX finds the others itself."
-            )
 
 
 def quiet_libraries() -> None:

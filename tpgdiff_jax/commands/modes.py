@@ -15,7 +15,10 @@ from tpgdiff_jax.benchmark.report.tables import short_table
 from tpgdiff_jax.benchmark.run import run_benchmark
 from tpgdiff_jax.benchmark.settings import read_settings
 from tpgdiff_jax.checkpoints import assemble
-from tpgdiff_jax.commands.flags import parse_strengths
+from tpgdiff_jax.commands.ending import INTERRUPTED
+from tpgdiff_jax.commands.flags import default_workdir, parse_strengths
+from tpgdiff_jax.commands.mode_flags import MODES, SAMPLING, program_of
+from tpgdiff_jax.commands.processes import check_devices
 from tpgdiff_jax.data.prepare import paired_set as prepared
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.diffusion import samplers
@@ -26,6 +29,7 @@ from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.precision import use_precision
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
+from tpgdiff_jax.runs import preemption
 from tpgdiff_jax.runs.load import load_suited
 from tpgdiff_jax.training import experiment
 from tpgdiff_jax.training.state import averaged
@@ -34,10 +38,45 @@ from tpgdiff_jax.training.state import averaged
 RESTORED = "restored"
 
 
+def run(config: ConfigDict, flags: FlagValues) -> None:
+    """Run the program that the flags choose.
+
+    Args:
+      config: the checked configuration.
+      flags: of `mode_flags.define_flags`, parsed and checked.
+    """
+    given = [name for name in ("checkpoint", "predictions") if flags[name].value]
+    program = program_of(flags.mode, given)
+    workdir = pathlib.Path(".")
+    if "workdir" in MODES[program].reads:
+        workdir = pathlib.Path(flags.workdir or default_workdir(sys.argv))
+    if program not in ("prepare", "convert", "benchmark"):  # a benchmark sets threads before
+        check_devices()
+    match program:
+        case "train":
+            train(config, workdir)
+        case "eval":
+            eval_(config, workdir)
+        case "benchmark":
+            folder = pathlib.Path(flags.output or workdir)
+            benchmark(config, flags.checkpoint, flags.predictions, folder)
+        case "restore":
+            restore(flags, {name: flags[name].value for name in SAMPLING})
+        case "export":
+            export(config, workdir, flags.output, flags.weights_dtype)
+        case "prepare":
+            prepare(config, flags.input, flags.output, flags.preview)
+        case "convert":
+            convert(config, flags.input, flags.output, flags.to, flags.weights_dtype)
+
+
 def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Train (or continue) the run in `workdir`, then restore photos it has not trained on."""
-    if not experiment.train(config, workdir):
-        print(f"Stopped before its end; the same command continues the run in {workdir}.")
+    if experiment.train(config, workdir):
+        return
+    print(f"Stopped before its end; the same command continues the run in {workdir}.", flush=True)
+    if preemption.was_interrupted():
+        sys.exit(INTERRUPTED)
 
 
 def eval_(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -59,6 +98,7 @@ def benchmark(
     settings = read_settings(config)
     if settings.exact:
         fix_cpu_threads()
+    check_devices()
     system, weights = None, ""
     if checkpoint:
         *parts, weights = load_suited(checkpoint)

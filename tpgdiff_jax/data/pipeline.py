@@ -285,14 +285,18 @@ def training_batches(
 
 
 def _prepare_worker(index: int, count: int) -> None:
-    """Let a worker use one core only, and go on for a minute after SIGTERM.
+    """Let a worker use one core only, and go on for a minute after SIGTERM or Ctrl-C.
 
-    OpenCV would start threads for every core in every worker.  Job managers send SIGTERM to all
-    processes of a run; the main one still needs its next batch then, to finish the step after which
-    it saves.
+    OpenCV would start threads for every core in every worker.  Job managers and terminals send
+    these signals to all processes of a run; the main one still needs its next batch then, to finish
+    the step after which it saves.
     """
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
+    if hasattr(signal, "alarm"):  # Windows has none, and sends no SIGTERM
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
+        signal.signal(signal.SIGINT, lambda *_: signal.alarm(60))
+    else:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _places(sources, weights, seed) -> grain.MapDataset:

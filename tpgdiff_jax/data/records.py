@@ -26,6 +26,7 @@ from tpgdiff_jax.data.images import UnreadableImageError, decode_rgb, encode_png
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import Source, relabelled
 from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.files import replacing
 
 _IMAGE_KEYS = (("image",), ("lq", "gt"))
 _OPTIONS = "group_size:1"  # each record is readable by itself, and has its own checksum
@@ -50,19 +51,14 @@ def write_records(
       UserError: no examples, or one that lacks something; nothing is left behind.
     """
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
     count = 0
-    try:
+    with replacing(path) as temporary:
         with open_writer(temporary) as writer:
             for example in examples:
                 writer.write(_pack(example, classes, path))
                 count += 1
         if not count:
             raise UserError(f"{path}: there are no examples to write.")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return count
 
 

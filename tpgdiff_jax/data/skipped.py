@@ -1,16 +1,13 @@
 """Which files were skipped and why, gathered from all threads and worker processes."""
 
-import contextlib
-import fcntl
-import json
 import os
 import pathlib
 import threading
-from collections.abc import Iterator
-from typing import IO
 
+import filelock
 from absl import logging
 
+from tpgdiff_jax.reporting import json_lines, locks
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
 
@@ -55,7 +52,7 @@ class SkipReport:
             if file not in self._known:
                 self._known[file] = (reason, source)
                 if self.path is not None:
-                    self._append({"file": file, "reason": reason, "source": source})
+                    json_lines.append(self.path, {"file": file, "reason": reason, "source": source})
             if file in self._logged:
                 return
             self._logged.add(file)
@@ -87,9 +84,7 @@ class SkipReport:
             self._logged.clear()
             self._read_bytes = 0
             if self.path is not None:
-                with _alone(self.path) as is_alone:
-                    if is_alone:
-                        self.path.unlink(missing_ok=True)
+                _clear(self.path)
 
     def summary(self, total: int | None = None) -> str:
         """Say in one line how many files were skipped, and name the first few.
@@ -137,15 +132,6 @@ class SkipReport:
         more = f" and {_grouped(len(bad) - _NAMED)} more" if len(bad) > _NAMED else ""
         return ", ".join(named) + more
 
-    def _append(self, entry: dict[str, str]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = (json.dumps(entry) + "\n").encode()
-        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(file, line)  # a single call: lines of several processes do not mix
-        finally:
-            os.close(file)
-
     def _read_shared(self) -> None:
         """Take in the complete lines that were appended since the last look."""
         if self.path is None or not self.path.exists():
@@ -158,11 +144,11 @@ class SkipReport:
         new = new[: new.rfind(b"\n") + 1]  # the last line may still be on its way
         self._read_bytes += len(new)
         for line in new.splitlines():
-            try:
-                entry = json.loads(line)
-                self._known.setdefault(entry["file"], (entry["reason"], entry["source"]))
-            except (ValueError, KeyError, TypeError):
+            entry = json_lines.parsed(line)
+            if entry is None or not {"file", "reason", "source"} <= entry.keys():
                 logging.warning("%s holds a line that is no report: %r", self.path, line[:100])
+                continue
+            self._known.setdefault(entry["file"], (entry["reason"], entry["source"]))
 
     def __getstate__(self):
         with self._lock:
@@ -172,38 +158,33 @@ class SkipReport:
         self.__dict__.update(state, _logged=set(), _read_bytes=0, _lock=threading.Lock())
 
 
-@contextlib.contextmanager
-def _alone(path: pathlib.Path) -> Iterator[bool]:
-    """Tell whether no other process that lives has cleared a report, and note that this one has.
+def _clear(path: pathlib.Path) -> None:
+    """Delete a report, unless another process that lives has deleted an earlier run's already.
 
-    Every process that clears holds a shared lock on a file beside the report until it ends; who
-    gets it for itself alone is the first.
+    Who deletes it holds a lock beside it until its end.  The others wait while it does so: what
+    they write afterwards stays.
     """
-    key = str(path.absolute())
-    if key not in _held:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _held[key] = path.with_name(f".{path.name}.lock").open("a")
+    key, name = str(path.absolute()), path.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clearing = locks.take(path.with_name(f".{name}.clearing.lock"), path, wait=True)
     try:
-        fcntl.flock(_held[key], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_alone = True
-    except BlockingIOError:
-        is_alone = False
-    except OSError as error:  # a file system without locks
-        logging.warning("%s cannot be locked (%s).", path, error.strerror)
-        yield True
-        return
-    try:
-        yield is_alone
+        if key not in _held:
+            _held[key] = locks.take(path.with_name(f".{name}.lock"), path)
+        path.unlink(missing_ok=True)
+    except locks.HeldElsewhereError:
+        pass
     finally:
-        fcntl.flock(_held[key], fcntl.LOCK_SH)  # waits while another one clears
+        if clearing is not None:
+            clearing.release()
 
 
-_held: dict[str, IO[str]] = {}  # report -> its lock, held until this process ends
+# Report -> its lock, held until this process ends; None where there are no locks.
+_held: dict[str, filelock.BaseFileLock | None] = {}
 
 
 def _shorter(file: str, source: str) -> str:
     """Return a file's name relative to its source, if it lies in there."""
-    return file.removeprefix(source.rstrip("/") + "/") if source else file
+    return file.removeprefix(os.path.join(source, "")) if source else file
 
 
 def _grouped(number: int) -> str:

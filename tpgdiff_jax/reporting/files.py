@@ -25,6 +25,15 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         raise
 
 
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write a text file whole: under another name, then renamed.
+
+    A file's name may hold bytes that are no text; they are written as escapes.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
 def printable(text: object, encoding: str | None = None) -> str:
     """Replace what an output cannot show, such as file names that are no text, by escapes.
 

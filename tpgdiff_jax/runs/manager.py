@@ -173,8 +173,8 @@ class RunCheckpoints:
     def reached_preemption(self) -> bool:
         """Tell whether to save and stop after this step; see `Preemption.reached`.
 
-        The first call starts to listen for SIGTERM (until the context is left), so make it before
-        the first step.  Ask after each step, in every process.
+        The first call starts to listen for SIGTERM and Ctrl-C (until the context is left), so make
+        it before the first step.  Ask after each step, in every process.
         """
         if self._preemption is None:
             self._preemption = Preemption().__enter__()

@@ -1,18 +1,17 @@
 """A run's folder: made once, recognised afterwards, never shared by two configurations."""
 
 import contextlib
-import fcntl
 import pathlib
 import tempfile
 from collections.abc import Iterator
 
 import jax
-from absl import logging
 from ml_collections import ConfigDict
 
 from tpgdiff_jax import config as configuration
 from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
-from tpgdiff_jax.reporting.files import replacing
+from tpgdiff_jax.reporting.files import write_text
+from tpgdiff_jax.reporting.locks import held
 
 
 def prepare_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -60,17 +59,11 @@ def only_run(workdir: pathlib.Path) -> Iterator[None]:
     if jax.process_index() != 0:
         yield
         return
-    with (workdir / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunStoppedError(
-                f"--workdir={workdir}: another program is training in this folder; wait for it, or "
-                "end it (SIGTERM saves first)."
-            ) from error
-        except OSError as error:
-            text = "--workdir=%s cannot be locked (%s): do not start a run in it twice at once."
-            logging.warning(text, workdir, error.strerror)
+    refused = RunStoppedError(
+        f"--workdir={workdir}: another program is training in this folder; wait for it, or end it "
+        "(SIGTERM and Ctrl-C save first)."
+    )
+    with held(workdir / ".lock", workdir, refused):
         yield
 
 
@@ -78,5 +71,4 @@ def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Store the resolved configuration of a run, once; the first process writes for all."""
     path = workdir / "config.json"
     if jax.process_index() == 0 and not path.exists():
-        with replacing(path) as temporary:
-            temporary.write_text(configuration.to_json(config))
+        write_text(path, configuration.to_json(config))

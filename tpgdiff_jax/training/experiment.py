@@ -67,7 +67,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     """Train (or continue) every stage of an experiment, score and publish what each has learned.
 
     Returns:
-      False where SIGTERM ended it early; the same command continues it.
+      False where SIGTERM or Ctrl-C ended it early; the same command continues it.
     """
     validate_training(config)
     validate_weights(config)

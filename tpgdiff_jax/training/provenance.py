@@ -2,7 +2,6 @@
 
 import datetime
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -14,6 +13,7 @@ from typing import Any
 import jax
 
 import tpgdiff_jax
+from tpgdiff_jax.reporting import json_lines
 
 PACKAGES = (
     "jax",
@@ -46,8 +46,7 @@ def record_start(workdir: pathlib.Path) -> dict[str, Any]:
         "host": platform.node(),
     }
     if jax.process_index() == 0:
-        with (workdir / "starts.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        json_lines.append(workdir / "starts.jsonl", row)
     return row
 
 

@@ -1,20 +1,20 @@
 """What a run tells its user while it works: progress, metrics, pictures, events."""
 
 import datetime
-import json
 import math
 import pathlib
-import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorboardX
-import tqdm
 from absl import logging
 
 from tpgdiff_jax.data.images import write_image
-from tpgdiff_jax.reporting import json_text
+from tpgdiff_jax.reporting import json_lines
+from tpgdiff_jax.reporting.files import write_text
+from tpgdiff_jax.reporting.progress import Progress, log, time_left
 
 
 class RunReport:
@@ -40,16 +40,10 @@ class RunReport:
         self._step = start
         path = workdir / "metrics.jsonl"
         drop_lines_after(path, start)
-        self._jsonl = path.open("a")
+        self._metrics = json_lines.JsonLines(path)
         self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start)
-        self._terminal = sys.stderr.isatty()
-        self._bar = tqdm.tqdm(
-            total=total,
-            initial=start,
-            unit="step",
-            desc="training",
-            dynamic_ncols=True,
-            disable=not self._terminal,
+        self._bar = Progress(
+            total, "training", unit="step", initial=start, speaks=True, lines=False
         )
         self._total = total
         self._last = (start, time.monotonic())
@@ -57,7 +51,7 @@ class RunReport:
     def advance(self) -> None:
         """Count one step."""
         if self._is_writer:
-            self._bar.update()
+            self._bar.advance()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Report the metrics of the steps up to `step`; NaN (nothing measured) is left out.
@@ -73,20 +67,19 @@ class RunReport:
             return
         self._step = step
         values = {k: float(v) for k, v in metrics.items() if not math.isnan(v)}
-        self._jsonl.write(json_text.dumps({"step": step, **values}) + "\n")
-        self._jsonl.flush()
+        self._metrics.write({"step": step, **values})
         for name, value in values.items():
             self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)
         if "loss" not in values:  # of validation, say
-            self._log(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
+            log(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
             return
         loss = values["loss"]
-        self._bar.set_postfix(loss=f"{loss:.4f}")
-        if not self._terminal:
+        self._bar.show(loss=f"{loss:.4f}")
+        if not self._bar.is_terminal:
             # Since the last report, so that compiling does not spoil the estimate for long.
             (last_step, last_time), self._last = self._last, (step, time.monotonic())
             rate = (step - last_step) / max(self._last[1] - last_time, 1e-9)
-            left = tqdm.tqdm.format_interval((self._total - step) / max(rate, 1e-9))
+            left = time_left(self._total - step, rate)
             text = "step %d of %d, loss %.4f, %.2f steps/s, %s left"
             logging.info(text, step, self._total, loss, rate, left)
 
@@ -120,20 +113,16 @@ class RunReport:
         if not self._is_writer:
             return
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        with (self._workdir / "events.jsonl").open("a") as file:
-            file.write(json.dumps({"time": now, "step": self._step, "event": text}) + "\n")
+        row = {"time": now, "step": self._step, "event": text}
+        json_lines.append(self._workdir / "events.jsonl", row)
         self._board.add_text("event", text, self._step)
-        self._log(text)
-
-    def _log(self, text: str) -> None:
-        with tqdm.tqdm.external_write_mode():  # a bar would stand in the way
-            logging.info("%s", text)
+        log(text)
 
     def close(self) -> None:
         """Flush and close everything."""
         if self._is_writer:
             self._bar.close()
-            self._jsonl.close()
+            self._metrics.close()
             self._board.close()
 
 
@@ -147,15 +136,10 @@ def drop_lines_after(path: pathlib.Path, step: int) -> None:
     """
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines() if step else ():
-        try:
-            row = json.loads(line)
-            is_kept = row["step"] <= step
-        except (ValueError, KeyError, TypeError):  # cut off, or a line of another kind
-            continue
-        if is_kept:
-            kept.append(json_text.dumps(row) + "\n")
-    temporary = path.with_suffix(".partial")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+    rows = json_lines.read(path) if step else ()
+    kept = [row for row in rows if _is_step(row.get("step")) and row["step"] <= step]
+    write_text(path, "".join(map(json_lines.as_line, kept)))
+
+
+def _is_step(value: Any) -> bool:
+    return isinstance(value, int | float)

@@ -1,7 +1,7 @@
 """Where a training step's time goes, and how much of the hardware it uses."""
 
 import contextlib
-import resource
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -169,5 +169,9 @@ def memory_gib() -> float:
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     if all("peak_bytes_in_use" in row for row in stats):
         return max(row["peak_bytes_in_use"] for row in stats) / 2**30
+    try:
+        import resource  # here, since Windows has none
+    except ImportError:
+        return math.nan
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**30 if sys.platform == "darwin" else peak / 2**20

@@ -28,6 +28,7 @@ from tpgdiff_jax.distributed.describe import describe_shardings
 from tpgdiff_jax.reporting.errors import RunStoppedError
 from tpgdiff_jax.runs.keeping import TEST
 from tpgdiff_jax.runs.manager import RunCheckpoints, abstract
+from tpgdiff_jax.runs.preemption import was_interrupted
 from tpgdiff_jax.runs.read_run import check_frozen
 from tpgdiff_jax.runs.workdir import only_run, write_config
 from tpgdiff_jax.training import setup
@@ -99,7 +100,7 @@ def train(
         steps, in all processes.
 
     Returns:
-      the final state; not finished if SIGTERM ended the run, which is saved then.
+      the final state; not finished if SIGTERM or Ctrl-C ended the run, which is saved then.
 
     Raises:
       RunStoppedError: steps that are not finite, other images or frozen weights than the run was
@@ -251,8 +252,9 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
             run.checkpoints.check()
             if is_preempted and step < total:
                 run.checkpoints.wait()
+                who = "Ctrl-C" if was_interrupted() else "SIGTERM"
                 run.report.event(
-                    f"Asked to end (SIGTERM): saved at step {step} of {total}; the same command "
+                    f"Asked to end ({who}): saved at step {step} of {total}; the same command "
                     "continues there."
                 )
                 return Outcome(state, is_finished=False, is_preempted=True)

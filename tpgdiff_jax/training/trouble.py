@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.reporting import json_text
 from tpgdiff_jax.reporting.errors import RunStoppedError
-from tpgdiff_jax.reporting.files import replacing
+from tpgdiff_jax.reporting.files import write_text
 
 
 class NonFiniteError(RunStoppedError):
@@ -127,8 +127,7 @@ class Watch:
     def _write(self, record: StepRecord) -> pathlib.Path:
         suffix = f"_{jax.process_index()}" if jax.process_count() > 1 else ""
         path = self._workdir / f"bad_step_{record.step}{suffix}.json"
-        with replacing(path) as temporary:
-            temporary.write_text(json_text.dumps(record.described(self._config), indent=2) + "\n")
+        write_text(path, json_text.dumps(record.described(self._config), indent=2) + "\n")
         return path
 
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tpgdiff_jax.data.images import write_image
 from tpgdiff_jax.reporting import json_text
-from tpgdiff_jax.reporting.files import replacing
+from tpgdiff_jax.reporting.files import write_text
 from tpgdiff_jax.training.validate import Result
 
 _PROTOCOL = "PSNR (dB) and SSIM on RGB, 8 bit, whole crop, no border removed"
@@ -81,16 +81,11 @@ def write_report(results: Sequence[Result], folder: pathlib.Path) -> pathlib.Pat
         for r in results
     ]
     scores = {"protocol": _PROTOCOL, "means": mean_scores(results), "images": images}
-    _write_text(folder / "scores.json", json_text.dumps(scores, indent=2) + "\n")
-    _write_text(folder / "table.md", f"{format_table(results, 'github')}\n\n{_PROTOCOL}.\n")
+    write_text(folder / "scores.json", json_text.dumps(scores, indent=2) + "\n")
+    write_text(folder / "table.md", f"{format_table(results, 'github')}\n\n{_PROTOCOL}.\n")
     picture = folder / "restored.png"
     write_image(picture, comparison_picture(results))
     return picture
-
-
-def _write_text(path: pathlib.Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text)
 
 
 def comparison_picture(results: Sequence[Result], most_photos: int = 3) -> np.ndarray:

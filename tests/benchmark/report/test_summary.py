@@ -10,7 +10,7 @@ import pytest
 from tpgdiff_jax.benchmark.job import predicted
 from tpgdiff_jax.benchmark.report import html
 from tpgdiff_jax.benchmark.report.summary import averages, confusion, means
-from tpgdiff_jax.benchmark.report.tables import result_table
+from tpgdiff_jax.benchmark.report.tables import remarks, result_table
 from tpgdiff_jax.benchmark.run import run_benchmark
 from tpgdiff_jax.benchmark.settings import read_settings
 from tpgdiff_jax.distributed.sharding import make_mesh
@@ -127,3 +127,31 @@ def test_a_classifier_of_one_degradation_is_not_judged_by_mixtures():
     assert "<td>-</td>" in page
     assert "%" not in page.partition("<script>")[0]
     assert "<td>50 %</td>" in confusion_page("single", ["rain", "haze"], truth="haze")
+
+
+def test_images_equal_to_their_truth_are_counted_and_left_out_of_the_mean():
+    rows = [{"psnr": 20.0}, {"psnr": "inf"}, {"psnr": 30.0, "input_psnr": "inf"}]
+    found = means(rows)
+    assert found == {
+        **{"images": 3, "psnr": 25.0, "input_psnr": "inf"},
+        "counts": {"input_psnr": 1},
+        "identical": {"psnr": 1, "input_psnr": 1},
+    }
+    about = {"title": "S", "protocol": "p", "expected": 3, "found": 3}
+    about |= {key: {} for key in ("remarks", "skipped", "failed")}
+    summary = {"results": {"v": {"s": found}}, "sets": {"s": about}}
+    titles, (row,) = result_table(summary)
+    assert row.scores == {"input_psnr": "inf", "psnr": "25.00 (2 images)"}
+    assert remarks(summary | {"absent": {}, "not_computed": {}}) == {
+        "Identical to the truth": [
+            "v, S: 1 of 3 outputs equal their truth; PSNR is the mean of the others.",
+            "v, S: 1 of 3 degraded images equal their truth; PSNR of the input is infinite.",
+        ]
+    }
+
+
+def test_a_set_of_equal_images_does_not_make_every_average_infinite():
+    equal, other = means([{"psnr": "inf", "ssim": 1.0}]), means([{"psnr": 20.0, "ssim": 0.5}])
+    found = averages({"equal": equal, "other": other})["all"]
+    assert found == {"sets": ["equal", "other"], "psnr": 20.0, "ssim": 0.75}
+    assert "psnr" not in averages({"equal": equal})["all"]

@@ -93,7 +93,7 @@ def sweeps(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         for variant in variants:
             average = summary["averages"][variant["name"]].get("all", {})
             x = variant["steps"] if key == "steps" else average.get("seconds")
-            if x is None or "psnr" not in average or average["psnr"] == "inf":
+            if x is None or "psnr" not in average:
                 continue
             missing = f" without {', '.join(variant['without'])}" if variant["without"] else ""
             point = (float(x), float(average["psnr"]))

@@ -18,15 +18,19 @@ from tpgdiff_jax.evaluation import optional, perceptual
 from tpgdiff_jax.evaluation.protocols import PROTOCOLS, SCORES
 
 PER_IMAGE = (*SCORES, *perceptual.NAMES)
-_COUNTS = ("images", "counts")  # of a set's result: no scores
+_COUNTS = ("images", "counts", "identical")  # of a set's result: no scores
 
 
 def means(rows: Sequence[Row]) -> dict[str, Any]:
-    """Average every score of one set's images; infinite where one of them is.
+    """Average every score of one set's images.
+
+    An image that equals its truth has an infinite PSNR.  One of them would make the whole mean
+    infinite, so they are counted and left out; the mean is infinite where all are equal.
 
     Returns:
       {"images": how many, score: mean, "counts": score -> how many images have it, of those
-      scores that some images lack (too small ones have no LPIPS)}; no counts where all have all.
+      scores that some images lack (too small ones have no LPIPS), "identical": score -> how many
+      infinite ones are left out}; no counts where all have all, nothing identical where none is.
     """
     values = collections.defaultdict(list)
     for row in rows:
@@ -37,9 +41,14 @@ def means(rows: Sequence[Row]) -> dict[str, Any]:
         if "seconds" in row:
             values["seconds"].append(row["seconds"])
     found: dict[str, Any] = {"images": len(rows)}
-    found |= {key: number(math.fsum(many) / len(many)) for key, many in values.items()}
+    for key, many in values.items():
+        finite = [value for value in many if math.isfinite(value)] or many
+        found[key] = number(math.fsum(finite) / len(finite))
     counts = {key: len(many) for key, many in values.items() if len(many) < len(rows)}
-    return found | ({"counts": counts} if counts else {})
+    identical = {key: sum(map(math.isinf, many)) for key, many in values.items()}
+    identical = {key: count for key, count in identical.items() if count}
+    found |= {"counts": counts} if counts else {}
+    return found | ({"identical": identical} if identical else {})
 
 
 def summarise(
@@ -123,7 +132,8 @@ def averages(result: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
 
     Returns:
       group -> {"sets": names, score: mean}.  In `all` a score is averaged over the sets that have
-      it; in a group it needs every set.
+      it; in a group it needs every set.  An infinite one, of a set whose images all equal their
+      truth, is left out like a missing one.
     """
     found = {}
     for group, names in {"all": tuple(result), **GROUPS}.items():
@@ -133,7 +143,8 @@ def averages(result: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
         found[group] = {"sets": list(names)}
         for key in keys:
             values = [float(result[name][key]) for name in names if key in result[name]]
-            if group == "all" or len(values) == len(names):
+            values = [value for value in values if math.isfinite(value)]
+            if values and (group == "all" or len(values) == len(names)):
                 found[group][key] = number(float(np.mean(values)))
     return found
 

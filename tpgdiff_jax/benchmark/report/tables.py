@@ -73,10 +73,16 @@ def result_table(summary: Mapping[str, Any]) -> tuple[list[str], list[ResultRow]
 
 
 def _show_of(scores: Mapping[str, Any], key: str) -> str:
-    """Return a set's score as text, with the number of images that have it if some have not."""
-    count = scores.get("counts", {}).get(key)
+    """Return a set's score as text, with the number of images it is the mean of if not of all."""
     text = show(key, scores.get(key))
-    return text if count is None else f"{text} ({count} image{'s' if count > 1 else ''})"
+    count = scores.get("counts", {}).get(key)
+    equal = scores.get("identical", {}).get(key, 0)
+    if key not in scores or (count is None and not equal):
+        return text
+    count = (scores["images"] if count is None else count) - equal
+    if not count:  # all are equal to their truth: infinite
+        return text
+    return f"{text} ({count} image{'s' if count > 1 else ''})"
 
 
 def short_table(summary: Mapping[str, Any]) -> str:
@@ -249,6 +255,22 @@ def remarks(summary: Mapping[str, Any]) -> dict[str, list[str]]:
         "Images without a score": [
             f"{s['title']}, {image}: {why}" for s in sets for image, why in s["failed"].items()
         ],
+        "Identical to the truth": _identical(summary),
         "Not computed": [f"{COLUMNS[n][0]}: {why}" for n, why in summary["not_computed"].items()],
     }
     return {title: lines for title, lines in found.items() if lines}
+
+
+def _identical(summary: Mapping[str, Any]) -> list[str]:
+    """Say which images are left out of a mean since their score is infinite."""
+    lines = []
+    for variant, result in summary["results"].items():
+        for set_name, scores in result.items():
+            for key, count in scores.get("identical", {}).items():
+                whose = "degraded images equal" if key.startswith("input_") else "outputs equal"
+                where = f"{variant}, {summary['sets'][set_name]['title']}"
+                of = f"{count} of {scores['images']} {whose} their truth"
+                is_all = count == scores.get("counts", {}).get(key, scores["images"])
+                how = "is infinite" if is_all else "is the mean of the others"
+                lines.append(f"{where}: {of}; {_title(key)} {how}.")
+    return lines

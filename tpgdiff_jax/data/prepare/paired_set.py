@@ -5,13 +5,11 @@ import itertools
 import json
 import os
 import pathlib
-import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.data.degradations.mix import Recipe, degrade, expand, parse
@@ -21,6 +19,8 @@ from tpgdiff_jax.data.records import write_records
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.data.tfds.writing import write_tfds
 from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.files import write_text
+from tpgdiff_jax.reporting.progress import Progress
 
 FORMATS = ("folder", "records", "tfds")
 
@@ -167,16 +167,18 @@ def prepare(photos: PhotoFolder, config: ConfigDict, output: pathlib.Path) -> in
 
 
 class _Counted:
-    """Count what an iterator yields, with a progress bar on a terminal."""
+    """Count what an iterator yields, and show how far it is."""
 
     def __init__(self, items: Iterator[Any], total: int):
-        self._items = tqdm.tqdm(items, total=total, unit="pair", disable=not sys.stderr.isatty())
+        self._items, self._total = items, total
         self.count = 0
 
     def __iter__(self) -> Iterator[Any]:
-        for item in self._items:
-            self.count += 1
-            yield item
+        with Progress(self._total, "degrading", unit="pair", speaks=True) as progress:
+            for item in self._items:
+                self.count += 1
+                yield item
+                progress.advance()
 
 
 def _write_folder(made, output: pathlib.Path) -> None:
@@ -187,12 +189,11 @@ def _write_folder(made, output: pathlib.Path) -> None:
         write_image(output / lq, example["lq"])
         if not (output / gt).exists():
             write_image(output / gt, example["gt"])
-        listed.append({"lq": str(lq), "gt": str(gt), "recipe": example["recipe"]})
+        pair = {"lq": lq.as_posix(), "gt": gt.as_posix()}
+        listed.append({**pair, "recipe": example["recipe"]})
     if not listed:
         raise UserError(f"{output}: there are no pairs to write; no photo can be read.")
-    temporary = output / ".recipes.json.partial"
-    temporary.write_text(json.dumps({"pairs": listed}, indent=1) + "\n")
-    os.replace(temporary, output / "recipes.json")
+    write_text(output / "recipes.json", json.dumps({"pairs": listed}, indent=1) + "\n")
 
 
 def write_preview(photos: PhotoFolder, config: ConfigDict, path: pathlib.Path) -> None:

@@ -1,0 +1,55 @@
+"""Ctrl-C: once ends with a sentence and exit code 130, twice at once."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+
+from tpgdiff_jax.commands import flags, mode_flags
+
+INTERRUPTED = 130  # exit code of programs that a Ctrl-C ended: 128 + SIGINT
+
+
+@contextlib.contextmanager
+def ending_on_ctrl_c() -> Iterator[None]:
+    """Say what a Ctrl-C leaves behind, without a traceback; a second one ends the process at once.
+
+    Training listens by itself while it runs: see `runs.preemption`.  Use once, in the main thread.
+    """
+    before = signal.signal(signal.SIGINT, _interrupt)
+    ear, mouth = socket.socketpair()
+    mouth.setblocking(False)
+    signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(ear,), daemon=True).start()
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        kept = mode_flags.MODES[flags.program_typed(sys.argv)].kept
+        done = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        print(f"\nStopped by Ctrl-C{done}. {kept}", file=sys.stderr, flush=True)
+        # Without listening to signals less: threads that are waited for may take long.
+        sys.exit(INTERRUPTED)
+    signal.set_wakeup_fd(-1)
+    mouth.close()
+    signal.signal(signal.SIGINT, before)
+
+
+def _interrupt(number, frame) -> None:
+    raise KeyboardInterrupt
+
+
+def _watch(ear: socket.socket) -> None:
+    """End the process at the second Ctrl-C, whatever its main thread is busy with.
+
+    Python runs handlers between its own instructions; a program that XLA compiles for minutes is
+    one instruction.  The number of every signal comes through the socket at once.
+    """
+    count = 0
+    while numbers := ear.recv(1):
+        count += numbers[0] == signal.SIGINT
+        if count == 2:
+            print("\nEnded at once by a second Ctrl-C.", file=sys.stderr, flush=True)
+            os._exit(INTERRUPTED)

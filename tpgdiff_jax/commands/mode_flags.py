@@ -1,0 +1,193 @@
+"""Every flag, and which mode reads it: one table for parsing, refusing and --help."""
+
+import dataclasses
+import os
+import textwrap
+from collections.abc import Collection
+
+from absl import flags
+from ml_collections import config_flags
+
+SEEDS = 2**32  # random generators take seeds below this
+_WEIGHTS_TYPES = ("float32", "float16", "bfloat16")
+_PROCESSES = ("distributed", "coordinator", "num_processes", "process_id")
+# How to restore; those of `--mode=restore` that say nothing of files or devices.
+SAMPLING = (
+    *("steps", "sampler", "seed", "samples", "guidance"),
+    *("tile", "windows", "exact_size"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """What one mode is.
+
+    Attributes:
+      typed: what chooses it.
+      words: what it does.
+      reads: the flags it reads, in the order in which --help names them.
+      keys: beginnings of the configuration's keys that it reads; "" is every key, () none.
+      kept: what a Ctrl-C leaves behind, as a sentence.
+    """
+
+    typed: str
+    words: str
+    reads: tuple[str, ...]
+    keys: tuple[str, ...] = ("",)
+    kept: str = "Nothing was written."
+
+
+# `eval` is two programs: without weights or outputs it scores a run's own checkpoint.
+MODES = {
+    "train": Mode(
+        "--mode=train (if none is named)",
+        "Train, or continue, the experiment of --config in --workdir.",
+        ("config", "workdir", *_PROCESSES),
+        kept="The run stays at its last checkpoint; the same command continues there.",
+    ),
+    "restore": Mode(
+        "--mode=restore",
+        "Restore photos with the weights that come with tpgdiff_jax, or with others.",
+        (
+            *("input", "output", "checkpoint", "format", "side_by_side"),
+            *SAMPLING,
+            *("batch_size", "spatial", *_PROCESSES),
+        ),
+        keys=(),
+        kept="Results that are there are whole; the same command makes those that are missing.",
+    ),
+    "benchmark": Mode(
+        "--mode=eval with --checkpoint or --predictions",
+        "Score weights, or somebody's outputs, on test sets, and write a report.",
+        ("config", "checkpoint", "predictions", "output", "workdir", *_PROCESSES),
+        keys=("benchmark.", "mesh.", "model.matmul_precision"),
+        kept="Scores made so far are kept; the same command makes those that are missing.",
+    ),
+    "eval": Mode(
+        "--mode=eval",
+        "Score the newest checkpoint of the run in --workdir on config.data.eval_folder.",
+        ("config", "workdir", *_PROCESSES),
+    ),
+    "export": Mode(
+        "--mode=export",
+        "Publish the averaged weights of the run in --workdir as one file.",
+        ("config", "workdir", "output", "weights_dtype", *_PROCESSES),
+    ),
+    "prepare": Mode(
+        "--mode=prepare",
+        "Degrade clean photos once, for a fixed test set, or show how (--preview).",
+        ("config", "input", "output", "preview"),
+        keys=("prepare.", "data.degradations"),
+        kept="What --output holds is not complete: remove it before the same command.",
+    ),
+    "convert": Mode(
+        "--mode=convert",
+        "Convert weights: PyTorch files to one published file, or back.",
+        ("config", "input", "output", "to", "weights_dtype"),
+    ),
+}
+TYPED_MODES = tuple(name for name in MODES if name != "benchmark")
+WITHOUT_CONFIG = ("restore", "convert")  # weights bring their own settings
+EVERY_MODE = ("mode", "compile_cache")
+
+
+class _Path(flags.ArgumentParser):
+    """A path; `~` is the user's folder, which a shell leaves alone after '='."""
+
+    def parse(self, argument: str) -> str:
+        return os.path.expanduser(argument)
+
+    def flag_type(self) -> str:
+        return "path"
+
+
+def define_flags() -> None:
+    """Define every flag, once; later calls do nothing."""
+    if "mode" in flags.FLAGS:
+        return
+    config_flags.DEFINE_config_file("config", None, "Experiment file: FILE.py, or FILE.py:TASK.")
+    flags.DEFINE_enum("mode", "train", TYPED_MODES, "What to do.")
+    flags.DEFINE_bool("compile_cache", True, "Keep compiled programs for the next run.")
+    _define_files()
+    _define_sampling()
+    flags.DEFINE_integer("batch_size", 4, "Images a device restores together, at most.", 1)
+    flags.DEFINE_integer("spatial", 1, "Devices that share the rows of each image.", 1)
+    flags.DEFINE_bool("distributed", False, "Join several processes (TPU pod, Slurm, Open MPI).")
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if JAX cannot find it.")
+    flags.DEFINE_integer("num_processes", None, "Number of processes; with --coordinator.", 1)
+    flags.DEFINE_integer("process_id", None, "Number of this process; with --coordinator.", 0)
+
+
+def _define_files() -> None:
+    def path(name: str, words: str) -> None:
+        flags.DEFINE(_Path(), name, None, words)
+
+    several = "Image, folder or pattern; convert: file or folder.  May be repeated."
+    flags.DEFINE_multi(_Path(), flags.ArgumentSerializer(), "input", [], several)
+    path("output", "Where to write: a folder (restore: restored/), or a file.")
+    path("workdir", "Folder of the run; runs/<name of the config> by default.")
+    path(
+        "checkpoint",
+        "A .safetensors file, a run's folder, or 'default': the weights that come with "
+        "tpgdiff_jax, which restore takes by itself.",
+    )
+    path("predictions", "Folder of somebody's outputs to score.")
+    flags.DEFINE_string("format", ".png", "Suffix of the results.")
+    flags.DEFINE_bool("side_by_side", False, "Also write degraded | restored.")
+    flags.DEFINE_bool("preview", False, "Write a contact sheet (--output=PICTURE) instead.")
+    flags.DEFINE_enum("to", "ours", ["ours", "released"], "Whose format to write.")
+    words = "How kernels are stored."
+    flags.DEFINE_enum("weights_dtype", "float32", _WEIGHTS_TYPES, words)
+
+
+def _define_sampling() -> None:
+    flags.DEFINE_integer("steps", None, "Network calls, if not the weights' own number.", 1)
+    flags.DEFINE_string("sampler", None, "Which sampler, if not the weights' own.")
+    flags.DEFINE_integer("seed", 0, "Of the sampling noise.", 0, SEEDS - 1)
+    flags.DEFINE_integer("samples", 1, "Draws per image; 2 or more show the uncertainty.", 1)
+    flags.DEFINE_multi_string("guidance", [], "BRANCH=STRENGTH, e.g. semantic=2.")
+    flags.DEFINE_integer("tile", None, "Window for large images, pixels; 0: always whole.", 0)
+    flags.DEFINE_integer("windows", 1, "Windows a device sees at once.", 1)
+    words = "Pad no image; every size needs a program of its own."
+    flags.DEFINE_bool("exact_size", False, words)
+
+
+def own_flags() -> list[str]:
+    """Return the names of all flags defined here."""
+    names = (*EVERY_MODE, *(name for mode in MODES.values() for name in mode.reads))
+    return list(dict.fromkeys(names))
+
+
+def program_of(mode: str, given: Collection[str]) -> str:
+    """Return which program of `MODES` a mode and the flags given choose."""
+    scores_files = mode == "eval" and not {"checkpoint", "predictions"}.isdisjoint(given)
+    return "benchmark" if scores_files else mode
+
+
+def help_text(program: str | None = None) -> str:
+    """Return every flag under the modes that read it, in the order of the table.
+
+    Args:
+      program: only this one; None is all.
+    """
+    lines = ["python -m tpgdiff_jax.main --mode=MODE [--FLAG=VALUE ...] [--config.KEY=VALUE ...]"]
+    for name, about in MODES.items():
+        if program not in (None, name):
+            continue
+        lines += ["", f"{about.typed}: {about.words}"]
+        lines += [_flag_line(flag) for flag in about.reads if flag not in _PROCESSES]
+        if "distributed" in about.reads:
+            lines.append("  and the flags of several processes, below")
+    lines += ["", "Several processes:", *map(_flag_line, _PROCESSES)]
+    lines += ["", "Always:", _flag_line("compile_cache")]
+    lines.append("  --flagfile=FILE    Flags from a file, one a line.")
+    return "\n".join(lines)
+
+
+def _flag_line(name: str) -> str:
+    flag = flags.FLAGS[name]
+    words = flag.help.partition(";\n")[0]  # absl appends a line to flags that may be repeated
+    shows_default = flag.default is not None and flag.default is not False and flag.default != []
+    usual = f" [{flag.default_as_str.strip(chr(39))}]" if shows_default else ""
+    lines = textwrap.wrap(words + usual, 78)
+    return f"  {'--' + name:<18} " + f"\n{'':<21}".join(lines)
