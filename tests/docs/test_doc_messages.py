@@ -25,8 +25,9 @@ def _literal(node: ast.expr) -> str | None:
 @functools.cache
 def _texts() -> tuple[str, ...]:
     paths = [*pages.ROOT.glob("tpgdiff_jax/**/*.py"), *pages.ROOT.glob("launch/**/*.py")]
+    scripts = [path.read_text() for path in pages.ROOT.glob("launch/*.sh")]
     nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text()))]
-    return tuple(text for node in nodes if (text := _literal(node)))
+    return (*scripts, *(text for node in nodes if (text := _literal(node))))
 
 
 def _is_said(message: str) -> bool:
