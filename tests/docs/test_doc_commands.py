@@ -1,5 +1,6 @@
 """Commands in the pages parse, and pages and programs name the same flags and keys."""
 
+import contextlib
 import functools
 import re
 import sys
@@ -10,10 +11,9 @@ from absl import flags
 from absl.testing import flagsaver
 
 from tpgdiff_jax import config as configuration
-from tpgdiff_jax import main
+from tpgdiff_jax import main  # noqa: F401  (it defines flags)
 from tpgdiff_jax.commands import flags as typed
 
-MODULES = ("tpgdiff_jax.main", "tpgdiff_jax.commands.flags")
 # Values of flags rather than flags of ours, and what every program has.
 FOREIGN = {"help", "logdir"}
 COMMANDS = [
@@ -25,9 +25,26 @@ _FLAG = re.compile(r"(?<![\w-])--(\w+)")
 _KEY = re.compile(r"\bconfig\.(\w+(?:\.\w+)*)")
 
 
-def _own_flags() -> set[str]:
-    by_module = main.FLAGS.flags_by_module_dict()
-    return {flag.name for module in MODULES for flag in by_module[module]}
+@contextlib.contextmanager
+def _parsed(*words):
+    """Parse a command line in the project's folder; yield the flags and what is left."""
+    argv = ["main", *words]
+    with pytest.MonkeyPatch.context() as patch, flagsaver.flagsaver():
+        patch.chdir(pages.ROOT)
+        patch.setattr(sys, "argv", argv)
+        flags.FLAGS.unparse_flags()
+        yield flags.FLAGS, typed.parse_flags(argv)
+
+
+@functools.cache
+def _own() -> tuple[frozenset[str], frozenset[str]]:
+    """Return the names of the main program's flags and modes."""
+    with _parsed("--config=configs/quickstart.py") as (found, _):
+        modules = found.flags_by_module_dict().items()
+        names = {
+            f.name for module, own in modules if module.startswith("tpgdiff_jax.") for f in own
+        }
+        return frozenset(names), frozenset(found["mode"].parser.enum_values)
 
 
 def _keys() -> set[str]:
@@ -40,35 +57,29 @@ def _keys() -> set[str]:
     ("page", "words"), COMMANDS, ids=[f"{page.name}-{i}" for i, (page, _) in enumerate(COMMANDS)]
 )
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
-def test_commands_of_the_main_program_parse(page, words, monkeypatch):
-    monkeypatch.chdir(pages.ROOT)
-    argv = ["main", *(word for word in words if word != "...")]
-    monkeypatch.setattr(sys, "argv", argv)
-    with flagsaver.flagsaver():
-        flags.FLAGS.unparse_flags()
-        assert typed.parse_flags(argv) == ["main"]
-        assert flags.FLAGS.mode in main.MODES
-        typed.checked_config(flags.FLAGS["config"].value)
+def test_commands_of_the_main_program_parse(page, words):
+    with _parsed(*words) as (found, rest):
+        assert rest == ["main"]
+        typed.checked_config(found["config"].value)
 
 
-def test_a_wrong_command_would_be_found(monkeypatch):
-    argv = ["main", "--config=configs/quickstart.py", "--config.optim.no_such_key=1"]
-    monkeypatch.chdir(pages.ROOT)
-    with pytest.raises(ValueError, match="no_such_key"):
-        typed.parse_flags(argv)
+def test_a_wrong_command_would_be_found():
+    words = ("--config=configs/quickstart.py", "--config.optim.no_such_key=1")
+    with pytest.raises(ValueError, match="no_such_key"), _parsed(*words):
+        pass
 
 
 def test_there_are_commands_of_every_mode():
     modes = {word.partition("=")[2] for _, words in COMMANDS for word in words if "--mode" in word}
-    assert modes >= set(main.MODES) - {"train"}
+    assert modes >= _own()[1] - {"train"}
     assert any("--mode" not in " ".join(words) for _, words in COMMANDS)
 
 
 def test_every_flag_is_documented():
     text = "".join(page.read_text() for page in pages.PAGES)
     named = set(_FLAG.findall(text))
-    missing = {name for name in _own_flags() if not {name, f"no{name}"} & named}
-    assert not missing, "name these flags of main.py in docs/"
+    missing = {name for name in _own()[0] if not {name, f"no{name}"} & named}
+    assert not missing, "name these flags of the main program in docs/"
 
 
 @functools.cache
@@ -80,7 +91,7 @@ def _launch_sources() -> str:
 
 @pytest.mark.parametrize("page", pages.PAGES, ids=pages.name_of)
 def test_every_documented_flag_exists(page):
-    known = _own_flags() | {"config"} | FOREIGN
+    known = _own()[0] | {"config"} | FOREIGN
     known |= {f"no{name}" for name in known}
     text = re.sub(r"XLA_FLAGS=\"[^\"]*\"", "", "\n".join((*pages.spans(page), _bash(page))))
     wrong = []
