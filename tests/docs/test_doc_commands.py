@@ -14,6 +14,9 @@ from tpgdiff_jax import config as configuration
 from tpgdiff_jax import main  # noqa: F401  (it defines flags)
 from tpgdiff_jax.commands import flags as typed
 
+# Of ml_collections, which reads the experiment files.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
 # Values of flags rather than flags of ours, and what every program has.
 FOREIGN = {"help", "logdir"}
 COMMANDS = [
@@ -56,7 +59,6 @@ def _keys() -> set[str]:
 @pytest.mark.parametrize(
     ("page", "words"), COMMANDS, ids=[f"{page.name}-{i}" for i, (page, _) in enumerate(COMMANDS)]
 )
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
 def test_commands_of_the_main_program_parse(page, words):
     with _parsed(*words) as (found, rest):
         assert rest == ["main"]
