@@ -10,7 +10,8 @@ from PIL import Image
 from tpgdiff_jax import Restorer
 from tpgdiff_jax.runs.load import DEFAULT_WEIGHTS
 
-PHOTO = pages.ROOT / "configs/quickstart_photos/real/clock.png"
+PHOTOS = "configs/quickstart_photos"
+NAMES = ("real/clock.png", "eval/rocket.jpg")  # of those that the pages name
 SIDE = 64  # pixels: one compiled program serves all pages
 WITH_EXAMPLES = [page for page in pages.PAGES if pages.blocks(page, "python")]
 
@@ -19,9 +20,9 @@ WITH_EXAMPLES = [page for page in pages.PAGES if pages.blocks(page, "python")]
 def folder(tmp_path_factory):
     """Return a folder that holds what the examples name."""
     folder = tmp_path_factory.mktemp("examples")
-    with Image.open(PHOTO) as picture:
+    with Image.open(pages.ROOT / PHOTOS / NAMES[0]) as picture:
         small = picture.convert("RGB").resize((SIDE, SIDE))
-    for name in (PHOTO.relative_to(pages.ROOT), "photo.jpg"):
+    for name in (*(f"{PHOTOS}/{name}" for name in NAMES), "photo.jpg"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         small.save(folder / name)
     (folder / "weights").mkdir()
