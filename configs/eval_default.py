@@ -1,11 +1,11 @@
-"""Score the weights that come with tpgdiff_jax on real pairs and on photos harmed by fixed recipes.
+"""Score the weights that come with tpgdiff_jax on real pairs and photos degraded by fixed recipes.
 
 Command:   python -m tpgdiff_jax.main --config=configs/eval_default.py --mode=eval \\
                --checkpoint=default --config.benchmark.root=FOLDER --output=runs/eval_default
 Data:      FOLDER holds noise25_cbsd68, rain100h, haze_sots_indoor and real_noise_cc, each with LQ
            and GT, matched by name.  Sets that are absent are skipped and listed.
 Purpose:   the table of the model card: whole images, protocol tpgdiff, the weights' own sampler and
-           number of steps.  Clean photos are among the sets, since a restorer must do them no harm
+           number of steps.  Clean photos are among the sets, since a restorer must leave them alone
            (their input has an infinite PSNR); dark ones are easily taken for low light.
 Others:    --config.benchmark.steps="(1, 2, 4, 10)" for quality against cost,
            --config.benchmark.without=all for the priors; the folder of a training run, or any
@@ -52,13 +52,13 @@ def _pairs(name: str, title: str, degradation: str) -> dict[str, str]:
 
 
 def _photos(
-    name: str, title: str, degradation: str, folder: str = "noise25_cbsd68", **harm
+    name: str, title: str, degradation: str, folder: str = "noise25_cbsd68", **how
 ) -> dict[str, str | int | float]:
-    """Clean photos of a set, harmed (or left alone) in one way; the name decides the details."""
+    """Clean photos of a set, degraded (or left alone) in one way; the name decides the details."""
     fields = {"name": name, "title": title, "degradation": degradation, "folder": folder}
-    return fields | {"layout": "clean", "gt": "GT"} | harm
+    return fields | {"layout": "clean", "gt": "GT"} | how
 
 
-def _unlike(name: str, title: str, degradation: str, **harm) -> dict[str, str | int | float]:
+def _unlike(name: str, title: str, degradation: str, **how) -> dict[str, str | int | float]:
     """Pages, drawings and the like, which lie beside this file."""
-    return _photos(name, title, degradation, _UNLIKE, **harm) | {"gt": ""}
+    return _photos(name, title, degradation, _UNLIKE, **how) | {"gt": ""}

@@ -1,4 +1,4 @@
-"""Score the quickstart's model on the bundled photos it never saw, harmed in five ways.
+"""Score the quickstart's model on the bundled photos it never saw, degraded in five ways.
 
 Command:   bash launch/quickstart.sh
            python -m tpgdiff_jax.main --config=configs/quickstart.py --mode=export \\

@@ -3,7 +3,7 @@
 Command:   bash launch/quickstart.sh
 Hardware:  two CPU cores (peak memory not measured); at most 6 minutes after the installation.
 Expected:  a mean gain of at least 1.5 dB, no degradation more than 0.5 dB below its input.
-           The README's "What was measured" has the figures.
+           docs/measured.md has the figures.
 
 What makes so short a training work, found by trying: predicting x0 from little noise; nearly all
 training times close to T, where only the degraded image informs; Muon, since with Adam brightness

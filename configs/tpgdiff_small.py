@@ -4,8 +4,8 @@ Command:   python -m tpgdiff_jax.main --config=configs/tpgdiff_small.py \\
                --config.data.train_folder=PHOTOS --config.data.eval_folder=OTHER_PHOTOS
 Hardware:  one GPU, or two CPU cores with a smaller patch and fewer steps:
            --config.data.crop_size=48 --config.optim.steps=1500
-Expected:  a gain on every degradation.  The README's "Training" has what was measured; not measured
-           on a GPU.
+Expected:  a gain on every degradation.  docs/measured.md has what was measured; not measured on a
+           GPU.
 
 The recipe is the quickstart's (see there why); the network is wider, trains longer on larger
 patches, and now and then does without a prior, so that each may be missing in use.

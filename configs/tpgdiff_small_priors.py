@@ -6,7 +6,7 @@ Command:   python -m tpgdiff_jax.main --config=configs/tpgdiff_small_priors.py \
 Hardware:  two CPU cores; a GPU does it in a fraction.
 Expected:  degradations are recognised far above chance after minutes.  The student's cosine to the
            teacher should exceed that of the teacher looking at the degraded photo itself; after
-           600 steps it did not yet.  The README's "What was measured" has the figures.
+           600 steps it did not yet.  docs/measured.md has the figures.
 
 Small vision transformers start from nothing here, so the learning rate is higher than the paper's,
 which starts from CLIP.

@@ -2,7 +2,7 @@
 
     python launch/first_restoration.py [--checkpoint=FILE] [--output=PICTURE]
 
-Bundled photos are harmed by the recipes of
+Bundled photos are degraded by the recipes of
 configs/quickstart_photos/first_restoration.json; two more came blurred from their cameras.  Prints
 what was found and won, and writes one picture: degraded | restored | truth.
 """
@@ -37,13 +37,13 @@ class Sample:
 
     Attributes:
       name: of its file.
-      harm: what was done to it, or what happened to it.
+      cause: what degraded it.
       lq: uint8 [H, W, 3].
       gt: the photo before that, or None where nobody has it.
     """
 
     name: str
-    harm: str
+    cause: str
     lq: np.ndarray
     gt: np.ndarray | None
 
@@ -85,10 +85,10 @@ def scores(image: np.ndarray, gt: np.ndarray) -> tuple[float, float]:
 
 
 def table(found: list[Sample], results: list[Restored]) -> str:
-    """Lay out what harmed each photo, what the weights took it for, and what they won."""
+    """Lay out what degraded each photo, what the weights took it for, and what they won."""
     rows = []
     for sample, result in zip(found, results, strict=True):
-        row = [sample.name, sample.harm, "-" if result.verdict is None else result.verdict[0]]
+        row = [sample.name, sample.cause, "-" if result.verdict is None else result.verdict[0]]
         if sample.gt is None:
             rows.append([*row, *["-"] * 5])
             continue
@@ -98,7 +98,7 @@ def table(found: list[Sample], results: list[Restored]) -> str:
         numbers = (f"{psnr:.2f}", f"{psnr_out:.2f}", f"{psnr_out - psnr:+.2f}")
         rows.append([*row, *numbers, f"{ssim:.3f}", f"{ssim_out:.3f}"])
     scored = ("PSNR input", "PSNR", "gain", "SSIM input", "SSIM")
-    headers = ("photo", "harmed by", "taken for", *scored)
+    headers = ("photo", "degraded by", "taken for", *scored)
     align = (*["left"] * 3, *["right"] * 5)
     return tabulate.tabulate(rows, headers, colalign=align, disable_numparse=True)
 
@@ -107,7 +107,7 @@ def picture(found: list[Sample], results: list[Restored]) -> np.ndarray:
     """Draw degraded | restored | truth of every photo, uint8 [H, W, 3]."""
     panels = []
     for sample, result in zip(found, results, strict=True):
-        images, captions = [sample.lq, result.image], [sample.harm, "restored"]
+        images, captions = [sample.lq, result.image], [sample.cause, "restored"]
         if sample.gt is not None:
             images.append(sample.gt)
             captions = [
@@ -117,7 +117,7 @@ def picture(found: list[Sample], results: list[Restored]) -> np.ndarray:
             captions.append("truth")
         else:
             images.append(np.full_like(sample.lq, 255))
-            captions[0] = f"real photo, {sample.harm}"
+            captions[0] = f"real photo, {sample.cause}"
         panels.append(captioned(images, captions))
     rows = [
         join(panels[start : start + _COLUMNS], axis=1, gap=16)

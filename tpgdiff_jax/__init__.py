@@ -1,7 +1,7 @@
 """TPGDiff in JAX: one diffusion model that restores photographs, guided by three priors.
 
-Paper: "TPGDiff" (arXiv 2601.20306).  The rooms of this package, from the ground up, are described
-in the README's layout section; a room imports only from rooms below it.
+Paper: "TPGDiff" (arXiv 2601.20306).  docs/layout.md describes the rooms of this package and their
+floors; a room imports only from rooms below it.
 """
 
 __version__ = "0.1.0"

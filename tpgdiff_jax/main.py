@@ -1,4 +1,4 @@
-"""The one entry point: start-up and dispatch.  No logic here.
+"""The one entry point: start-up and dispatch.
 
 python -m tpgdiff_jax.main --config=configs/quickstart.py [--workdir=DIR] [--config.key=value]
 python -m tpgdiff_jax.main --mode=restore --input=IMAGES [--output=FOLDER] [--checkpoint=FILE]

@@ -2,7 +2,7 @@
 
 Command:   python launch/bench restore
 Hardware:  two CPU cores; the largest picture takes minutes.
-Expected:  the README's "What was measured" has the figures.
+Expected:  docs/measured.md has the figures.
 """
 
 from ml_collections import ConfigDict

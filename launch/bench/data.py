@@ -44,18 +44,18 @@ def bench_steps(folder: str, count: int = 20) -> list[dict[str, Any]]:
         ("crop", milliseconds(lambda i: random_crops(rng, (whole,), PATCH), count)),
     ]
     for name in DEGRADATIONS:
-        rows.append((name, milliseconds(_harm(patches, name), count)))
+        rows.append((name, milliseconds(_degrading(patches, name), count)))
     mean = np.mean([value for name, value in rows[2:]])
     rows.append(("mean of the degradations", float(mean)))
     return [{"what": name, "ms per patch": round(value, 2)} for name, value in rows]
 
 
-def _harm(patches: list[np.ndarray], name: str) -> Callable[[int], np.ndarray]:
-    def harm(index: int) -> np.ndarray:
+def _degrading(patches: list[np.ndarray], name: str) -> Callable[[int], np.ndarray]:
+    def degraded(index: int) -> np.ndarray:
         recipe = Recipe(((name, 1 + 4 * index / len(patches)),), index)
         return degrade(patches[index], recipe)
 
-    return harm
+    return degraded
 
 
 def bench_pipeline(folder: str, seconds: float = 20.0) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ def bench_eval(
 
     Args:
       config: of a system, which gets random weights; `data.batch_size` photos of `data.crop_size`.
-      photos: folder of clean photos; they are harmed by noise of sigma 25.
+      photos: folder of clean photos; they are degraded by noise of sigma 25.
       steps: network calls per image.
       metrics: of the input and of the result; those of a benchmark by default.
     """

@@ -97,7 +97,7 @@ def test_severity_zero_leaves_every_pixel(name, seed):
 
 @pytest.mark.parametrize("file", ["coffee.jpg", "motorcycle_left.jpg"])
 @pytest.mark.parametrize("name", DEGRADATIONS)
-def test_higher_severity_harms_more(name, file):
+def test_higher_severity_degrades_more(name, file):
     image = photo(file)
     for seed in range(3):
         quality = [psnr(degrade(name, image, severity, seed), image) for severity in range(1, 6)]
@@ -526,7 +526,7 @@ def test_moire_bands_are_coloured_and_slow(strength, period, seed):
 
 @few
 @given(low=st.integers(5, 60), gap=st.integers(15, 35))
-def test_better_coding_harms_less(low, gap):
+def test_better_coding_degrades_less(low, gap):
     image = photo(size=96)
     for subsampling in ("4:2:0", "4:4:4"):
         worse, better = (
@@ -539,7 +539,7 @@ def test_better_coding_harms_less(low, gap):
     )
 
 
-def test_an_earlier_compression_harms_more_wherever_its_blocks_lie():
+def test_an_earlier_compression_degrades_more_wherever_its_blocks_lie():
     image = photo(size=96)
     once = coding.jpeg(image, quality=50, subsampling="4:4:4")
     for shift in range(8):

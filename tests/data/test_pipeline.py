@@ -61,7 +61,7 @@ def assert_equal_batches(first, second):
             np.testing.assert_array_equal(a[name], b[name])
 
 
-def test_shapes_types_and_that_images_are_harmed(photos):
+def test_shapes_types_and_that_images_are_degraded(photos):
     batch = take(batches(photos), 1)[0]
     assert batch["gt"].shape == batch["lq"].shape == (4, 32, 32, 3)
     assert batch["gt"].dtype == batch["lq"].dtype == np.uint8

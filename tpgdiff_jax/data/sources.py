@@ -318,7 +318,7 @@ def too_small(size: tuple[int, int], min_size: int) -> str | None:
     """Return why an image of (height, width) cannot be used, or None."""
     height, width = size
     if min(height, width) < min_size:
-        return f"{width}x{height} is smaller than the crop of {min_size} pixels"
+        return f"{width}x{height} is smaller than the {min_size} pixels needed"
     return None
 
 

@@ -68,7 +68,7 @@ class Restored:
         several samples their mean.
       deviation: per-pixel standard deviation of the samples, root mean square over the colours,
         float32 [H, W] as a part of the range from black to white; None for one sample.
-      degradations: what harmed the image, as `Restorer.degradations` returns it.
+      degradations: what degraded the image, as `Restorer.degradations` returns it.
       verdict: the same in one word, with its probability, such as ("haze", 0.9); weights that
         know mixtures may say "haze+rain" or "nothing".  None where there is no classifier.
     """

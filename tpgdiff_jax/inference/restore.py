@@ -84,7 +84,7 @@ class Restorer:
             tiled image over all.  By default one device.
           compile_cache: keep compiled programs in a folder of the user for the next process, see
             `compile_cache.keep_compiled_programs`.
-          dtype: of the computation; see `checkpoints.default.load_suited`.
+          dtype: of the computation; see `runs.load.load_suited`.
 
         Raises:
           UserError: no such file, a damaged one, one of another version, or one that holds no
@@ -137,7 +137,7 @@ class Restorer:
         names: Sequence[str] | None = None,
         strict: bool = True,
     ) -> list[Restored | None]:
-        """Restore images and tell what harmed them; also how sure the result is, where asked.
+        """Restore images and tell what degraded them; also how sure the result is, where asked.
 
         Args:
           images: as for `__call__`, a list.
@@ -220,7 +220,7 @@ class Restorer:
         return options
 
     def degradations(self, image: Any, *, exact_size: bool = False) -> dict[str, float]:
-        """Say what harmed an image.
+        """Say what degraded an image.
 
         Args:
           image: as for `__call__`.

@@ -15,7 +15,7 @@ class Priors:
     Any field may be None: the branch is then left out.
 
     Attributes:
-      degradation: what harmed the image, float [B, 512].
+      degradation: what degraded the image, float [B, 512].
       semantic: what it shows, float [B, 512].
       structure: where things are, tokens float [B, 64, 256].
       present: 1 where an image's prior takes part and 0 where it is withheld as if it were None,

@@ -17,7 +17,7 @@ DOWNSAMPLING = 16
 
 
 class CompactEncoder(TypedModule):
-    """Look at a degraded image once and say what harmed it and what it shows.
+    """Look at an image once and say what degraded it and what it shows.
 
     Attributes:
       num_classes: number of degradation classes.

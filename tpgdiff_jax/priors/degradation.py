@@ -1,4 +1,4 @@
-"""The degradation prior: what harmed an image.
+"""The degradation prior: what degraded an image.
 
 A backbone looks at the degraded image; a head that classifies the degradation teaches it (TPGDiff,
 arXiv 2601.20306).  Stage two consumes the backbone's vector, not the classes: it grades, they sort.
@@ -39,7 +39,7 @@ class GegluBlock(TypedModule):
 
 
 class DegradationPrior(TypedModule):
-    """Say what harmed images.
+    """Name the degradations of images.
 
     Attributes:
       backbone: looks at the degraded image; may start from CLIP's weights.
@@ -84,7 +84,7 @@ def classification_loss(
       label: which degradations are present, 0 or 1, [B, K]; or, where each image has exactly one,
         its class number, int [B].
       kind: `single`, cross-entropy of a softmax (the paper); `multi`, binary cross-entropy of
-        independent sigmoids, averaged over the classes, for images harmed in several ways.
+        independent sigmoids, averaged over the classes, for images degraded in several ways.
       smoothing: share of the truth spread evenly (arXiv 1512.00567 Section 7).
 
     Returns:

@@ -1,4 +1,4 @@
-"""The semantic prior: what an image shows, seen through whatever harmed it.
+"""The semantic prior: what an image shows, seen through whatever degraded it.
 
 A student that looks at the degraded image learns to answer what a frozen teacher answers for the
 clean one (TPGDiff, arXiv 2601.20306).  Stage two consumes the student's vector.

@@ -132,9 +132,9 @@ def loss_at(
         objective=config.loss.objective,
         distance=config.loss.distance,
     )
-    # Without a weight, what harms much (darkness) drowns what harms little (blur).
-    harm = config.loss.least_harm + jnp.abs(gt - lq).mean(axis=(1, 2, 3))
-    weight = time_weights(sde, t, config.loss.time_weighting) * harm**-config.loss.relative_power
+    # Without a weight, strong degradations (darkness) drown weak ones (blur).
+    change = config.loss.least_harm + jnp.abs(gt - lq).mean(axis=(1, 2, 3))
+    weight = time_weights(sde, t, config.loss.time_weighting) * change**-config.loss.relative_power
     loss = (per_example * weight).mean()
     metrics = {"diffusion": loss} | _per_time(per_example, t, sde.num_steps)
     label = batch.get("label")

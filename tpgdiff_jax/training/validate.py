@@ -1,4 +1,4 @@
-"""Restore photos the model has never seen, harmed on the fly, and score the results."""
+"""Restore photos the model has never seen, degraded on the fly, and score the results."""
 
 import dataclasses
 import functools
@@ -48,7 +48,7 @@ class Result:
 
 
 def make_pairs(photos: PhotoFolder, config: ConfigDict) -> list[TestPair]:
-    """Harm every photo in every way, reproducibly.
+    """Degrade every photo in every way, reproducibly.
 
     A pair depends on the photo's name, the degradation and `eval.seed` alone, so that neither
     order nor number of photos changes a score.

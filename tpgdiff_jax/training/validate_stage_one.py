@@ -1,4 +1,4 @@
-"""Score stage one on photos it has not seen: does it name what harmed them, and see through it?"""
+"""Score stage one on unseen photos: does it name what degraded them, and see through it?"""
 
 import copy
 import dataclasses
@@ -77,7 +77,7 @@ class _Squares:
 def evaluate_stage_one(
     params: Any, teacher: Any, config: ConfigDict, photos: PhotoFolder
 ) -> StageOneScores:
-    """Harm every photo in every way, reproducibly, and ask the student and the classifier.
+    """Degrade every photo in every way, reproducibly, and ask the student and the classifier.
 
     Args:
       params: {"semantic", "degradation"}, on the host or one device.

@@ -1,1 +1,1 @@
-"""Ways to harm a photograph, each a pure function of the image and its parameters."""
+"""Ways to degrade a photograph, each a pure function of the image and its parameters."""

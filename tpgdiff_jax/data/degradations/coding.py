@@ -69,7 +69,7 @@ def webp(image: np.ndarray, *, quality: int) -> np.ndarray:
     Returns:
       float32 [H, W, 3] in [0, 1].
     """
-    # Method 0 is libwebp's fastest search; slower ones save bytes, and harm alike.
+    # Method 0 is libwebp's fastest search; slower ones save bytes, and degrade alike.
     return _code(image, quality, "WEBP", method=0)
 
 

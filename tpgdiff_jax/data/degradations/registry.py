@@ -24,14 +24,14 @@ STAGES = ("scene", "weather", "lens", "exposure", "sensor", "coding")
 
 @dataclasses.dataclass(frozen=True)
 class Degradation:
-    """One way to harm a photograph.
+    """One way to degrade a photograph.
 
     Attributes:
       name: its key in `DEGRADATIONS`.
       apply: (image float32 [H, W, 3] RGB in [0, 1], **parameters) -> image of the same kind.
       sample: (generator, severity in [0, 5]) -> parameters, plain numbers and strings.  Severity
         0 leaves the image alone; 1 to 5 are the named levels.  From the same state of the
-        generator a higher severity gives the same kind of harm, only stronger.
+        generator a higher severity gives the same degradation, only stronger.
       stage: one of `STAGES`.
     """
 

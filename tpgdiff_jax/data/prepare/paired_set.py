@@ -1,4 +1,4 @@
-"""Fixed test sets: every photo, harmed by every recipe at every severity, written once."""
+"""Fixed test sets: every photo, degraded by every recipe at every severity, written once."""
 
 import dataclasses
 import itertools
@@ -32,7 +32,7 @@ _PREVIEW_CELL = 136  # pixels
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """One kind of harm in a test set.
+    """One kind of degradation in a test set.
 
     Attributes:
       steps: (name, severity) pairs, in the order in which they happen.
@@ -210,13 +210,13 @@ def write_preview(photos: PhotoFolder, config: ConfigDict, path: pathlib.Path) -
     for plan in plans(config):
         columns.append((f"{plan.class_name}\n{plan.tag}", list(plan.steps)))
 
-    def harm(image, steps, seed):
+    def degraded(image, steps, seed):
         return degrade(image, Recipe(tuple(steps), seed))
 
     bands = []
     for start in range(0, len(columns), _PREVIEW_COLUMNS):
         band = columns[start : start + _PREVIEW_COLUMNS]
-        sheet = contact_sheet(usable, band, harm, _PREVIEW_CELL)
+        sheet = contact_sheet(usable, band, degraded, _PREVIEW_CELL)
         bands.append(sheet)
     width = max(band.shape[1] for band in bands)
     padded = [

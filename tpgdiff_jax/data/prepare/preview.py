@@ -12,17 +12,17 @@ _GAP = 4
 def contact_sheet(
     photos: Sequence[np.ndarray],
     columns: Sequence[tuple[str, Sequence[tuple[str, float]]]],
-    harm: Callable[[np.ndarray, Sequence[tuple[str, float]], int], np.ndarray],
+    degrade: Callable[[np.ndarray, Sequence[tuple[str, float]], int], np.ndarray],
     cell: int = 160,
     seed: int = 0,
 ) -> np.ndarray:
-    """Show photos in rows and what harmed them in columns.
+    """Show photos in rows and what degraded them in columns.
 
     Args:
       photos: clean, uint8 [H, W, 3] of any size; their central square is shown.
       columns: (label, steps) each, where steps are (name of a degradation, severity) in the order
         of a recipe; no steps for the clean photo.  A label of two lines holds a line break.
-      harm: (image uint8 [cell, cell, 3], steps, seed) -> degraded image of the same kind.
+      degrade: (image uint8 [cell, cell, 3], steps, seed) -> degraded image of the same kind.
       cell: side of a picture in pixels.
       seed: of the first row; each row has its own, the same for all its columns.
 
@@ -39,7 +39,7 @@ def contact_sheet(
         left = _GAP + column * pitch
         draw.multiline_text((left, 2), label, fill="black", font=font, spacing=1)
         for row, square in enumerate(squares):
-            picture = harm(square, steps, seed + row) if steps else square
+            picture = degrade(square, steps, seed + row) if steps else square
             sheet.paste(Image.fromarray(picture), (left, _BAND + row * pitch))
     return np.asarray(sheet)
 

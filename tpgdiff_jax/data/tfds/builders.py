@@ -24,7 +24,7 @@ class _Written(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(self, dl_manager):
         raise UserError(
-            f"{self.name} is not to be had by download, and {self.data_dir} does not hold it; "
+            f"{self.name} cannot be downloaded, and {self.data_dir} does not hold it; "
             "write it with tpgdiff_jax.data.tfds.writing.write_tfds, or name its data_dir."
         )
 

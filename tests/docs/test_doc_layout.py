@@ -1,0 +1,60 @@
+"""The rooms are as docs/layout.md says, and none imports from its own floor or above."""
+
+import ast
+import pathlib
+import re
+
+import pages
+import pytest
+
+PACKAGE = pages.ROOT / "tpgdiff_jax"
+_ROW = re.compile(r"^\| (\d+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
+_CODE = re.compile(r"`([^`]+)`")
+
+
+def _rows():
+    found = _ROW.findall(pages.ROOT.joinpath("docs", "layout.md").read_text())
+    for floor, rooms, text in found:
+        for room in _CODE.findall(rooms):
+            yield int(floor), room.rstrip("/").removesuffix(".py"), text
+
+
+FLOORS = {room: floor for floor, room, _ in _rows()}
+
+
+def _imports(path: pathlib.Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+            if node.module == "tpgdiff_jax":
+                names = [f"tpgdiff_jax.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        yield from (name.split(".")[1] for name in names if name.startswith("tpgdiff_jax."))
+
+
+def _room(path: pathlib.Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_every_room_has_its_floor():
+    rooms = {_room(path) for path in PACKAGE.glob("**/*.py")} - {"__init__"}
+    assert rooms | {"assets"} == set(FLOORS)
+
+
+def test_imports_lead_downwards():
+    wrong = {
+        f"{path.relative_to(PACKAGE)} imports {room}"
+        for path in PACKAGE.glob("**/*.py")
+        if path != PACKAGE / "__init__.py"
+        for room in _imports(path)
+        if room != _room(path) and FLOORS[room] >= FLOORS[_room(path)]
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize(("room", "text"), [(room, text) for _, room, text in _rows()])
+def test_files_that_are_named_exist(room, text):
+    names = [name for name in _CODE.findall(text) if re.fullmatch(r"[a-z0-9_]+\.py", name)]
+    assert all(list((PACKAGE / room).glob(f"**/{name}")) for name in names)
