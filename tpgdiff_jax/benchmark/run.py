@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 import tpgdiff_jax
 from tpgdiff_jax.benchmark.finding import AbsentSetError, open_set
-from tpgdiff_jax.benchmark.job import ROWS, Job, System, image_path
+from tpgdiff_jax.benchmark.job import ROWS, Job, image_path
 from tpgdiff_jax.benchmark.report import html
 from tpgdiff_jax.benchmark.report.pictures import Picture, chosen_pictures
 from tpgdiff_jax.benchmark.report.summary import add_set_scores, summarise
@@ -25,6 +25,7 @@ from tpgdiff_jax.benchmark.sets import Item, OpenSet
 from tpgdiff_jax.benchmark.settings import Settings, Variant
 from tpgdiff_jax.benchmark.stamps import read_stamps
 from tpgdiff_jax.benchmark.work import Predictions, Task
+from tpgdiff_jax.benchmark.worker import System
 from tpgdiff_jax.data.images import read_rgb
 from tpgdiff_jax.evaluation.protocols import centre_cropped
 from tpgdiff_jax.reporting.errors import UserError

@@ -1,4 +1,4 @@
-"""How far a benchmark is."""
+"""How far a program is."""
 
 import sys
 import time
@@ -7,42 +7,82 @@ import jax
 import tqdm
 from absl import logging
 
+_SECONDS = 30  # between two lines
+
 
 class Progress:
-    """A bar on a terminal, plain log lines elsewhere; process 0 alone speaks."""
+    """A bar on a terminal, plain log lines elsewhere; a context manager."""
 
-    def __init__(self, total: int):
+    def __init__(
+        self,
+        total: int,
+        doing: str,
+        *,
+        unit: str = "image",
+        initial: int = 0,
+        speaks: bool | None = None,
+        lines: bool = True,
+    ):
         """Start.
 
         Args:
-          total: images of this process.
+          total: units of this process.
+          doing: what is done to them, in a word.
+          unit: what is counted; its plural ends in s.
+          initial: units that are done already.
+          speaks: whether this process says anything; None: process 0 alone, which asks JAX and
+            starts its devices.
+          lines: whether to log lines where there is no terminal; False for who has lines of its
+            own.
         """
-        self._quiet = jax.process_index() != 0
-        is_terminal = sys.stderr.isatty()
+        speaks = jax.process_index() == 0 if speaks is None else speaks
+        self.is_terminal = sys.stderr.isatty()
         self._bar = tqdm.tqdm(
-            total=total, unit="image", desc="scoring", disable=self._quiet or not is_terminal
+            total=total,
+            initial=initial,
+            unit=unit,
+            desc=doing,
+            dynamic_ncols=True,
+            disable=not (speaks and self.is_terminal),
         )
-        self._total, self._count, self._logs = total, 0, not self._quiet and not is_terminal
+        self._logs = speaks and lines and not self.is_terminal
+        self._unit, self._doing = unit, doing
+        self._total, self._count, self._initial = total, initial, initial
         self._started = self._said = time.monotonic()
 
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(self, *_) -> None:
-        self._bar.close()
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    def advance(self, count: int) -> None:
-        """Count images."""
+    def advance(self, count: int = 1) -> None:
+        """Count units that are done."""
         self._bar.update(count)
         self._count += count
         now = time.monotonic()
-        if self._logs and (now - self._said > 30 or self._count == self._total):
-            self._said, rate = now, self._count / max(now - self._started, 1e-9)
-            left = tqdm.tqdm.format_interval((self._total - self._count) / max(rate, 1e-9))
-            logging.info(
-                "%d of %d images of this process, %.2f/s, %s left",
-                self._count,
-                self._total,
-                rate,
-                left,
-            )
+        if self._logs and (now - self._said > _SECONDS or self._count == self._total):
+            self._said = now
+            rate = (self._count - self._initial) / max(now - self._started, 1e-9)
+            text = "%s: %d of %d %ss of this process, %.2f/s, %s left"
+            done = self._doing, self._count, self._total, self._unit
+            logging.info(text, *done, rate, time_left(self._total - self._count, rate))
+
+    def show(self, **values: str) -> None:
+        """Show values beside the bar, if there is one."""
+        self._bar.set_postfix(values)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()
+
+
+def time_left(count: int, rate: float) -> str:
+    """Return how long `count` units take at so many per second, e.g. 02:15."""
+    return tqdm.tqdm.format_interval(count / max(rate, 1e-9))
+
+
+def log(text: str) -> None:
+    """Log a line; a bar makes room for it."""
+    with tqdm.tqdm.external_write_mode():
+        logging.info("%s", text)
