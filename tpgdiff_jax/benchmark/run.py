@@ -149,6 +149,10 @@ def run_benchmark(
     with locked(folder / ROWS, jax.process_index()):
         Job(settings, folder, mesh, system, found).run(tasks)
         _wait_for_all("scored")
+        if jax.process_count() > 1:
+            # The others have done their part.  Leaving as ends of one job they would wait minutes
+            # for process 0, then fail: whole sets' scores and pictures can take longer.
+            jax.distributed.shutdown()
         if jax.process_index() != 0:
             return None
         facts = of | settings.identity() | _circumstances(mesh, title, settings)
