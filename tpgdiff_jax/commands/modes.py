@@ -44,7 +44,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
 def eval_(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Score the newest checkpoint in `workdir` on the images of `data.eval_folder`."""
     if not config.data.eval_folder:
-        raise UserError("config.data.eval_folder is empty; name a folder of photos.")
+        raise UserError("config.data.eval_folder is empty; name a folder of photos or pairs:PATH.")
     stage, workdir, state, mesh, frozen = experiment.load(config, workdir)
     source = experiment.open_eval_data(stage.config)
     params = averaged(state, stage.config)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import pathlib
 import platform
 import zlib
@@ -18,8 +19,10 @@ from ml_collections import ConfigDict
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, groups_of
 from tpgdiff_jax.config import stage_config
+from tpgdiff_jax.data.open_source import KINDS, open_source
+from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.data.sources import PhotoFolder, Source
-from tpgdiff_jax.data.training_data import open_training_data
+from tpgdiff_jax.data.training_data import open_training_data, parse_source
 from tpgdiff_jax.distributed import sharding
 from tpgdiff_jax.evaluation import metrics
 from tpgdiff_jax.reporting.errors import UserError
@@ -172,7 +175,8 @@ def open_eval_data(config: ConfigDict, training_sources: Sequence[Source] = ()) 
     """Open what is evaluated on; no file of it may be among the training data.
 
     Args:
-      config: a whole configuration; reads `data.eval_folder`.
+      config: a whole configuration; reads `data.eval_folder`: a folder of clean photos, or a source
+        of photos or pairs as in `data.train_sources`, such as pairs:PATH.
       training_sources: what is trained on.
 
     Returns:
@@ -184,16 +188,28 @@ def open_eval_data(config: ConfigDict, training_sources: Sequence[Source] = ()) 
     text = config.data.eval_folder
     if not text:
         return None
-    source = PhotoFolder(text, min_size=metrics.SSIM_WINDOW)
+    is_source = text.partition(":")[0] in KINDS
+    spec = parse_source(text, "data.eval_folder") if is_source else {"kind": "photos", "path": text}
+    classes = tuple(config.data.degradations) if "pairs" in spec["kind"] else None
+    source = open_source(spec, min_size=metrics.SSIM_WINDOW, classes=classes)
     logging.info("Evaluation data: %s.", source.summary())
-    folders = [each for each in training_sources if isinstance(each, PhotoFolder)]
-    seen = {path.resolve() for folder in folders for path in folder.paths}
-    if shared := [str(path) for path in source.paths if path.resolve() in seen]:
+    seen = set().union(*map(_files, training_sources))
+    if shared := sorted(_files(source) & seen):
         raise UserError(
-            f"config.data.eval_folder={text!r} shares {len(shared)} photos with the training data, "
+            f"config.data.eval_folder={text!r} shares {len(shared)} files with the training data, "
             f"the first is {shared[0]}; keep them apart."
         )
     return source
+
+
+def _files(source: Source) -> set[str]:
+    """Return the files of a folder of photos or pairs, links followed; none of other sources."""
+    names: Sequence[str] = ()
+    if isinstance(source, PairFolder):  # also the truths: they may be another's photos
+        names = [name for pair in source.pairs for name in pair[:2]]
+    elif isinstance(source, PhotoFolder):
+        names = [source.name(index) for index in range(len(source))]
+    return {os.path.realpath(os.path.join(source.root, name)) for name in names}
 
 
 def _validation(stage: Stage, source: Source, frozen: Any, mesh: Mesh) -> training.Validate:
