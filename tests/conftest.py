@@ -21,7 +21,7 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from tpgdiff_jax.benchmark.job import System
+from tpgdiff_jax.benchmark.worker import System
 from tpgdiff_jax.checkpoints.convert import from_reference, unet_for
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.models import tpgdiff

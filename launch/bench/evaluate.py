@@ -12,11 +12,12 @@ from ml_collections import ConfigDict
 from launch.bench.parity import squares
 from launch.bench.weights import random_system
 from tpgdiff_jax.benchmark.finding import open_set
-from tpgdiff_jax.benchmark.job import ROWS, Job, System
+from tpgdiff_jax.benchmark.job import ROWS, Job
 from tpgdiff_jax.benchmark.rows import read_rows
 from tpgdiff_jax.benchmark.sets import SetSpec
 from tpgdiff_jax.benchmark.settings import read_settings
 from tpgdiff_jax.benchmark.work import Task
+from tpgdiff_jax.benchmark.worker import System
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.data.images import write_image
 from tpgdiff_jax.distributed.sharding import make_mesh

@@ -15,7 +15,7 @@ from launch.bench.measure import Program
 from launch.bench.model import Planned, Row, common_row, is_released_size
 from launch.bench.weights import random_system
 from tpgdiff_jax.diffusion.irsde import IRSDE
-from tpgdiff_jax.inference.batch import run_batch, sample_keys
+from tpgdiff_jax.inference.batch import name_hashes, noise_keys, run_batch
 from tpgdiff_jax.models import tpgdiff
 
 
@@ -61,7 +61,7 @@ def plan_chain(
         prediction=config.model.prediction,
         clamp=config.eval.clamp,
     )
-    keys = sample_keys([str(index) for index in range(len(lq))], 0, 1)
+    keys = noise_keys(0, name_hashes(str(index) for index in range(len(lq))))
     inputs = (jax.tree.map(jnp.asarray, variables), jnp.asarray(lq), keys)
     return Planned(Program(chain, inputs, pool=pool), inputs)
 

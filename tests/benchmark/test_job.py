@@ -12,9 +12,11 @@ from PIL import Image
 from tpgdiff_jax.benchmark import job
 from tpgdiff_jax.benchmark.finding import open_set
 from tpgdiff_jax.benchmark.job import IMAGES, ROWS
-from tpgdiff_jax.benchmark.rows import read_rows
+from tpgdiff_jax.benchmark.rows import RowLog, read_rows
 from tpgdiff_jax.benchmark.sets import SetSpec
-from tpgdiff_jax.benchmark.work import Predictions, batches, bucket_of
+from tpgdiff_jax.benchmark.settings import Variant
+from tpgdiff_jax.benchmark.work import Predictions, Task, bucket_of, chunks, kind_of
+from tpgdiff_jax.benchmark.worker import Worker
 from tpgdiff_jax.evaluation.metrics import psnr
 from tpgdiff_jax.inference.batch import classify
 
@@ -53,18 +55,20 @@ def test_a_job_killed_half_way_goes_on(run_job, undisturbed, plain_rows, tmp_pat
     class Killed(BaseException):
         pass
 
-    settle, calls = job._settle, []
+    write, close, calls, logs = RowLog.write, RowLog.close, [], []
 
-    def settle_or_die(*args):
+    def write_or_die(*args):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 5:
             raise Killed
-        settle(*args)
+        write(*args)
 
-    monkeypatch.setattr(job, "_settle", settle_or_die)
+    monkeypatch.setattr(RowLog, "write", write_or_die)
+    monkeypatch.setattr(RowLog, "close", lambda log: (logs.append(log), close(log)))
     with pytest.raises(Killed):
         run_job(tmp_path, batch_size=4)
     monkeypatch.undo()
+    assert len(logs) == 1  # closed, whatever ends the job
     assert len(plain_rows(tmp_path)) == 4
     with (tmp_path / ROWS / "process_0.jsonl").open("a") as file:
         file.write('{"variant": "poste')  # cut off by the kill
@@ -153,23 +157,53 @@ def test_a_truncated_truth_costs_one_image(run_job, benchmarks, plain_rows, tmp_
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_all_processes_have_as_many_batches(processes):
+def test_processes_share_the_work_evenly_and_leave_nothing_out(processes):
     def task(size, index):
         spec = type("Spec", (), {"protocol": "tpgdiff", "name": "s"})
         item = type("Item", (), {"size": size, "spec": spec, "gt": 1, "name": str(index)})
-        return type("Task", (), {"item": item, "variant": "v"})()
+        return Task(item, Variant())
 
     sizes = [(30, 30)] * 5 + [(60, 30)] * 2 + [(31, 17)]
     tasks = [task(size, index) for index, size in enumerate(sizes)]
-    planned = [batches(tasks, 16, 2, 3, process, processes) for process in range(processes)]
-    assert len({len(plan) for plan in planned}) == 1
-    assert all(len(batch.rows) == 6 for plan in planned for batch in plan)
-    for plan in planned:
-        assert all(set(batch.rows[batch.filled :]) <= {None} for batch in plan)
-    found = [row for plan in planned for batch in plan for row in batch.rows if row is not None]
-    assert sorted(map(id, found)) == sorted(map(id, tasks))
-    for plan in zip(*planned, strict=True):
-        assert len({(batch.shape, batch.filled) for batch in plan}) == 1
+    shares = [chunks(tasks, 16, 3, process, processes) for process in range(processes)]
+    counts = [sum(map(len, share)) for share in shares]
+    assert max(counts) - min(counts) <= 1
+    found = [task for share in shares for chunk in share for task in chunk]
+    assert sorted(task.key for task in found) == sorted(task.key for task in tasks)
+    for share in shares:
+        kinds = [{kind_of(task, 16) for task in chunk} for chunk in share]
+        assert all(len(chunk) <= 3 for chunk in share)
+        assert all(len(kind) == 1 for kind in kinds)
+        shapes = [kind.pop().shape for kind in kinds]
+        assert shapes == sorted(shapes)  # one bucket after the other
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_an_image_too_large_for_the_memory_is_listed_and_the_others_are_scored(
+    run_job, undisturbed, plain_rows, tmp_path, monkeypatch, exact
+):
+    """What does not fit together is tried alone; what does not fit alone is an error of its own."""
+    real, seen = Worker._call, []
+    message = "RESOURCE_EXHAUSTED: Out of memory"
+
+    def small_memory(self, kind, images, rows):
+        seen.append(rows)
+        if rows > 2 or any(image.size == (56, 48) for image in images):
+            raise jax.errors.JaxRuntimeError(message)
+        return real(self, kind, images, rows)
+
+    monkeypatch.setattr(Worker, "_call", small_memory)
+    assert run_job(tmp_path, batch_size=4, exact=exact) == 10
+    rows = plain_rows(tmp_path)
+    assert rows.keys() == undisturbed.keys()
+    failed = {key for key, row in rows.items() if "error" in row}
+    assert {key[2] for key in failed} == {"3.png"}
+    assert len(failed) == 2
+    for key in failed:
+        assert "needs more memory than the device has; lower config.benchmark" in rows[key]["error"]
+    for key in rows.keys() - failed:
+        assert rows[key]["psnr"] == pytest.approx(undisturbed[key]["psnr"], abs=1e-3)
+    assert set(seen) == ({1} if exact else {4, 2, 1})
 
 
 def test_buckets():

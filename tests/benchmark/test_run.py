@@ -272,6 +272,53 @@ def test_two_processes_find_the_same_digits(command, undisturbed, plain_rows):
     assert "report.html" in texts[0][0]
 
 
+_SLOW_REPORT = """
+import json, pathlib, sys, time
+import jax
+address, index, folder, benchmark = *sys.argv[1:4], json.loads(sys.argv[4])
+jax.distributed.initialize(address, 2, int(index))
+from tpgdiff_jax.benchmark import run
+from tpgdiff_jax.benchmark.settings import read_settings
+from tpgdiff_jax.config import base_config
+from tpgdiff_jax.distributed.sharding import make_mesh
+config = base_config().unlock()
+config.benchmark.update(benchmark)
+report = run._report
+
+def slow_report(*args):
+    while not pathlib.Path(folder, "go").exists():
+        time.sleep(0.1)
+    report(*args)
+
+run._report = slow_report
+mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1, "spatial": 1})
+theirs = pathlib.Path(benchmark["root"], "pairs", "LQ")
+run.run_benchmark(read_settings(config), pathlib.Path(folder, "job"), mesh, predictions=theirs)
+"""
+
+
+def test_no_process_waits_for_the_report_that_process_0_writes(benchmarks, tmp_path):
+    """It may take longer than the end of a job of several processes is waited for."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    keys = {"root": str(benchmarks), "metrics": ["psnr"]}
+    keys["sets"] = [{"name": "pairs", "folder": "pairs"}]
+    words = [sys.executable, "-c", _SLOW_REPORT, address]
+    both = [start([*words, str(index), str(tmp_path), json.dumps(keys)]) for index in range(2)]
+    try:
+        assert both[1].wait(timeout=120) == 0, both[1].stderr.read()
+        assert both[0].poll() is None
+        (tmp_path / "go").touch()
+        assert both[0].wait(timeout=120) == 0, both[0].stderr.read()
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+    summary = json.loads((tmp_path / "job" / "summary.json").read_text())
+    assert summary["results"]["predictions"]["pairs"]["images"] == 5
+
+
 @pytest.mark.slow
 def test_a_killed_command_goes_on(command, undisturbed, plain_rows):
     words, output = command

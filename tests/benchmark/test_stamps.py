@@ -6,7 +6,6 @@ import shutil
 import jax
 import pytest
 
-from tpgdiff_jax.benchmark import job
 from tpgdiff_jax.benchmark.finding import open_set
 from tpgdiff_jax.benchmark.job import ROWS
 from tpgdiff_jax.benchmark.rows import RowLog, read_rows
@@ -100,13 +99,13 @@ def test_an_output_that_became_unreadable_has_no_score(score, outputs):
 
 
 def test_files_that_change_under_the_job_have_no_score_yet(score, outputs, benchmarks, monkeypatch):
-    settle = job._settle
+    write = RowLog.write
 
-    def settle_and_replace(*args):
-        settle(*args)
+    def write_and_replace(*args):
+        write(*args)
         shutil.copy(benchmarks / "pairs/GT/1.png", outputs / "pairs/1.png")
 
-    monkeypatch.setattr(job, "_settle", settle_and_replace)
+    monkeypatch.setattr(RowLog, "write", write_and_replace)
     summary = score(outputs)
     monkeypatch.undo()
     (error,) = summary["sets"]["pairs"]["failed"].values()

@@ -152,20 +152,6 @@ def test_a_copy_has_the_whole_budget_of_its_cache_again(folder):
     assert again._free_bytes == 1 << 20
 
 
-def test_the_first_photos_are_a_source_of_their_own(folder):
-    photos = PhotoFolder(folder, min_size=32)
-    whole = repr(photos)
-    few = photos.first(2)
-    assert len(few) == 2
-    assert repr(few) != whole.replace("4 photos", "2 photos")
-    _read_all(photos)  # one of the others fails to decode
-    assert few.summary().startswith("2 photos")
-    _read_all(few)
-    last = photos.first(3)
-    assert last[2] is None
-    assert last.summary().startswith("2 photos")
-
-
 def test_worker_processes_report_what_they_find(folder, tmp_path):
     report = SkipReport(tmp_path / "skipped.jsonl")
     photos = PhotoFolder(folder, min_size=32, report=report)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from tpgdiff_jax.config import base_config
-from tpgdiff_jax.inference.guidance import AS_TRAINED, BRANCHES, check_strengths, guided
+from tpgdiff_jax.inference.guidance import BRANCHES, Guidance, check_strengths, guided
 from tpgdiff_jax.priors import Priors
 
 WORTH = {"degradation": 1.0, "semantic": 10.0, "structure": 100.0}
@@ -19,21 +19,23 @@ def additive(priors):
 @pytest.mark.parametrize(
     ("strengths", "expected"),
     [
-        (AS_TRAINED, 1111),
-        ((1, 0, 1), 1101),
-        ((1, 2.5, 1), 1126),
-        ((0.5, 1, 3), 1310.5),
-        ((0, 0, 0), 1000),
+        ({}, 1111),
+        ({"semantic": 0}, 1101),
+        ({"semantic": 2.5}, 1126),
+        ({"degradation": 0.5, "structure": 3}, 1310.5),
+        (dict.fromkeys(BRANCHES, 0), 1000),
     ],
 )
 def test_every_branch_counts_with_its_strength(strengths, expected):
     priors = Priors(*(jnp.ones((1, 2)) for _ in BRANCHES))
-    assert guided(additive, priors, strengths) == pytest.approx(expected)
+    assert guided(additive, priors, Guidance.of(strengths)) == pytest.approx(expected)
 
 
 def test_a_branch_that_is_absent_stays_so():
     priors = Priors(degradation=jnp.ones((1, 2)))
-    assert guided(additive, priors, (1, 3.0, 0.5)) == pytest.approx(1001)
+    assert guided(
+        additive, priors, Guidance.of({"semantic": 3.0, "structure": 0.5})
+    ) == pytest.approx(1001)
 
 
 def test_a_strength_between_zero_and_one_lies_between(assert_near):
@@ -43,20 +45,22 @@ def test_a_strength_between_zero_and_one_lies_between(assert_near):
     def network(priors):
         return jnp.zeros(3) if priors.semantic is None else jnp.sin(priors.semantic[0] * 2)
 
-    without, half, whole = (guided(network, priors, (1, s, 1)) for s in (0, 0.5, 1))
-    assert_near(half, (without + whole) / 2, 1e-6)
-    assert_near(guided(network, priors, (1, 0.01, 1)), without + 0.01 * whole, 1e-3)
+    def at(strength):
+        return guided(network, priors, Guidance.of({"semantic": strength}))
+
+    assert_near(at(0.5), (at(0) + at(1)) / 2, 1e-6)
+    assert_near(at(0.01), at(0) + 0.01 * at(1), 1e-3)
 
 
 def test_strengths_are_checked_against_what_was_trained():
     config = base_config()
     with config.unlocked():
         config.model.dropout_semantic = 0.1
-    assert check_strengths({"semantic": 2}, config) == (1.0, 2.0, 1.0)
-    assert check_strengths(None, config) == AS_TRAINED
+    assert check_strengths({"semantic": 2}, config) == {"semantic": 2.0}
+    assert check_strengths(None, config) == {}
     with config.unlocked():
         config.model.dropout_structure = 0.0
-    assert check_strengths({"structure": 0}, config) == (1.0, 1.0, 0.0)
+    assert check_strengths({"structure": 0}, config) == {"structure": 0.0}
     with pytest.raises(ValueError, match="dropout_structure above 0"):
         check_strengths({"structure": 2}, config)
     with pytest.raises(ValueError, match="must be 0 or more"):

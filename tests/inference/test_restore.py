@@ -1,5 +1,6 @@
 """Restoring whatever people have."""
 
+import itertools
 import shutil
 
 import jax
@@ -212,7 +213,9 @@ def test_a_result_that_is_no_number_is_an_error_and_not_a_black_picture(restorer
         broken(PHOTO)
     with pytest.raises(ValueError, match=r"photo\.png: its restoration is not finite"):
         broken.restore_all([PHOTO], names=["photo.png"], samples=2)
-    assert broken.restore_all([PHOTO], strict=False) == [None]
+    (failed,) = broken.iterate([PHOTO])
+    assert failed.image is None
+    assert "not finite" in str(failed.error)
 
 
 def test_one_result_that_is_no_number_leaves_the_others(restorer, monkeypatch):
@@ -223,8 +226,38 @@ def test_one_result_that_is_no_number_leaves_the_others(restorer, monkeypatch):
         return answer.replace(finite=answer.finite.at[1].set(False))
 
     monkeypatch.setattr(restore, "run_batch", second_fails)
-    found = restorer.restore_all([PHOTO, PHOTO, PHOTO[::-1]], strict=False)
-    assert [each is None for each in found] == [False, True, False]
+    found = restorer.iterate([PHOTO, PHOTO, PHOTO[::-1]])
+    assert [each.error is None for each in found] == [True, False, True]
+
+
+def test_images_come_one_after_the_other_and_a_bad_one_carries_its_reason(restorer, tmp_path):
+    """In their order, of any kind and size, while those behind are not made yet."""
+    Image.fromarray(PHOTO).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    kinds = (PHOTO, tmp_path / "bad.png", PHOTO[:, :20], tmp_path / "good.png", PHOTO[..., 0] / 2)
+    asked = []
+
+    def endless():
+        for index in itertools.count():
+            asked.append(index)
+            yield kinds[index % len(kinds)]
+
+    results = restorer.iterate(endless(), batch_size=2, seed=3)
+    found = list(itertools.islice(results, 2 * len(kinds)))
+    assert len(asked) < 60
+    results.close()
+    for index, restored in enumerate(found):
+        kind = kinds[index % len(kinds)]
+        if restored.error is None:
+            expected = restorer(kind, seed=3)
+            np.testing.assert_allclose(restored.image.astype(float), expected, atol=1)
+            assert restored.degradations.keys() == {"noise", "haze"}
+    reasons = [str(restored.error) for restored in found if restored.error is not None]
+    assert len(reasons) == 4  # and the array whose values are no image
+    assert "bad.png: not an image" in reasons[0]
+    assert "outside [0, 1]" in reasons[1]
+    with pytest.raises(ValueError, match="steps=0"):
+        restorer.iterate([PHOTO], steps=0)  # at once, not with the first image
 
 
 @pytest.mark.parametrize(
@@ -244,6 +277,25 @@ def test_one_result_that_is_no_number_leaves_the_others(restorer, monkeypatch):
 def test_options_that_do_not_fit_are_named(restorer, options, words):
     with pytest.raises(ValueError, match=words):
         restorer(PHOTO, **options)
+
+
+def test_another_strength_needs_no_other_program(restorer):
+    config = restorer.config.copy_and_resolve_references().unlock()
+    config.model.dropout_structure = 0.1
+    flexible = Restorer(restorer._model, restorer._variables, config)
+    restore.run_batch.clear_cache()
+    found = [flexible(PHOTO / 255.0, guidance={"structure": s}) for s in (0.5, 2.0, 3.0)]
+    assert restore.run_batch._cache_size() == 1
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+    # The answers lie on a line: what the branch adds counts twice, then three times.
+    one = flexible(PHOTO / 255.0, steps=1, guidance={"structure": 1})
+    two, three = (flexible(PHOTO / 255.0, steps=1, guidance={"structure": s}) for s in (2, 3))
+    inside = np.all([(image > 0) & (image < 1) for image in (one, two, three)], axis=0)
+    np.testing.assert_allclose((three - two)[inside], (two - one)[inside], atol=1e-4)
+    restore.run_batch.clear_cache()
+    flexible(PHOTO, guidance={"structure": 0})
+    flexible(PHOTO)
+    assert restore.run_batch._cache_size() == 2  # which branches take part is compiled in
 
 
 def test_a_branch_left_out_changes_the_result(restorer):

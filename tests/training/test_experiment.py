@@ -8,6 +8,7 @@ from PIL import Image
 
 from tpgdiff_jax.checkpoints.published import load_system
 from tpgdiff_jax.commands.config_checks import validate
+from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.training import experiment
 
@@ -100,3 +101,27 @@ def test_what_is_not_trained_yet_is_said_and_leaves_no_trace(tiny_config, tmp_pa
     with pytest.raises(UserError, match=r"holds no run \(no config\.json\); train first"):
         experiment.load(tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_pairs_can_be_evaluated_on_but_not_those_that_are_trained_on(tiny_config, tmp_path):
+    rng = np.random.default_rng(0)
+    for folder in ("noise/LQ", "noise/GT", "fog/LQ", "fog/GT"):
+        (tmp_path / folder).mkdir(parents=True)
+        image = rng.integers(0, 256, (34, 40, 3), np.uint8)
+        Image.fromarray(image).save(tmp_path / folder / "1.png")
+    config = tiny_config
+    config.data.eval_folder = f"pairs:{tmp_path / 'noise'}"
+    source = experiment.open_eval_data(config)
+    assert source.unit == "pairs"
+    assert len(source) == 1
+    trained = [PairFolder(tmp_path / "noise", classes=("noise",))]
+    with pytest.raises(UserError, match=r"shares 2 files with the training data, the first is"):
+        experiment.open_eval_data(config, trained)
+    config.data.eval_folder = f"pairs:{tmp_path / 'fog'}"
+    with pytest.raises(UserError, match=r"'fog', which is not among"):
+        experiment.open_eval_data(config)
+    # A folder of photos is named by its path alone, whatever it is called.
+    config.data.eval_folder = str(tmp_path / "noise" / "GT")
+    assert experiment.open_eval_data(config).unit == "photos"
+    with pytest.raises(UserError, match=r"shares 1 files .*GT.1\.png"):
+        experiment.open_eval_data(config, trained)

@@ -10,10 +10,13 @@ import pytest
 from PIL import Image
 
 from tpgdiff_jax.data.degradations.mix import parse
+from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.distributed import sharding
-from tpgdiff_jax.training import validation_report as report
+from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.training import validate
 from tpgdiff_jax.training.validate import Result, TestPair, _restore_and_score, evaluate
+from tpgdiff_jax.training.validation_report import Report
 
 
 @pytest.fixture
@@ -28,9 +31,9 @@ def config(tiny_system, tiny_config):
 
 def test_a_mesh_gives_the_scores_of_one_device(tiny_system, config, photo_folder, tmp_path):
     photos = PhotoFolder(photo_folder)
-    alone = evaluate(tiny_system.variables, config, photos)
+    alone = list(evaluate(tiny_system.variables, config, photos))
     programs = _restore_and_score._cache_size()
-    again = evaluate(tiny_system.variables, copy.deepcopy(config), photos)
+    again = list(evaluate(tiny_system.variables, copy.deepcopy(config), photos))
     assert _restore_and_score._cache_size() == programs  # validations of a run share a program
     assert [r.psnr for r in again] == [r.psnr for r in alone]
     sizes = {"data": 2, "fsdp": 2, "tensor": 2, "spatial": 1}
@@ -38,23 +41,86 @@ def test_a_mesh_gives_the_scores_of_one_device(tiny_system, config, photo_folder
     # Wide weights split, as in training; the rest on every device.
     laid = sharding.infer_shardings(tiny_system.variables, mesh, ((".*", "fsdp"),))
     variables = jax.device_put(tiny_system.variables, laid)
-    spread = evaluate(variables, config, photos, mesh=mesh)
-    assert [r.pair.photo for r in spread] == [r.pair.photo for r in alone]
+    spread = list(evaluate(variables, config, photos, mesh=mesh))
+    assert [r.pair.name for r in spread] == [r.pair.name for r in alone]
     for one, other in zip(alone, spread, strict=True):
         assert other.psnr == pytest.approx(one.psnr, abs=0.01)
         assert other.psnr_input == pytest.approx(one.psnr_input, abs=1e-4)
         np.testing.assert_allclose(other.restored.astype(int), one.restored, atol=1)
-    means = report.mean_scores(spread)
-    assert set(means) == {"noise", "rain", "mean"}
-    picture = report.write_report(spread, tmp_path / "out")
-    assert Image.open(picture).size[::-1] == report.comparison_picture(spread).shape[:2]
+    report = Report(spread)
+    assert set(report.means()) == {"noise", "rain", "mean"}
+    picture = report.write(tmp_path / "out")
+    assert Image.open(picture).size[::-1] == report.picture().shape[:2]
 
 
 def test_scores_of_equal_images_are_json(tmp_path):
     image = np.zeros((24, 24, 3), np.uint8)
-    pair = TestPair("a.png", parse("noise:3"), image, image)
-    report.write_report([Result(pair, image, 20.0, math.inf, 0.5, 1.0)], tmp_path)
+    pair = TestPair("a.png", "noise", image, image, parse("noise:3"))
+    Report([Result(pair, image, 20.0, math.inf, 0.5, 1.0)]).write(tmp_path)
     text = (tmp_path / "scores.json").read_text()
     scores = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert scores["images"][0]["psnr"] == scores["means"]["mean"]["gain"] == "inf"
     assert float(scores["means"]["mean"]["psnr"]) == math.inf
+
+
+def test_pairs_are_scored_as_they_are(tiny_system, config, tmp_path):
+    """Their own degraded images and classes, cut around the centre alike; by name, not by path."""
+    rng = np.random.default_rng(0)
+    for name in ("rain/1", "rain/2", "noise/1"):
+        for side in ("LQ", "GT"):
+            path = tmp_path / "pairs" / name.replace("/", f"/{side}/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image = rng.integers(0, 256, (30, 36, 3), np.uint8)
+            Image.fromarray(image).save(path.with_suffix(".png"))
+    pairs = PairFolder(tmp_path / "pairs")
+    found = list(evaluate(tiny_system.variables, config, pairs))
+    names = ["noise/LQ/1.png/noise", "rain/LQ/1.png/rain", "rain/LQ/2.png/rain"]
+    assert [result.pair.name for result in found] == names
+    for index, result in enumerate(found):
+        np.testing.assert_array_equal(result.pair.lq, pairs[index]["lq"][3:27, 6:30])
+        np.testing.assert_array_equal(result.pair.gt, pairs[index]["gt"][3:27, 6:30])
+        assert result.pair.recipe is None
+    report = Report(found)
+    assert list(report.means()) == ["noise", "rain", "mean"]
+    report.write(tmp_path / "report")
+    assert len(json.loads((tmp_path / "report/scores.json").read_text())["images"]) == 3
+    assert len(list(evaluate(tiny_system.variables, config, pairs, most=2))) == 2
+
+
+def test_only_a_few_pairs_are_in_memory(tiny_system, config, photo_folder, monkeypatch):
+    """However many photos there are: results come while later photos are not read yet."""
+    for index in range(40):
+        (photo_folder / f"more_{index}.png").write_bytes((photo_folder / "0.png").read_bytes())
+    photos, read = PhotoFolder(photo_folder), []
+    real = photos._read
+    monkeypatch.setattr(photos, "_read", lambda index: read.append(index) or real(index))
+    results = evaluate(tiny_system.variables, config, photos)
+    next(results)
+    assert len(set(read)) <= 16
+    results.close()
+
+
+def test_a_batch_that_does_not_fit_is_halved_an_image_that_does_not_is_named(
+    tiny_system, config, photo_folder, monkeypatch
+):
+    photos, real, rows = PhotoFolder(photo_folder), validate._restore_and_score, []
+    expected = list(evaluate(tiny_system.variables, config, photos))
+
+    def small(most):
+        def restore(variables, lq, *args, **options):
+            rows.append(len(lq))
+            if len(lq) > most:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+            return real(variables, lq, *args, **options)
+
+        return restore
+
+    monkeypatch.setattr(validate, "_restore_and_score", small(1))
+    found = list(evaluate(tiny_system.variables, config, photos))
+    assert set(rows) == {4, 2, 1}
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.restored.astype(int), other.restored, atol=1)
+    monkeypatch.setattr(validate, "_restore_and_score", small(0))
+    words = r"0\.png: needs more memory than the device has; lower config\.eval\.crop_size"
+    with pytest.raises(UserError, match=words):
+        list(evaluate(tiny_system.variables, config, photos))

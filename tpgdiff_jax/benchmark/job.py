@@ -1,11 +1,10 @@
 """Run a benchmark: every image once in every variant, on all devices, whatever interrupts it."""
 
-import dataclasses
+import contextlib
 import hashlib
 import pathlib
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -13,39 +12,28 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from tpgdiff_jax.benchmark import program
 from tpgdiff_jax.benchmark.rows import Key, Row, RowLog, Stamp, number, read_rows
 from tpgdiff_jax.benchmark.settings import Settings, Variant
 from tpgdiff_jax.benchmark.stamps import agreed_stamps, read_stamps
 from tpgdiff_jax.benchmark.work import (
-    Batch,
     Loaded,
     Predictions,
     Task,
-    batches,
+    chunks,
     kept_name,
-    read_ahead,
+    load,
 )
+from tpgdiff_jax.benchmark.worker import System, Worker
 from tpgdiff_jax.data.images import write_image
-from tpgdiff_jax.evaluation import perceptual
-from tpgdiff_jax.evaluation.protocols import PROTOCOLS, SCORES
-from tpgdiff_jax.models.tpgdiff import TPGDiff
+from tpgdiff_jax.inference.engine import Outcome, WriteBehind, is_out_of_memory, reason, stream
 from tpgdiff_jax.priors.degradation import class_probabilities, verdict
 from tpgdiff_jax.reporting.files import printable
 from tpgdiff_jax.reporting.progress import Progress
 
 ROWS, IMAGES = "scores", "restored"
-
-
-@dataclasses.dataclass(frozen=True)
-class System:
-    """What restores: a model with its variables on the host, and its configuration."""
-
-    model: TPGDiff
-    variables: Any
-    config: ConfigDict
+_REMEDY = "lower config.benchmark.tile, or largest_whole to see it in windows"
 
 
 def image_path(folder: pathlib.Path, variant: str, set_name: str, image: str) -> pathlib.Path:
@@ -69,21 +57,14 @@ class Job:
         Args:
           settings: what to do.
           folder: of the lines and images; the same for all processes.
-          mesh: the devices of all processes.
+          mesh: the devices of all processes; each process works on its own.
           system: what restores, or
           predictions: what somebody else has restored.
         """
-        self._settings, self._folder, self._mesh = settings, folder, mesh
-        self._system, self._predictions = system, predictions
-        self._variables = system and program.replicate(system.variables, mesh)
-        names = tuple(n for n in settings.metrics if n in (*SCORES, *perceptual.NAMES))
-        deep = tuple(name for name in names if name in perceptual.NAMES)
-        networks, missing = program.load_networks(deep)
-        self._metrics = tuple(name for name in names if name not in missing)
-        self._networks = program.replicate(networks, mesh)
-        self._programs: dict[Any, Callable] = {}
+        self._settings, self._folder, self._system = settings, folder, system
+        self._predictions = predictions
+        self._worker = Worker(settings, program.own_devices(mesh), system)
         self._stamps: dict[Key, Stamp] = {}
-        self._local = len(mesh.local_devices)
 
     def run(self, tasks: Sequence[Task]) -> int:
         """Do what is not done yet; one line per image is on disk when its batch is.
@@ -99,30 +80,30 @@ class Job:
         self._stamps = {task.key: stamp for task, stamp in zip(tasks, stamps, strict=True)}
         done = _agreed(self._done(tasks))
         waiting = [task for task, is_done in zip(tasks, done, strict=True) if not is_done]
-        planned = batches(
-            waiting,
-            self._settings.bucket,
-            self._local,
-            self._settings.batch_size,
-            jax.process_index(),
-            jax.process_count(),
-        )
         if len(waiting) < len(tasks):
             logging.info("%d of %d images are done already.", len(tasks) - len(waiting), len(tasks))
-        count, log = 0, RowLog(self._folder / ROWS, jax.process_index())
-        total = sum(row is not None for batch in planned for row in batch.rows)
-        report = Progress(total, "scoring")
-        writing: list[tuple[Row, Future | None]] = []
-        with ThreadPoolExecutor(1) as pool, report:
-            for batch, loaded in read_ahead(planned, self._settings.seed, self._predictions):
-                made = self._work(batch, loaded)
-                _settle(writing, log)
-                writing = [self._keep(pool, row, image) for row, image in made]
-                count += len(made)
-                report.advance(len(made))
-            _settle(writing, log)
-        log.close()
-        return count
+        bucket, together = self._settings.bucket, self._worker.devices * self._settings.batch_size
+        own = chunks(waiting, bucket, together, jax.process_index(), jax.process_count())
+        total = sum(map(len, own))
+
+        def read(task: Task) -> Loaded:
+            return load(task, bucket, self._settings.seed, self._predictions)
+
+        def file(row: Row, writing: Future | None) -> None:
+            if writing is not None:
+                writing.result()
+            log.write([row])  # last: a line vouches for its image
+
+        with (
+            contextlib.closing(RowLog(self._folder / ROWS, jax.process_index())) as log,
+            Progress(total, "scoring") as bar,
+            WriteBehind(write_image, file) as writer,
+        ):
+            for outcome in stream(own, read, self._worker.batches, self._worker.start):
+                row, image = self._line(outcome)
+                writer.put(row, *self._kept(row, image))
+                bar.advance(1)
+        return total
 
     def _done(self, tasks: Sequence[Task]) -> np.ndarray:
         """Return which tasks have a score of the files that are there now."""
@@ -139,85 +120,15 @@ class Job:
             logging.info("%d scores are made again: their files have changed.", changed)
         return np.array([key in still for key in keys], bool)
 
-    def _work(self, batch: Batch, loaded: Loaded) -> list[tuple[Row, np.ndarray | None]]:
-        """Restore and score a batch; a line for each of its images, and the image."""
-        together = self._local * (1 if self._settings.exact else self._settings.batch_size)
-        parts = []
-        for start in range(0, batch.filled, together):
-            rows = slice(start, start + together)
-            parts.append(self._call(batch, loaded, rows))
-        answers = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        made = []
-        for row, task in enumerate(batch.rows):
-            if task is not None:
-                numbers = {key: value[row] for key, value in answers.items()}
-                made.append(self._line(task, numbers, loaded.errors.get(row)))
-        return made
-
-    def _call(self, batch: Batch, loaded: Loaded, rows: slice) -> dict[str, np.ndarray]:
-        on_devices = {
-            name: program.to_devices(getattr(loaded, name)[rows], self._mesh)
-            for name in ("lq", "gt", "sizes", "hashes")
-        }
-        lq, gt, sizes, hashes = on_devices.values()
-        extra, seconds = {}, 0.0
-        if self._system is None:
-            restored = program.to_devices(
-                loaded.restored[rows].astype(np.float32) / 255, self._mesh
-            )
-        else:
-            restore = self._restorer(batch, lq, hashes)
-            started = time.perf_counter()
-            extra = jax.block_until_ready(restore(self._variables, lq, hashes))
-            seconds = time.perf_counter() - started
-            restored = extra.pop("restored")
-        score = self._scorer(batch, restored, lq, gt, sizes)
-        answer = score(self._networks, restored, lq, gt, sizes)
-        answer = {name: program.to_host(value) for name, value in (answer | extra).items()}
-        images_each = len(answer["finite"]) // self._local
-        return answer | {"seconds": np.full(len(answer["finite"]), seconds / images_each)}
-
-    def _restorer(self, batch: Batch, *arrays: jax.Array) -> Callable:
-        def make():
-            height, width = batch.shape
-            is_large = height * width > self._settings.largest_whole * 1e6
-            tile = self._settings.tile if is_large else 0
-            tile = tile if max(batch.shape) > tile else 0
-            system = self._system
-            return program.restorer(
-                system.model, system.config, batch.variant, self._settings.seed, tile
-            )
-
-        key = ("restore", batch.shape, batch.variant)
-        return self._compiled(key, make, 1, self._variables, *arrays)
-
-    def _scorer(self, batch: Batch, *arrays: jax.Array) -> Callable:
-        def make():
-            return program.scorer(PROTOCOLS[batch.protocol], self._fitting(batch.shape))
-
-        key = ("score", batch.shape, batch.protocol)
-        return self._compiled(key, make, 1, self._networks, *arrays)
-
-    def _fitting(self, size: tuple[int, int]) -> list[str]:
-        """Return the metrics that images of a size are large enough for."""
-        return [
-            name
-            for name in self._metrics
-            if name in SCORES or min(size) >= perceptual.smallest(name)
-        ]
-
-    def _compiled(self, key: tuple, make: Callable, fixed: int, *args: Any) -> Callable:
-        if key not in self._programs:
-            # Buckets come one after the other: older programs are not needed again.
-            self._programs = {k: v for k, v in self._programs.items() if k[1] == key[1]}
-            self._programs[key] = program.compiled(make(), self._mesh, fixed, *args)
-        return self._programs[key]
-
-    def _line(self, task: Task, numbers: dict, error: str | None) -> tuple[Row, Any]:
+    def _line(self, outcome: Outcome) -> tuple[Row, np.ndarray | None]:
+        task, numbers, error = outcome.source, outcome.result, None
         item, variant = task.item, task.variant
         line = {"variant": variant.name, "set": item.spec.name, "image": item.name}
         files = {"files": self._stamps[task.key]}
-        if error is None and not numbers["finite"]:
+        if outcome.error is not None:
+            too_large = is_out_of_memory(outcome.error)
+            error = reason(outcome.error, _REMEDY) if too_large else str(outcome.error)
+        elif not numbers["finite"]:
             error = "the output holds NaN or infinite values"
         if error is not None:
             logging.warning("%s, %s: %s", item.spec.name, printable(item.name), error)
@@ -227,7 +138,7 @@ class Job:
         if item.gt is not None:
             line |= {
                 prefix + name: number(numbers[prefix + name])
-                for name in self._fitting(item.size)
+                for name in self._worker.metrics(item.size)
                 for prefix in ("", "input_")
             }
         if self._system is not None:
@@ -242,11 +153,11 @@ class Job:
         kind, names = config.priors.classification, config.data.degradations
         return predicted(np.asarray(class_probabilities(logits, kind)), names, kind)
 
-    def _keep(self, pool: ThreadPoolExecutor, row: Row, image: np.ndarray | None):
+    def _kept(self, row: Row, image: np.ndarray | None) -> tuple[()] | tuple[pathlib.Path, Any]:
+        """Return where to an image is written, and the image; () where it is not kept."""
         if image is None or not self._settings.save_images or self._predictions is not None:
-            return row, None
-        path = image_path(self._folder, row["variant"], row["set"], row["image"])
-        return row, pool.submit(write_image, path, image)
+            return ()
+        return image_path(self._folder, row["variant"], row["set"], row["image"]), image
 
 
 def predicted(probabilities: np.ndarray, names: Sequence[str], kind: str) -> Row:
@@ -267,15 +178,6 @@ def predicted(probabilities: np.ndarray, names: Sequence[str], kind: str) -> Row
 def _cost(variant: Variant, numbers: dict, seed: int) -> Row:
     seconds = round(float(numbers["seconds"]), 4)
     return {"nfe": variant.steps, "seconds": seconds, "seed": seed}
-
-
-def _settle(writing: list[tuple[Row, Future | None]], log: RowLog) -> None:
-    """Wait for the images of the last batch, then write their lines: a line vouches for both."""
-    for _, future in writing:
-        if future is not None:
-            future.result()
-    log.write(row for row, _ in writing)
-    writing.clear()
 
 
 def _check_same(tasks: Sequence[Task]) -> None:

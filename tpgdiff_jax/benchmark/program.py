@@ -16,11 +16,13 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.benchmark.settings import Variant
 from tpgdiff_jax.diffusion.irsde import IRSDE
+from tpgdiff_jax.distributed.batches import place
+from tpgdiff_jax.distributed.sharding import AXES, make_mesh, replicated
 from tpgdiff_jax.evaluation import perceptual
 from tpgdiff_jax.evaluation.protocols import SCORES, Protocol, as_scored, scores
-from tpgdiff_jax.inference.batch import restore_batch
+from tpgdiff_jax.inference.batch import noise_keys, run_batch
+from tpgdiff_jax.inference.guidance import Guidance
 from tpgdiff_jax.models.tpgdiff import TPGDiff
-from tpgdiff_jax.priors import Priors
 from tpgdiff_jax.reporting.errors import UserError
 
 _CPU_THREADS = 8  # XLA takes one per device where there are more
@@ -36,29 +38,6 @@ def fix_cpu_threads() -> None:
     os.environ["NPROC"] = str(_CPU_THREADS)
 
 
-class WithoutPriors(TPGDiff):
-    """A system of which some priors are switched off.
-
-    Attributes:
-      without: names of the fields of `Priors` that are left out.
-    """
-
-    without: tuple[str, ...] = ()
-
-    def priors_and_logits(
-        self, lq: jax.Array, known: dict[str, jax.Array] | None = None
-    ) -> tuple[Priors, jax.Array | None]:
-        """Return the priors that are left, and the degradation logits."""
-        priors, logits = super().priors_and_logits(lq, known)
-        return priors.replace(**dict.fromkeys(self.without)), logits
-
-
-def switched_off(model: TPGDiff, without: Sequence[str]) -> TPGDiff:
-    """Return the same system without some of its priors; it takes the same variables."""
-    parts = ("unet", "encoder", "semantic", "degradation", "structure")
-    return WithoutPriors(**{name: getattr(model, name) for name in parts}, without=tuple(without))
-
-
 def check_mesh(mesh: Mesh) -> None:
     """Raise UserError for a mesh that splits single images."""
     if mesh.shape["tensor"] * mesh.shape["spatial"] != 1:
@@ -69,26 +48,20 @@ def check_mesh(mesh: Mesh) -> None:
         )
 
 
+def own_devices(mesh: Mesh) -> Mesh:
+    """Return the mesh of this process's devices: no image needs another process's."""
+    devices = mesh.local_devices
+    return make_mesh(dict.fromkeys(AXES, 1) | {"data": len(devices)}, devices)
+
+
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Lay host arrays whole on every device of every process."""
-    where = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(
-        lambda leaf: jax.make_array_from_callback(
-            np.shape(leaf), where, lambda index: np.asarray(leaf)[index]
-        ),
-        tree,
-    )
+    """Lay host arrays whole on every device."""
+    return jax.tree.map(lambda leaf: place(np.asarray(leaf), replicated(mesh)), tree)
 
 
 def to_devices(array: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Join the processes' parts of a batch [b, ...] over the mesh."""
-    return jax.make_array_from_process_local_data(NamedSharding(mesh, _BATCH), array)
-
-
-def to_host(array: jax.Array) -> np.ndarray:
-    """Return this process's part of a batch."""
-    shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
-    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
+    """Divide a batch [b, ...] over the mesh."""
+    return place(array, NamedSharding(mesh, _BATCH))
 
 
 def compiled(function: Callable, mesh: Mesh, fixed: int, *args: Any) -> Callable:
@@ -120,32 +93,27 @@ def restorer(
 
     Returns:
       (variables, lq uint8 [B, H, W, 3], name hashes uint32 [B]) -> {"restored": float32
-      [B, H, W, 3] in [0, 1], "logits": [B, classes], where the system has a classifier}.
+      [B, H, W, 3] in [0, 1], "finite": bool [B], "logits": [B, classes], where the system has a
+      classifier}.
     """
-    # Always the same class, so that the whole system's program has no other form.
-    model, sde = switched_off(model, variant.without), IRSDE(**config.diffusion)
-    has_classifier = model.encoder is not None or model.degradation is not None
+    sde = IRSDE(**config.diffusion)
 
     def run(variables, lq, hashes):
-        lq = lq.astype(jnp.float32) / 255
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), hashes)
-        answer = {
-            "restored": restore_batch(
-                variables,
-                lq,
-                keys,
-                model=model,
-                sde=sde,
-                sampler=variant.sampler,
-                steps=variant.steps,
-                prediction=config.model.prediction,
-                clamp=config.eval.clamp,
-                tile=tile,
-            )
-        }
-        if has_classifier:
-            answer["logits"] = model.apply(variables, lq, method="priors_and_logits")[1]
-        return answer
+        batch = run_batch(
+            variables,
+            lq.astype(jnp.float32) / 255,
+            noise_keys(seed, hashes),
+            model=model,
+            sde=sde,
+            sampler=variant.sampler,
+            steps=variant.steps,
+            prediction=config.model.prediction,
+            clamp=config.eval.clamp,
+            tile=tile,
+            guidance=Guidance({}, variant.without),
+        )
+        answer = {"restored": batch.restored, "finite": batch.finite}
+        return answer if batch.logits is None else answer | {"logits": batch.logits}
 
     return run
 
@@ -159,15 +127,13 @@ def scorer(protocol: Protocol, names: Sequence[str]) -> Callable[..., dict[str, 
 
     Returns:
       (networks of `load_networks`, restored float32 [B, H, W, 3], lq, gt uint8, sizes [B, 2]) ->
-      {name: [B], "input_" + name: [B] of the degraded images, "finite": bool [B],
-      "image": uint8 [B, H, W, 3]}.
+      {name: [B], "input_" + name: [B] of the degraded images, "image": uint8 [B, H, W, 3]}.
     """
     plain = [name for name in names if name in SCORES]
     deep = [name for name in names if name in perceptual.NAMES]
 
     def run(networks, restored, lq, gt, sizes):
-        answer = {"finite": jnp.isfinite(restored).all(axis=(1, 2, 3))}
-        answer["image"] = jnp.round(jnp.clip(restored, 0, 1) * 255).astype(jnp.uint8)
+        answer = {"image": jnp.round(jnp.clip(restored, 0, 1) * 255).astype(jnp.uint8)}
         for prefix, image in (("", restored), ("input_", lq.astype(jnp.float32) / 255)):
             image = as_scored(protocol, image)
             for name, value in scores(protocol, image, gt, sizes, plain).items():

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 import tpgdiff_jax
 from tpgdiff_jax.benchmark.finding import AbsentSetError, open_set
-from tpgdiff_jax.benchmark.job import ROWS, Job, System, image_path
+from tpgdiff_jax.benchmark.job import ROWS, Job, image_path
 from tpgdiff_jax.benchmark.report import html
 from tpgdiff_jax.benchmark.report.pictures import Picture, chosen_pictures
 from tpgdiff_jax.benchmark.report.summary import add_set_scores, summarise
@@ -25,6 +25,7 @@ from tpgdiff_jax.benchmark.sets import Item, OpenSet
 from tpgdiff_jax.benchmark.settings import Settings, Variant
 from tpgdiff_jax.benchmark.stamps import read_stamps
 from tpgdiff_jax.benchmark.work import Predictions, Task
+from tpgdiff_jax.benchmark.worker import System
 from tpgdiff_jax.data.images import read_rgb
 from tpgdiff_jax.evaluation.protocols import centre_cropped
 from tpgdiff_jax.reporting.errors import UserError
@@ -148,6 +149,10 @@ def run_benchmark(
     with locked(folder / ROWS, jax.process_index()):
         Job(settings, folder, mesh, system, found).run(tasks)
         _wait_for_all("scored")
+        if jax.process_count() > 1:
+            # The others have done their part.  Leaving as ends of one job they would wait minutes
+            # for process 0, then fail: whole sets' scores and pictures can take longer.
+            jax.distributed.shutdown()
         if jax.process_index() != 0:
             return None
         facts = of | settings.identity() | _circumstances(mesh, title, settings)

@@ -1,23 +1,19 @@
-"""Divide images among buckets, batches, processes and devices; read and write in the background.
-
-Every process makes the same list of batches and takes its own rows of each, so that all run the
-same number of programs; what a batch lacks is filled with nothing and masked.
-"""
+"""Divide images among processes and buckets, and read them."""
 
 import dataclasses
-import os
 import pathlib
-import zlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from tpgdiff_jax.benchmark.sets import Item
 from tpgdiff_jax.benchmark.settings import Variant
-from tpgdiff_jax.data.images import UnreadableImageError, read_rgb
+from tpgdiff_jax.data.images import read_rgb
 from tpgdiff_jax.data.sources import image_names
 from tpgdiff_jax.evaluation.protocols import centre_cropped
+from tpgdiff_jax.inference.batch import name_hashes
+from tpgdiff_jax.inference.sizes import alike, padded_to
 from tpgdiff_jax.reporting.errors import UserError
 
 
@@ -34,22 +30,23 @@ class Task:
         return self.variant.name, self.item.spec.name, self.item.name
 
 
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """Tasks of one bucket, variant and protocol.
+class Kind(NamedTuple):
+    """What images must share to share a program.
 
     Attributes:
       shape: (height, width) of the bucket.
-      rows: this process's tasks; None where there is nothing left.
-      filled: so many rows at most that any process has a task in.
+      variant: how they are restored.
+      protocol: how they are scored.
     """
 
     shape: tuple[int, int]
     variant: Variant
     protocol: str
-    paired: bool
-    rows: tuple[Task | None, ...]
-    filled: int
+
+
+def kind_of(task: Task, multiple: int) -> Kind:
+    """Return the kind of a task in buckets whose sides are multiples of so many pixels."""
+    return Kind(bucket_of(task.item.size, multiple), task.variant, task.item.spec.protocol)
 
 
 def bucket_of(size: tuple[int, int], multiple: int) -> tuple[int, int]:
@@ -58,107 +55,61 @@ def bucket_of(size: tuple[int, int], multiple: int) -> tuple[int, int]:
     return height, width
 
 
-def batches(
-    tasks: Sequence[Task], multiple: int, devices: int, each: int, process: int, processes: int
-) -> list[Batch]:
-    """Divide the tasks.
+def chunks(
+    tasks: Sequence[Task], multiple: int, together: int, process: int, processes: int
+) -> list[list[Task]]:
+    """Divide tasks among processes, and a process's own into chunks of one kind.
 
     Args:
-      tasks: in the same order in every process.
+      tasks: the same in every process.
       multiple: of the buckets' sides, pixels.
-      devices: of each process.
-      each: images of a batch per device.
+      together: tasks of a chunk, at most.
       process, processes: this process's number, and how many there are.
 
     Returns:
-      as many batches in every process; rows lie call by call, one image per device and call.
+      chunks, the buckets one after the other: a program serves all sets that have such images, and
+      is then dropped.
     """
-    groups: dict[tuple, list[Task]] = {}
-    for task in tasks:
-        item = task.item
-        shape = bucket_of(item.size, multiple)
-        kind = (shape, task.variant, item.spec.protocol, item.gt is not None)
-        groups.setdefault(kind, []).append(task)
-    found = []
-    call = devices * processes
-    # Buckets by size: a program serves all sets that have such images, and is then dropped.
-    for kind, group in sorted(groups.items(), key=lambda entry: str(entry[0])):
-        for start in range(0, len(group), call * each):
-            whole = group[start : start + call * each]
-            filled = -(-len(whole) // call) * devices
-            whole += [None] * (call * each - len(whole))
-            rows = [
-                row
-                for first in range(process * devices, len(whole), call)
-                for row in whole[first : first + devices]
-            ]
-            found.append(Batch(*kind, tuple(rows), filled))
-    return found
+    kinds = {task.key: kind_of(task, multiple) for task in tasks}
+    own = sorted(tasks, key=lambda task: str(kinds[task.key]))[process::processes]
+    groups = alike([kinds[task.key] for task in own], lambda kind: together)
+    return [[own[index] for index in indices] for indices in groups]
 
 
-@dataclasses.dataclass
-class Loaded:
-    """A batch's arrays.
+class Loaded(NamedTuple):
+    """An image's arrays.
 
     Attributes:
-      lq, gt: uint8 [b, H, W, 3], padded; zeros in rows that hold nothing.
-      restored: somebody's outputs, uint8 [b, H, W, 3], or None.
-      sizes: int32 [b, 2].
-      hashes: of the images' names, uint32 [b].
-      errors: why a row could not be read.
+      kind: its kind.
+      size: its (height, width).
+      name_hash: see `inference.batch.name_hashes`.
+      lq, gt: uint8 [H, W, 3], padded; where there is no truth, `gt` is `lq`.
+      restored: somebody's output, uint8 [H, W, 3], padded, or None.
     """
 
+    kind: Kind
+    size: tuple[int, int]
+    name_hash: np.uint32
     lq: np.ndarray
     gt: np.ndarray
     restored: np.ndarray | None
-    sizes: np.ndarray
-    hashes: np.ndarray
-    errors: dict[int, str]
 
 
-def load_batch(batch: Batch, seed: int, predictions: "Predictions | None") -> Loaded:
-    """Read a batch; a row that cannot be read is left empty, and its error kept."""
-    count = len(batch.rows)
-    images = np.zeros((3, count, *batch.shape, 3), np.uint8)
-    sizes = np.tile(np.array(batch.shape, np.int32), (count, 1))
-    loaded = Loaded(*images, sizes, np.zeros(count, np.uint32), {})
-    if predictions is None:
-        loaded.restored = None
-    for row, task in enumerate(batch.rows):
-        if task is None:
-            continue
-        try:
-            lq, gt = task.item.load(seed)
-            if predictions is not None:
-                loaded.restored[row] = _padded(predictions.load(task.item), batch.shape)
-        except (UnreadableImageError, ValueError) as error:
-            loaded.errors[row] = str(error)
-            continue
-        loaded.lq[row] = _padded(lq, batch.shape)
-        loaded.gt[row] = loaded.lq[row] if gt is None else _padded(gt, batch.shape)
-        loaded.sizes[row] = task.item.size
-        loaded.hashes[row] = zlib.crc32(os.fsencode(task.item.name))
-    return loaded
+def load(task: Task, multiple: int, seed: int, predictions: "Predictions | None") -> Loaded:
+    """Read the images of a task and pad them to their bucket, as the priors see them, too.
 
-
-def _padded(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Reflect-pad at the bottom and right, as the UNet itself pads; the priors see it, too."""
-    missing = [(0, want - side) for want, side in zip(shape, image.shape[:2], strict=True)]
-    return np.pad(image, (*missing, (0, 0)), mode="reflect")
-
-
-def read_ahead(
-    planned: Sequence[Batch], seed: int, predictions: "Predictions | None"
-) -> Iterator[tuple[Batch, Loaded]]:
-    """Yield every batch with its arrays, reading the next one while this one is worked on."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting: Future | None = None
-        for index, batch in enumerate(planned):
-            current = waiting or pool.submit(load_batch, batch, seed, predictions)
-            loaded = current.result()
-            if index + 1 < len(planned):
-                waiting = pool.submit(load_batch, planned[index + 1], seed, predictions)
-            yield batch, loaded
+    Raises:
+      UserError: somebody's output is missing, ambiguous, or of another size.
+      UnreadableImageError: a file is damaged.
+    """
+    item, kind = task.item, kind_of(task, multiple)
+    lq, gt = item.load(seed)
+    theirs = None if predictions is None else predictions.load(item)
+    lq, gt, theirs = (
+        None if image is None else padded_to(kind.shape, image) for image in (lq, gt, theirs)
+    )
+    (name_hash,) = name_hashes([item.name])
+    return Loaded(kind, item.size, name_hash, lq, lq if gt is None else gt, theirs)
 
 
 class Predictions:

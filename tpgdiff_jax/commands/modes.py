@@ -9,11 +9,11 @@ import jax
 from absl.flags import FlagValues
 from ml_collections import ConfigDict
 
-from tpgdiff_jax.benchmark.job import System
 from tpgdiff_jax.benchmark.program import check_mesh, fix_cpu_threads
 from tpgdiff_jax.benchmark.report.tables import short_table
 from tpgdiff_jax.benchmark.run import run_benchmark
 from tpgdiff_jax.benchmark.settings import read_settings
+from tpgdiff_jax.benchmark.worker import System
 from tpgdiff_jax.checkpoints import assemble
 from tpgdiff_jax.commands.ending import INTERRUPTED
 from tpgdiff_jax.commands.flags import default_workdir, parse_strengths
@@ -26,6 +26,7 @@ from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.distributed import sharding
 from tpgdiff_jax.inference import job, plan
 from tpgdiff_jax.inference.restore import Restorer
+from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.precision import use_precision
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
@@ -80,13 +81,13 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def eval_(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Score the newest checkpoint in `workdir` on the photos of `data.eval_folder`."""
+    """Score the newest checkpoint in `workdir` on the images of `data.eval_folder`."""
     if not config.data.eval_folder:
-        raise UserError("config.data.eval_folder is empty; name a folder of photos.")
+        raise UserError("config.data.eval_folder is empty; name a folder of photos or pairs:PATH.")
     stage, workdir, state, mesh, frozen = experiment.load(config, workdir)
-    photos = experiment.open_eval_photos(stage.config)
+    source = experiment.open_eval_data(stage.config)
     params = averaged(state, stage.config)
-    experiment.score(stage, workdir, photos, params, frozen, mesh)
+    experiment.score(stage, workdir, source, params, frozen, mesh)
 
 
 def benchmark(
@@ -134,7 +135,7 @@ def restore(flags: FlagValues, options: dict[str, Any]) -> None:
     if flags.batch_size < 1:
         raise UserError(f"--batch_size={flags.batch_size} must be at least 1.")
     output = pathlib.Path(flags.output or RESTORED)
-    strengths = parse_strengths(options.pop("guidance"))
+    sampling = Sampling(**options | {"guidance": parse_strengths(options["guidance"])})
     every_task = plan.plan(flags.input, output, flags.format)
     plan.check_output(output)
     index, count = jax.process_index(), jax.process_count()
@@ -149,20 +150,12 @@ def restore(flags: FlagValues, options: dict[str, Any]) -> None:
     elif flags.spatial != 1:
         raise UserError(f"--spatial={flags.spatial}, but there is one device.")
     restorer = Restorer.load(flags.checkpoint, mesh=mesh, compile_cache=flags.compile_cache)
-    seed = options.pop("seed")
-    restorer.checked_options(guidance=strengths, **options)
-    options |= {
-        "seed": seed,
-        "steps": options["steps"] or restorer.config.eval.steps,
-        "sampler": options["sampler"] or restorer.config.eval.sampler,
-        "guidance": strengths,
-    }
     tasks = plan.share(every_task, index, count)
     summary = job.run(
         restorer,
         tasks,
         output,
-        options=options,
+        sampling=restorer.checked(sampling),
         batch_size=flags.batch_size,
         side_by_side=flags.side_by_side,
         log_name=f"restored_{index}.jsonl" if count > 1 else job.LOG_NAME,

@@ -77,6 +77,14 @@ def read_rgb(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarra
         return _to_rgb(image)
 
 
+def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
+    """Cut the central square of an image [H, W, C], of at most `side` pixels; 0 keeps it whole."""
+    if side == 0:
+        return image
+    top, left = (max(0, (extent - side) // 2) for extent in image.shape[:2])
+    return image[top : top + side, left : left + side]
+
+
 def open_image(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read an image as it is, decoded, with its orientation applied: grey, alpha, 16 bit stay.
 

@@ -22,6 +22,7 @@ _KEYS = {
         ("name", "lq_key", "gt_key", "label_key", "name_key", "recipe_key"),
     ),
 }
+KINDS = tuple(_KEYS)
 
 
 def open_source(

@@ -5,7 +5,6 @@
 
 import abc
 import collections
-import copy
 import functools
 import hashlib
 import os
@@ -212,14 +211,6 @@ class PhotoFolder(Source):
     def name(self, index: int) -> str:
         """Return a photo's path relative to the folder."""
         return self.paths[index].relative_to(self.folder).as_posix()
-
-    def first(self, count: int) -> "PhotoFolder":
-        """Return the same photos, but only the first `count` of them."""
-        few = copy.copy(self)
-        few.paths = self.paths[:count]
-        few._bad = {index for index in self._bad if index < len(few.paths)}
-        few.__dict__.pop("_fingerprint", None)  # of all photos
-        return few
 
     def _read(self, index: int) -> np.ndarray:
         return read_rgb(self.paths[index])

@@ -44,11 +44,15 @@ class TrainingData:
         self.report.check(sum(source.found for source in self.sources), max_bad_share)
 
 
-def parse_source(text: str) -> dict[str, Any]:
+def parse_source(text: str, key: str = "data.train_sources") -> dict[str, Any]:
     """Read KIND:PATH[::NAME][@SPLIT][*WEIGHT].
 
     Examples: `photos:/data/clean`, `pairs:/data/rain*0.5`, `tfds_pairs:/data/tfds@train`,
     `tfds_photos:/data/tfds::coco/2017@train`.
+
+    Args:
+      text: an entry of the configuration.
+      key: whose it is.
 
     Returns:
       {"kind", "path"} and, where given, {"name", "split", "weight"}; see `open_source`.
@@ -59,9 +63,9 @@ def parse_source(text: str) -> dict[str, Any]:
     match = _SPEC.fullmatch(text)
     if match is None:
         raise UserError(
-            f"data.train_sources: {text!r} is not of the form KIND:PATH[::NAME][@SPLIT][*WEIGHT]."
+            f"config.{key}: {text!r} is not of the form KIND:PATH[::NAME][@SPLIT][*WEIGHT]."
         )
-    spec = {key: value for key, value in match.groupdict().items() if value is not None}
+    spec = {part: value for part, value in match.groupdict().items() if value is not None}
     if "weight" in spec:
         spec["weight"] = float(spec["weight"])
     return spec

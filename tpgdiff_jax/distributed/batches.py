@@ -113,6 +113,11 @@ def shares(owners: list[list[int]]) -> dict[int, tuple[int, int]]:
     return {process: (blocks.index(tuple(parts)), len(blocks)) for process, parts in held.items()}
 
 
+def place(value: np.ndarray, where: jax.sharding.Sharding) -> jax.Array:
+    """Lay an array that every process holds whole over devices; each copies what its own hold."""
+    return jax.make_array_from_callback(value.shape, where, lambda index: value[index])
+
+
 def to_global(
     batch: Mapping[str, np.ndarray], mesh: Mesh, *, split_rows: bool = True
 ) -> dict[str, jax.Array]:

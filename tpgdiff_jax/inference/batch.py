@@ -2,7 +2,7 @@
 
 import functools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import flax.struct
@@ -15,13 +15,13 @@ from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.distributed.batches import batch_sharding
 from tpgdiff_jax.distributed.sharding import AXES
-from tpgdiff_jax.inference.guidance import AS_TRAINED, guided
+from tpgdiff_jax.inference.guidance import AS_TRAINED, Guidance, guided
 from tpgdiff_jax.inference.tiling import tiled
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 
 
 @flax.struct.dataclass
-class Answer:
+class RestoredBatch:
     """What the program returns.
 
     Attributes:
@@ -43,7 +43,7 @@ class Answer:
     jax.jit,
     static_argnames=(
         *("model", "sde", "sampler", "steps", "prediction", "clamp"),
-        *("tile", "windows", "guidance", "samples", "at_once", "mesh"),
+        *("tile", "windows", "samples", "at_once", "mesh"),
     ),
 )
 def run_batch(
@@ -59,11 +59,11 @@ def run_batch(
     clamp: bool = False,
     tile: int = 0,
     windows: int = 1,
-    guidance: tuple[float, ...] = AS_TRAINED,
+    guidance: Guidance = AS_TRAINED,
     samples: int = 1,
     at_once: int | None = None,
     mesh: Mesh | None = None,
-) -> Answer:
+) -> RestoredBatch:
     """Restore images: priors once, then one compiled loop over the sampler's steps.
 
     Args:
@@ -75,7 +75,7 @@ def run_batch(
       sampler, steps, prediction, clamp: see `samplers.sample`.
       tile: side of the windows the network sees, pixels; 0 for the whole image.
       windows: how many windows of each image the network sees at once.
-      guidance: strength of each prior branch, see `guidance.guided`.
+      guidance: branches that count otherwise than in training; their strengths are traced.
       samples: restorations drawn of each image.
       at_once: how many of them are drawn together, a divisor of `samples`; all by default.
       mesh: whole images lie over (`data`, `fsdp`), their rows over `spatial`; windows lie over all
@@ -120,7 +120,7 @@ def run_batch(
         deviation = jnp.sqrt(drawn.var(axis=1, ddof=1).mean(axis=-1))
     drawn = drawn.mean(axis=1) if samples > 1 else drawn[:, 0]
     restored = jnp.round(drawn * 255).astype(jnp.uint8) if is_bytes else drawn
-    return Answer(restored, deviation, logits, finite)
+    return RestoredBatch(restored, deviation, logits, finite)
 
 
 def _in_turns(draw, keys, samples, at_once):
@@ -135,30 +135,25 @@ def _in_turns(draw, keys, samples, at_once):
     return drawn.reshape(-1, samples, *drawn.shape[3:])
 
 
-def sample_keys(names: Sequence[str], seed: int, samples: int) -> jax.Array:
-    """Return a random key for each sample of each image; the same for any number of them.
-
-    It depends on the name and the seed, so that one image restored with samples and without starts
-    from the same noise.
+def name_hashes(names: Iterable[str], samples: int = 1) -> np.ndarray:
+    """Return what an image's name does to its noise: a number for each sample of each image.
 
     Args:
       names: of the images.
-      seed: of all noise.
-      samples: drawn of each image.
+      samples: drawn of each image; the first one has the number of the image restored alone.
 
     Returns:
-      [images * samples], those of one image together.
+      uint32 [images * samples], those of one image together.
     """
     names = [f"{name}/sample {n}" if n else name for name in names for n in range(samples)]
     # A file's name may be no text; its bytes come back as they are on the disk.
-    names = [name.encode("utf-8", "surrogateescape") for name in names]
-    seeds = np.array([zlib.crc32(name) for name in names], np.uint32)
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), seeds)
+    encoded = (name.encode("utf-8", "surrogateescape") for name in names)
+    return np.array([zlib.crc32(name) for name in encoded], np.uint32)
 
 
-def restore_batch(variables: Any, lq: jax.Array, keys: jax.Array, **options: Any) -> jax.Array:
-    """Restore images; arguments as for `run_batch`, the result is `Answer.restored`."""
-    return run_batch(variables, lq, keys, **options).restored
+def noise_keys(seed: int, hashes: Any) -> jax.Array:
+    """Return a random key [B] for each of `name_hashes`; it depends on that and the seed alone."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), hashes)
 
 
 def _placer(mesh: Mesh | None, by_rows: bool):

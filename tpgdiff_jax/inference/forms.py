@@ -71,12 +71,14 @@ class Restored:
       degradations: what degraded the image, as `Restorer.degradations` returns it.
       verdict: the same in one word, with its probability, such as ("haze", 0.9); weights that
         know mixtures may say "haze+rain" or "nothing".  None where there is no classifier.
+      error: why the image could not be restored; `image` is None then.
     """
 
     image: Any
     deviation: np.ndarray | None
     degradations: dict[str, float]
     verdict: tuple[str, float] | None = None
+    error: Exception | None = None
 
     def deviation_picture(self) -> np.ndarray:
         """Return the deviation as a grey picture, uint8 [H, W]: white is 0.1 or more."""

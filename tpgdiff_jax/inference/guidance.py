@@ -11,17 +11,41 @@ the branch out; every strength that is neither 0 nor 1 costs one more network ca
 
 from collections.abc import Callable, Mapping
 
+import flax.struct
 import jax
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.priors import BRANCHES, Priors
 from tpgdiff_jax.reporting.errors import UserError
 
-AS_TRAINED = (1.0, 1.0, 1.0)
+
+@flax.struct.dataclass
+class Guidance:
+    """Which branches count otherwise than in training.
+
+    A program is compiled for the branches that are named, not for their strengths: a slider that
+    moves needs no new one.
+
+    Attributes:
+      strengths: branch -> strength, of those made weaker or stronger; traced.
+      left_out: the branches of strength 0; static.
+    """
+
+    strengths: dict[str, jax.Array | float]
+    left_out: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
+
+    @classmethod
+    def of(cls, strengths: Mapping[str, float]) -> "Guidance":
+        """Sort strengths, as `check_strengths` returns them, into what is traced and what not."""
+        left_out = tuple(name for name in BRANCHES if strengths.get(name) == 0)
+        return cls({k: v for k, v in strengths.items() if v not in (0, 1)}, left_out)
 
 
-def check_strengths(strengths: Mapping[str, float] | None, config: ConfigDict) -> tuple[float, ...]:
-    """Return the strength of every branch, 1 where none is given.
+AS_TRAINED = Guidance({})
+
+
+def check_strengths(strengths: Mapping[str, float] | None, config: ConfigDict) -> dict[str, float]:
+    """Return the strengths of the branches that count otherwise than in training.
 
     Args:
       strengths: branch -> strength: 1 as trained, 0 without the branch, above 1 stronger.
@@ -47,25 +71,22 @@ def check_strengths(strengths: Mapping[str, float] | None, config: ConfigDict) -
                 f"guidance: {name}={strength} needs weights that were trained with "
                 f"config.model.dropout_{name} above 0; here use 1 (as trained) or 0 (without)."
             )
-    return tuple(float(strengths.get(name, 1.0)) for name in BRANCHES)
+    return {name: float(strength) for name, strength in strengths.items() if strength != 1}
 
 
-def guided(
-    answer: Callable[[Priors], jax.Array], priors: Priors, strengths: tuple[float, ...]
-) -> jax.Array:
+def guided(answer: Callable[[Priors], jax.Array], priors: Priors, guidance: Guidance) -> jax.Array:
     """Return the network's answer with every branch at its strength.
 
     Args:
       answer: the network as a function of the priors; an absent branch is None.
       priors: of the images.
-      strengths: of `BRANCHES`, as `check_strengths` returns them.
+      guidance: of the branches that count otherwise than in training.
     """
-    by_name = dict(zip(BRANCHES, strengths, strict=True))
-    priors = priors.replace(**{name: None for name, s in by_name.items() if s == 0})
+    priors = priors.replace(**dict.fromkeys(guidance.left_out))
     as_trained = answer(priors)
     result = as_trained
-    for name, strength in by_name.items():
-        if strength != 1 and getattr(priors, name) is not None:
+    for name in BRANCHES:
+        if name in guidance.strengths and getattr(priors, name) is not None:
             without = answer(priors.replace(**{name: None}))
-            result = result + (strength - 1) * (as_trained - without)
+            result = result + (guidance.strengths[name] - 1) * (as_trained - without)
     return result

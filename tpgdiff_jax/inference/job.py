@@ -3,30 +3,33 @@
 import dataclasses
 import datetime
 import errno
+import functools
 import os
 import pathlib
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import jax
 import numpy as np
-import tqdm
 from absl import logging
 
 from tpgdiff_jax.data.images import UnreadableImageError, read_size, to_uint8
+from tpgdiff_jax.inference.engine import Outcome, WriteBehind, reason
 from tpgdiff_jax.inference.files import for_format, write_picture
 from tpgdiff_jax.inference.forms import Form, Restored, form_of_any
 from tpgdiff_jax.inference.log import JobLog, made_otherwise
 from tpgdiff_jax.inference.plan import Task
-from tpgdiff_jax.inference.restore import NOT_FINITE, Restorer
+from tpgdiff_jax.inference.restore import Restorer
+from tpgdiff_jax.inference.sampling import Sampling
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
+from tpgdiff_jax.reporting.progress import Progress
 
 LOG_NAME = "restored.jsonl"
 # Not this file is at fault but the folder or the disk: every other file would fail, too.
 _FOLDER_AT_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 _LOG_AT_FAULT = (*_FOLDER_AT_FAULT, errno.EFBIG)
+_THREADS = 4  # that read headers
 
 
 @dataclasses.dataclass
@@ -60,52 +63,67 @@ def run(
     tasks: Sequence[Task],
     output: pathlib.Path,
     *,
-    options: Mapping[str, Any],
+    sampling: Sampling,
     batch_size: int = 4,
     side_by_side: bool = False,
     log_name: str = LOG_NAME,
 ) -> Summary:
     """Restore files; those whose result is there already are left alone.
 
-    Beside a result `photo.png` stand, where asked for, `photo.deviation.png` (white is a standard
-    deviation of 0.1 or more) and `photo.side_by_side.png` (degraded | restored).
+    Files are read ahead and results written behind, in threads.  Beside a result `photo.png` stand,
+    where asked for, `photo.deviation.png` (white is a standard deviation of 0.1 or more) and
+    `photo.side_by_side.png` (degraded | restored).
 
     Args:
       restorer: the system.
       tasks: of `plan.plan`.
       output: where the log goes: a line per image with its size, seconds, predicted degradation,
-        options and the weights' fingerprint.
-      options: `seed`, `steps`, `sampler` and others of `Restorer.restore_all`.
-      batch_size: as for `Restorer.restore_all`.
+        sampling and the weights' fingerprint.
+      sampling: how, as `Restorer.checked` returns it.
+      batch_size: as for `Restorer.iterate`.
       side_by_side: write these pictures.
       log_name: name of the log; processes that share a folder need different ones.
     """
-    # Not Path.exists: it raises for names too long for the disk, which are to be listed later.
-    waiting = [task for task in tasks if not os.path.exists(task.target)]
-    settings = {**options, "weights": restorer.fingerprint}
+
+    def read(task: Task) -> Form:
+        return form_of_any(task.source)
+
+    def wanted(task: Task) -> bool:  # later, too: another job on this folder may have been faster
+        # Not Path.exists: it raises for names too long for the disk, which are to be listed later.
+        return not os.path.exists(task.target)
+
+    waiting = list(filter(wanted, tasks))
+    settings = {**sampling.as_logged(), "weights": restorer.fingerprint}
     present = {str(task.target) for task in tasks} - {str(task.target) for task in waiting}
     summary = Summary(
         present=len(present), other_settings=made_otherwise(output / log_name, present, settings)
     )
-    batches = list(_batches(restorer, waiting, batch_size, options, summary))
-    came_to = len(summary.failed)
-    is_terminal = sys.stderr.isatty()
+    chunks = list(_chunks(restorer, waiting, batch_size, sampling, summary))
+
+    def file(outcome: Outcome, writing: Future | None) -> None:
+        if why := _failure(outcome, writing):
+            summary.fail(outcome.source, why)
+        elif outcome.result is None:
+            summary.present += 1
+        else:
+            summary.done += 1
+            log.write({**_line(outcome), **settings})
+
+    writer = WriteBehind(functools.partial(_write, side_by_side), file)
     try:
         with (
             JobLog(output / log_name) as log,
-            tqdm.tqdm(
-                total=len(waiting), initial=came_to, unit="image", disable=not is_terminal
-            ) as bar,
+            Progress(len(waiting), "restoring", initial=len(summary.failed)) as bar,
+            writer,
         ):
-            for batch in batches:
-                _restore(restorer, batch, options, settings, side_by_side, log, summary)
-                came_to += len(batch)
-                bar.update(len(batch))
-                if not is_terminal:
-                    logging.info("%d of %d images", came_to, len(waiting))
+            for outcome in restorer.outcomes(chunks, read, batch_size, sampling, wanted):
+                made = (outcome.source, outcome.item, outcome.result)
+                writer.put(outcome, *() if outcome.result is None else made)
+                bar.advance(1)
     except OSError as error:  # of a result's folder or the log; inputs at fault are listed
         if error.errno not in _LOG_AT_FAULT:
             raise
+        summary.done += writer.written()  # beside the one at fault; no line says so
         summary.stopped = f"{output} cannot be written: {error.strerror}"
         made_elsewhere = summary.present - len(present)
         summary.left = len(waiting) - summary.done - len(summary.failed) - made_elsewhere
@@ -129,101 +147,66 @@ def describe(summary: Summary, output: pathlib.Path) -> str:
     return "\n".join(lines)
 
 
-def _batches(
+def _chunks(
     restorer: Restorer,
     tasks: Sequence[Task],
     batch_size: int,
-    options: Mapping[str, Any],
+    sampling: Sampling,
     summary: Summary,
 ) -> Iterator[list[Task]]:
     """Yield files of one padded size; only headers are read."""
-    usable, shapes = [], []
-    for task in tasks:
+
+    def size(task: Task) -> tuple[int, int] | Exception:
         try:
-            shapes.append(read_size(task.source))
-        except UnreadableImageError as error:
-            summary.fail(task, error.reason)
-        except OSError as error:
-            summary.fail(task, f"cannot be read: {error.strerror or error}")
-        else:
-            usable.append(task)
-    for chosen in restorer.groups(shapes, batch_size, options):
-        yield [usable[index] for index in chosen]
+            return read_size(task.source)
+        except (UnreadableImageError, OSError) as error:
+            return error
+
+    with ThreadPoolExecutor(_THREADS) as pool:  # on network drives each header waits
+        found = list(zip(tasks, pool.map(size, tasks), strict=True))
+    for task, answer in found:
+        if isinstance(answer, Exception):
+            summary.fail(task, reason(answer))
+    usable = [(task, answer) for task, answer in found if isinstance(answer, tuple)]
+    for chosen in restorer.groups([shape for _, shape in usable], batch_size, sampling):
+        yield [usable[index][0] for index in chosen]
 
 
-def _restore(restorer, batch, options, settings, side_by_side, log: JobLog, summary) -> None:
-    """Restore, write and log one batch; a file at fault is listed."""
-    usable = list(_read(batch, summary))
-    if not usable:
-        return
-    started = time.perf_counter()
+def _failure(outcome: Outcome, writing: Future | None) -> str:
+    """Return why a file could not be restored, or its result not written; "" if all is well."""
+    if outcome.error is not None:
+        return reason(outcome.error)
     try:
-        results = restorer.restore_all(
-            [form for _, form in usable], batch_size=len(batch), strict=False, **options
-        )
-    except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if isinstance(error, MemoryError):
-            where = "there is"
-        elif "RESOURCE_EXHAUSTED" in str(error):
-            where = "the device has"
-        else:
+        if writing is not None:
+            writing.result()
+    except UserError as error:
+        return str(error)
+    except MemoryError:
+        return "its result needs more memory than there is"
+    except OSError as error:
+        if error.errno in _FOLDER_AT_FAULT:
             raise
-        for task, _ in usable:
-            summary.fail(task, f"needs more memory than {where}; try a smaller --tile")
-        return
-    seconds = (time.perf_counter() - started) / len(usable)
-    for (task, form), restored in zip(usable, results, strict=True):
-        if restored is None:
-            summary.fail(task, NOT_FINITE)
-            continue
-        try:
-            _write(task, form, restored, side_by_side)
-        except ValueError as error:
-            summary.fail(task, str(error))
-            continue
-        except MemoryError:
-            summary.fail(task, "its result needs more memory than there is")
-            continue
-        except OSError as error:
-            if error.errno in _FOLDER_AT_FAULT:
-                raise
-            summary.fail(task, f"its result cannot be written: {error}")
-            continue
-        summary.done += 1
-        row = {
-            "input": str(task.source),
-            "output": str(task.target),
-            "height": form.rgb.shape[0],
-            "width": form.rgb.shape[1],
-            "seconds": round(seconds, 3),
-            "degradation": restored.verdict,
-            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        }
-        if restored.deviation is not None:
-            row["mean_deviation"] = round(float(restored.deviation.mean()), 5)
-        log.write({**row, **settings})
+        return f"its result cannot be written: {error}"
+    return ""
 
 
-def _read(batch: Sequence[Task], summary: Summary) -> Iterator[tuple[Task, Form]]:
-    for task in batch:
-        if os.path.exists(task.target):  # another job on this folder was faster
-            summary.present += 1
-            continue
-        try:
-            form = form_of_any(task.source)
-        except UnreadableImageError as error:
-            summary.fail(task, error.reason)
-        except ValueError as error:
-            summary.fail(task, str(error))
-        except MemoryError:
-            summary.fail(task, "needs more memory than there is")
-        except OSError as error:
-            summary.fail(task, f"cannot be read: {error.strerror or error}")
-        else:
-            yield task, form
+def _line(outcome: Outcome) -> dict[str, Any]:
+    task, picture, restored = outcome.source, outcome.item, outcome.result
+    row = {
+        "input": str(task.source),
+        "output": str(task.target),
+        "height": picture.rgb.shape[0],
+        "width": picture.rgb.shape[1],
+        "seconds": round(outcome.seconds, 3),
+        "degradation": restored.verdict,
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    if restored.deviation is not None:
+        row["mean_deviation"] = round(float(restored.deviation.mean()), 5)
+    return row
 
 
-def _write(task: Task, form: Form, restored: Restored, side_by_side: bool) -> None:
+def _write(side_by_side: bool, task: Task, form: Form, restored: Restored) -> None:
     """Write a result, last of all, so that where it is the rest is, too."""
     image = np.asarray(restored.image)
     result = for_format(image, task.target.suffix.lower())

@@ -1,7 +1,8 @@
 """Restore whatever people have, with a trained system."""
 
+import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,15 +11,23 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, groups_of
-from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
-from tpgdiff_jax.distributed.batches import batch_sharding
+from tpgdiff_jax.distributed.batches import batch_sharding, place
 from tpgdiff_jax.distributed.sharding import AXES, make_mesh, replicated
 from tpgdiff_jax.inference import sizes
-from tpgdiff_jax.inference.batch import classify, run_batch, sample_keys
+from tpgdiff_jax.inference.batch import (
+    RestoredBatch,
+    classify,
+    name_hashes,
+    noise_keys,
+    run_batch,
+)
 from tpgdiff_jax.inference.compile_cache import keep_compiled_programs
+from tpgdiff_jax.inference.engine import Finish, Outcome, stream
 from tpgdiff_jax.inference.forms import Form, Restored, form_of_any
-from tpgdiff_jax.inference.guidance import check_strengths
+from tpgdiff_jax.inference.guidance import Guidance
+from tpgdiff_jax.inference.reading import read_named, windows
+from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.precision import use_precision
 from tpgdiff_jax.priors.degradation import class_probabilities, verdict
@@ -26,6 +35,10 @@ from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs.load import load_suited
 
 NOT_FINITE = "its restoration is not finite (damaged weights?); try another sampler or more steps"
+
+
+class NotFiniteError(UserError):
+    """A result that is no picture, as of damaged weights."""
 
 
 class Restorer:
@@ -84,7 +97,7 @@ class Restorer:
             tiled image over all.  By default one device.
           compile_cache: keep compiled programs in a folder of the user for the next process, see
             `compile_cache.keep_compiled_programs`.
-          dtype: of the computation; see `runs.load.load_suited`.
+          dtype: of the computation; see `checkpoints.default.load_suited`.
 
         Raises:
           UserError: no such file, a damaged one, one of another version, or one that holds no
@@ -104,7 +117,7 @@ class Restorer:
         Args:
           images: an image, or a list of them: a path, a PIL image, or an array uint8, uint16 or
             float in [0, 1], [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (alpha is kept).
-          options: as for `restore_all`, such as `steps`, `sampler`, `seed`.
+          options: as for `iterate`, such as `steps`, `sampler`, `seed`.
 
         Returns:
           for each image one of the same size and kind (an array for a path, 8-bit unless the image
@@ -112,7 +125,8 @@ class Restorer:
           back upright: an EXIF orientation is applied first.
 
         Raises:
-          UserError: an array of another shape or type, or an option that does not fit.
+          UserError: an array of another shape or type, an option that does not fit, or a result
+            that is not finite, as of damaged weights.
           UnreadableImageError: a path that is no image.
         """
         one = not isinstance(images, list | tuple)
@@ -120,111 +134,88 @@ class Restorer:
         results = found if options.get("samples", 1) > 1 else [each.image for each in found]
         return results[0] if one else results
 
-    def restore_all(
-        self,
-        images: Sequence[Any],
-        *,
-        steps: int | None = None,
-        sampler: str | None = None,
-        seed: int = 0,
-        clamp: bool | None = None,
-        tile: int | None = None,
-        windows: int = 1,
-        guidance: Mapping[str, float] | None = None,
-        samples: int = 1,
-        exact_size: bool = False,
-        batch_size: int = 4,
-        names: Sequence[str] | None = None,
-        strict: bool = True,
-    ) -> list[Restored | None]:
+    def restore_all(self, images: Sequence[Any], **options: Any) -> list[Restored]:
         """Restore images and tell what degraded them; also how sure the result is, where asked.
 
         Args:
           images: as for `__call__`, a list.
-          steps: network calls per image (and window); the weights' own number by default.
-          sampler: one of `samplers.SAMPLERS`; the weights' own by default.
-          seed: of the sampling noise.
-          clamp: clip every estimate of the clean image to [0, 1]; the weights' own choice by
-            default.
-          tile: side of the windows in which the network sees large images, blended at every step;
-            0 for always the whole image.  By default images above a megapixel are tiled.
-          windows: how many of them each device sees at once; memory grows with it.
-          guidance: strengths of prior branches, such as {"semantic": 2.0}; see
-            `guidance.check_strengths`.
-          samples: restorations drawn of each image; 2 or more also give the deviation.  As many
-            are drawn together as a whole image may have pixels, the others in turns (one by one
-            where their number is prime), so that only the results themselves take more memory.
-          exact_size: pad no image before its priors are computed, as the released program; every
-            size then needs a program of its own.
-          batch_size: images of similar size that each device restores together, at most; large
-            ones come in smaller batches.
-          names: of the images; with the seed they decide the noise.  A path has its file's name,
-            other images have none.
-          strict: raise where a result is not finite; else None stands in its place.
+          options: as for `iterate`.
 
         Raises:
-          UserError: as `__call__`; or a result is not finite, as of damaged weights.
-          UnreadableImageError: as `__call__`.
+          Exception: as `__call__`, or whatever else an image failed with.
         """
-        options = self.checked_options(
-            steps, sampler, clamp, tile, windows, guidance, samples, exact_size
-        )
-        forms = [form_of_any(image) for image in images]
-        for form, name in zip(forms, names or (), strict=bool(names)):
-            form.name = name
-        shapes = [form.rgb.shape[:2] for form in forms]
-        results: list[Any] = [None] * len(forms)
-        for chosen in self.groups(shapes, batch_size, options):
-            batch = self._run([forms[index] for index in chosen], seed, options)
-            for index, restored in zip(chosen, batch, strict=True):
-                if restored is None and strict:
-                    name = forms[index].name or f"image {index}"
-                    raise UserError(f"{name}: {NOT_FINITE}")
-                results[index] = restored
+        results = []
+        for restored in self.iterate(images, **options):
+            if restored.error is not None:
+                raise restored.error
+            results.append(restored)
         return results
 
-    def checked_options(
+    def iterate(
         self,
-        steps=None,
-        sampler=None,
-        clamp=None,
-        tile=None,
-        windows=1,
-        guidance=None,
-        samples=1,
-        exact_size=False,
-    ) -> dict[str, Any]:
-        """Fill in what the weights decide and check the rest; see `restore_all`.
+        images: Iterable[Any],
+        *,
+        batch_size: int = 4,
+        names: Iterable[str] | None = None,
+        **options: Any,
+    ) -> Iterator[Restored]:
+        """Restore images one after the other, reading ahead; memory holds only a few of them.
+
+        Args:
+          images: as for `__call__`; any number of them, in any iterable.
+          batch_size: images of similar size that each device restores together, at most; large
+            ones come in smaller batches, and so do those that do not fit into memory.
+          names: of the images; with the seed they decide the noise.  A path has its file's name,
+            other images have none.
+          options: the fields of `sampling.Sampling`: steps, sampler, seed, clamp, tile, windows,
+            guidance, samples, exact_size.
+
+        Returns:
+          an iterator over a `Restored` for each image, in their order; that of an image that
+          failed has an `error` and no `image`.
 
         Raises:
-          UserError: an option that does not exist or does not fit the weights.
+          UserError: an option that does not fit.
         """
-        for name, value, least in (("samples", samples, 1), ("windows", windows, 1)):
-            if value < least:
-                raise UserError(f"{name}={value} must be at least {least}.")
-        if tile is not None and (tile < 0 or 0 < tile < 64):
-            raise UserError(f"tile={tile} must be 0 (always whole) or at least 64 pixels.")
-        options = {
-            "sampler": sampler or self.config.eval.sampler,
-            "steps": self.config.eval.steps if steps is None else steps,
-            "clamp": self.config.eval.clamp if clamp is None else clamp,
-            "tile": tile,
-            "windows": windows,
-            "guidance": check_strengths(guidance, self.config),
-            "samples": samples,
-            "exact_size": exact_size,
-        }
-        if exact_size and self._spatial > 1:
-            raise UserError("exact_size=True: devices cannot share an image's rows then.")
-        samplers.check_sampler(options["sampler"], self._sde, options["steps"])
-        return options
+        sampling = self.checked(Sampling(**options))
+        named = zip(images, names, strict=True) if names else ((image, None) for image in images)
+
+        def results() -> Iterator[Restored]:
+            chunks = windows(named, 4 * batch_size * self._sharing)
+            for index, each in enumerate(self.outcomes(chunks, read_named, batch_size, sampling)):
+                error = each.error
+                if isinstance(error, NotFiniteError):
+                    error = NotFiniteError(f"{each.item.name or f'image {index}'}: {error}")
+                yield each.result or Restored(None, None, {}, error=error)
+
+        return results()
+
+    def outcomes(
+        self,
+        chunks: Iterable[Sequence[Any]],
+        read: Callable[[Any], Form],
+        batch_size: int,
+        sampling: Sampling,
+        wanted: Callable[[Any], bool] = lambda source: True,
+    ) -> Iterator[Outcome]:
+        """Yield what becomes of every image, in order; arguments as for `iterate` and `stream`."""
+
+        def group(pictures: Sequence[Form]) -> Iterator[list[int]]:
+            shapes = [picture.rgb.shape[:2] for picture in pictures]
+            return self.groups(shapes, batch_size, sampling)
+
+        return stream(chunks, read, group, functools.partial(self.start, sampling=sampling), wanted)
+
+    def checked(self, sampling: Sampling) -> Sampling:
+        """Fill in what the weights decide, and check the rest; see `Sampling.checked`."""
+        return sampling.checked(self.config, self._sde, self._spatial)
 
     def degradations(self, image: Any, *, exact_size: bool = False) -> dict[str, float]:
         """Say what degraded an image.
 
         Args:
           image: as for `__call__`.
-          exact_size: as for `restore_all`.
+          exact_size: as for `Sampling`.
 
         Returns:
           name of each degradation -> its probability, the likeliest first; {} where the system has
@@ -237,74 +228,70 @@ class Restorer:
         return self._named(classify(self._variables, rgb, model=self._model)[0])
 
     def groups(
-        self,
-        shapes: Sequence[tuple[int, int]],
-        batch_size: int,
-        options: Mapping[str, Any],
+        self, shapes: Sequence[tuple[int, int]], batch_size: int, sampling: Sampling
     ) -> Iterator[list[int]]:
         """Yield indices of images [(height, width)] that are restored together."""
         devices = (self._rows, self._sharing, self._spatial)
-        tile, samples = options.get("tile"), options.get("samples", 1)
-        exact = options.get("exact_size", False)
-        return sizes.groups(shapes, batch_size, tile, *devices, samples, exact)
+        options = (sampling.samples, sampling.exact_size)
+        return sizes.groups(shapes, batch_size, sampling.tile, *devices, *options)
+
+    def start(self, pictures: Sequence[Form], sampling: Sampling) -> Finish:
+        """Begin to restore pictures of one padded size, some that `groups` puts together.
+
+        Returns:
+          what waits for their `Restored`, each of its picture's size; see `engine.stream`.
+        """
+        exact, samples = sampling.exact_size, sampling.samples
+        size = sizes.padded_size(pictures[0].rgb.shape[:2], self._rows, exact=exact)
+        tile = sizes.tile_for(size, sampling.tile, self._spatial)
+        # A tiled image is alone, and its windows fill the devices.  Other batches are filled up
+        # with copies, so that few programs serve all numbers of images.
+        rows = 1 if tile else sizes.filled_up(len(pictures), self._sharing)
+        filled = [*pictures, *pictures[:1] * (rows - len(pictures))]
+        images = np.stack([sizes.padded_to(size, picture.rgb) for picture in filled])
+        keys = noise_keys(sampling.seed, name_hashes([picture.name for picture in filled], samples))
+        answer = run_batch(
+            self._variables,
+            self._placed(images, by_rows=not tile),
+            keys if self._mesh is None else jax.device_put(keys, replicated(self._mesh)),
+            model=self._model,
+            sde=self._sde,
+            sampler=sampling.sampler,
+            steps=sampling.steps,
+            prediction=self.config.model.prediction,
+            clamp=sampling.clamp,
+            tile=tile,
+            windows=sampling.windows * (1 if self._mesh is None else self._mesh.size),
+            guidance=Guidance.of(sampling.guidance),
+            samples=samples,
+            at_once=sizes.samples_at_once(size, samples, tile, sampling.windows, self._spatial),
+            mesh=self._mesh,
+        )
+
+        def finish() -> list[Restored | NotFiniteError]:
+            found = jax.device_get(answer)
+            return [self._cut(picture, found, row) for row, picture in enumerate(pictures)]
+
+        return finish
+
+    def _cut(self, picture: Form, batch: RestoredBatch, row: int) -> Restored | NotFiniteError:
+        if not batch.finite[row]:
+            return NotFiniteError(NOT_FINITE)
+        height, width = picture.rgb.shape[:2]
+        found = {} if batch.logits is None else self._named(batch.logits[row])
+        return Restored(
+            picture.rebuild(batch.restored[row, :height, :width]),
+            None if batch.deviation is None else batch.deviation[row, :height, :width],
+            found,
+            verdict(found, self.config.priors.classification) if found else None,
+        )
 
     def _named(self, logits: jax.Array) -> dict[str, float]:
         probabilities = class_probabilities(logits, self.config.priors.classification)
         named = zip(self.config.data.degradations, map(float, probabilities), strict=True)
         return dict(sorted(named, key=lambda pair: -pair[1]))
 
-    def _run(
-        self, forms: Sequence[Form], seed: int, options: dict[str, Any]
-    ) -> list[Restored | None]:
-        """Restore images of one padded size and cut them back; None for what is not finite."""
-        options = dict(options)
-        exact = options.pop("exact_size")
-        images = [sizes.padded(form.rgb, self._rows, exact=exact) for form in forms]
-        size = images[0].shape[:2]
-        tile = sizes.tile_for(size, options["tile"], self._spatial)
-        at_once = sizes.samples_at_once(
-            size, options["samples"], tile, options["windows"], self._spatial
-        )
-        options = options | {"tile": tile, "at_once": at_once}
-        # A tiled image is alone, and its windows fill the devices.  Other batches are filled up
-        # with copies, so that few programs serve all numbers of images.
-        rows = 1 if tile else sizes.filled_up(len(forms), self._sharing)
-        if self._mesh is not None:
-            options["windows"] *= self._mesh.size
-        filling = rows - len(forms)
-        names = [form.name for form in [*forms, *forms[:1] * filling]]
-        keys = sample_keys(names, seed, options["samples"])
-        answer = run_batch(
-            self._variables,
-            self._placed(np.stack(images + images[:1] * filling), by_rows=not tile),
-            keys if self._mesh is None else jax.device_put(keys, replicated(self._mesh)),
-            model=self._model,
-            sde=self._sde,
-            prediction=self.config.model.prediction,
-            mesh=self._mesh,
-            **options,
-        )
-        answer = jax.device_get(answer)
-        results = []
-        for index, form in enumerate(forms):
-            if not answer.finite[index]:
-                results.append(None)
-                continue
-            height, width = form.rgb.shape[:2]
-            deviation, logits = answer.deviation, answer.logits
-            found = {} if logits is None else self._named(logits[index])
-            results.append(
-                Restored(
-                    form.rebuild(answer.restored[index, :height, :width]),
-                    None if deviation is None else deviation[index, :height, :width],
-                    found,
-                    verdict(found, self.config.priors.classification) if found else None,
-                )
-            )
-        return results
-
     def _placed(self, images: np.ndarray, by_rows: bool) -> Any:
         if self._mesh is None:
             return images
-        where = batch_sharding(self._mesh, 4) if by_rows else replicated(self._mesh)
-        return jax.device_put(images, where)
+        return place(images, batch_sharding(self._mesh, 4) if by_rows else replicated(self._mesh))

@@ -1,6 +1,7 @@
 """Few sizes for many pictures: padding to buckets, groups of one size, whole or in windows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -38,9 +39,13 @@ def padded_size(size: tuple[int, int], rows: int = 64, *, exact: bool = False) -
 
 def padded(image: np.ndarray, rows: int = 64, *, exact: bool = False) -> np.ndarray:
     """Reflect-pad an image [H, W, C] at the bottom and right, see `padded_size`."""
-    target = padded_size(image.shape[:2], rows, exact=exact)
-    missing = [wanted - side for wanted, side in zip(target, image.shape[:2], strict=True)]
-    return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect")
+    return padded_to(padded_size(image.shape[:2], rows, exact=exact), image)
+
+
+def padded_to(size: tuple[int, int], image: np.ndarray) -> np.ndarray:
+    """Reflect-pad an image [H, W, C] at the bottom and right to a (height, width)."""
+    missing = [(0, wanted - side) for wanted, side in zip(size, image.shape[:2], strict=True)]
+    return np.pad(image, (*missing, (0, 0)), mode="reflect")
 
 
 def tile_for(size: tuple[int, int], wanted: int | None, spatial: int = 1) -> int:
@@ -101,15 +106,29 @@ def groups(
       devices: that share a batch of images.
       samples: drawn of each image; each counts as an image.
     """
-    by_size: dict[tuple[int, int], list[int]] = {}
-    for index, size in enumerate(sizes):
-        by_size.setdefault(padded_size(size, rows, exact=exact), []).append(index)
-    for size, members in by_size.items():
+
+    def together(size: tuple[int, int]) -> int:
         copies = samples_at_once(size, samples, spatial=spatial)
         fitting = max(1, _fitting(size, spatial) // copies)
-        together = 1 if tile_for(size, tile, spatial) else min(most, fitting) * devices
-        for start in range(0, len(members), together):
-            yield members[start : start + together]
+        return 1 if tile_for(size, tile, spatial) else min(most, fitting) * devices
+
+    yield from alike([padded_size(size, rows, exact=exact) for size in sizes], together)
+
+
+def alike(kinds: Sequence[Any], most: Callable[[Any], int]) -> Iterator[list[int]]:
+    """Yield indices of items of one kind each, together as many as `most` says of the kind.
+
+    Args:
+      kinds: of the items; one of kind None is left out.
+      most: kind -> number.
+    """
+    by_kind: dict[Any, list[int]] = {}
+    for index, kind in enumerate(kinds):
+        if kind is not None:
+            by_kind.setdefault(kind, []).append(index)
+    for kind, members in by_kind.items():
+        together = most(kind)
+        yield from (members[n : n + together] for n in range(0, len(members), together))
 
 
 def filled_up(count: int, multiple: int = 1) -> int:

@@ -33,7 +33,10 @@ DATA = Group(
         example=("pairs:/data/rain",),
     ),
     eval_folder=Key(
-        "", text(), "photos never trained on; empty: no evaluation at the end", free=True
+        "",
+        text(),
+        "images never trained on: a folder of photos, or KIND:PATH as above; empty: no evaluation",
+        free=True,
     ),
     degradations=Key(
         ("noise", "blur", "low_light", "haze", "rain"),

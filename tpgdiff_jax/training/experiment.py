@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import pathlib
 import platform
 import zlib
@@ -18,8 +19,10 @@ from ml_collections import ConfigDict
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, groups_of
 from tpgdiff_jax.config import stage_config
+from tpgdiff_jax.data.open_source import KINDS, open_source
+from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.data.sources import PhotoFolder, Source
-from tpgdiff_jax.data.training_data import open_training_data
+from tpgdiff_jax.data.training_data import open_training_data, parse_source
 from tpgdiff_jax.distributed import sharding
 from tpgdiff_jax.evaluation import metrics
 from tpgdiff_jax.reporting.errors import UserError
@@ -37,12 +40,7 @@ from tpgdiff_jax.training.stages import (
 from tpgdiff_jax.training.state import TrainState, averaged
 from tpgdiff_jax.training.validate import evaluate
 from tpgdiff_jax.training.validate_stage_one import evaluate_stage_one
-from tpgdiff_jax.training.validation_report import (
-    comparison_picture,
-    format_table,
-    mean_scores,
-    write_report,
-)
+from tpgdiff_jax.training.validation_report import Report
 
 
 def stages_of(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[ConfigDict, pathlib.Path]]:
@@ -85,22 +83,22 @@ def _train_stage(config: ConfigDict, workdir: pathlib.Path) -> bool:
     data = open_training_data(config, workdir / f"skipped_{platform.node()}.jsonl")
     data.check(config.data.max_bad_share)
     logging.info("Training data: %s.", data.summary())
-    photos = open_eval_photos(config, data.sources)
-    if photos is None and config.eval.every_steps:
+    source = open_eval_data(config, data.sources)
+    if source is None and config.eval.every_steps:
         text = "config.eval.every_steps=%d, but config.data.eval_folder is empty: no validation."
         logging.warning(text, config.eval.every_steps)
     stage = build_stage(config)
     mesh = setup.make_checked_mesh(config)
     frozen = setup.place_frozen(stage, mesh)
-    validate = None if photos is None else _validation(stage, photos, frozen, mesh)
+    validate = None if source is None else _validation(stage, source, frozen, mesh)
     outcome = training.train(stage, workdir, data, mesh, frozen, validate)
     if not outcome.is_finished:
         return False
     publish(stage, outcome.state, mesh, workdir / published.WEIGHTS_NAME, is_new=False)
     if outcome.is_preempted:
         return False
-    if photos is not None:
-        score(stage, workdir, photos, averaged(outcome.state, config), frozen, mesh)
+    if source is not None:
+        score(stage, workdir, source, averaged(outcome.state, config), frozen, mesh)
     return True
 
 
@@ -173,72 +171,96 @@ def _publish(
     logging.info("Weights: %s, described in the .json beside it.", path.absolute())
 
 
-def open_eval_photos(
-    config: ConfigDict, training_sources: Sequence[Source] = ()
-) -> PhotoFolder | None:
-    """Scan the evaluation photos; none of them may be among the training photos."""
-    if not config.data.eval_folder:
+def open_eval_data(config: ConfigDict, training_sources: Sequence[Source] = ()) -> Source | None:
+    """Open what is evaluated on; no file of it may be among the training data.
+
+    Args:
+      config: a whole configuration; reads `data.eval_folder`: a folder of clean photos, or a source
+        of photos or pairs as in `data.train_sources`, such as pairs:PATH.
+      training_sources: what is trained on.
+
+    Returns:
+      the source; None where the configuration names none.
+
+    Raises:
+      UserError: it cannot be opened, or shares files with the training data.
+    """
+    text = config.data.eval_folder
+    if not text:
         return None
-    photos = PhotoFolder(config.data.eval_folder, min_size=metrics.SSIM_WINDOW)
-    logging.info("Evaluation data: %s.", photos.summary())
-    folders = [source for source in training_sources if isinstance(source, PhotoFolder)]
-    seen = {path.resolve() for folder in folders for path in folder.paths}
-    shared = [str(path) for path in photos.paths if path.resolve() in seen]
-    if shared:
+    is_source = text.partition(":")[0] in KINDS
+    spec = parse_source(text, "data.eval_folder") if is_source else {"kind": "photos", "path": text}
+    classes = tuple(config.data.degradations) if "pairs" in spec["kind"] else None
+    source = open_source(spec, min_size=metrics.SSIM_WINDOW, classes=classes)
+    logging.info("Evaluation data: %s.", source.summary())
+    seen = set().union(*map(_files, training_sources))
+    if shared := sorted(_files(source) & seen):
         raise UserError(
-            f"config.data.eval_folder={config.data.eval_folder!r} shares {len(shared)} photos with "
-            f"the training data, the first is {shared[0]}; keep them apart."
+            f"config.data.eval_folder={text!r} shares {len(shared)} files with the training data, "
+            f"the first is {shared[0]}; keep them apart."
         )
-    return photos
+    return source
 
 
-def _validation(stage: Stage, photos: PhotoFolder, frozen: Any, mesh: Mesh) -> training.Validate:
-    """Return what scores averaged weights on a few of the photos while they are trained."""
-    config, few = stage.config, photos.first(stage.config.eval.photos)
-    test = {TEST: _test_number(config, few)}
+def _files(source: Source) -> set[str]:
+    """Return the files of a folder of photos or pairs, links followed; none of other sources."""
+    names: Sequence[str] = ()
+    if isinstance(source, PairFolder):  # also the truths: they may be another's photos
+        names = [name for pair in source.pairs for name in pair[:2]]
+    elif isinstance(source, PhotoFolder):
+        names = [source.name(index) for index in range(len(source))]
+    return {os.path.realpath(os.path.join(source.root, name)) for name in names}
+
+
+def _validation(stage: Stage, source: Source, frozen: Any, mesh: Mesh) -> training.Validate:
+    """Return what scores averaged weights on a few images while they are trained."""
+    config, most = stage.config, stage.config.eval.photos
+    test = {TEST: _test_number(config, source, most)}
     if config.stage == "priors":
-        host_teacher = stage.frozen
 
         def validate_priors(params: Any) -> tuple[dict[str, float], np.ndarray | None]:
-            scores = evaluate_stage_one(_on_host(params, mesh), host_teacher, config, few)
+            host = _on_host(params, mesh)
+            scores = evaluate_stage_one(host, stage.frozen, config, source, most=most)
             return scores.metrics() | test, None
 
         return validate_priors
 
     def validate(params: Any) -> tuple[dict[str, float], np.ndarray | None]:
-        results = evaluate({"params": params, "frozen": frozen}, config, few, mesh=mesh)
-        means = mean_scores(results)
+        variables = {"params": params, "frozen": frozen}
+        report = Report(evaluate(variables, config, source, most=most, mesh=mesh))
+        means = report.means()
         scores = {f"gain_{name}": row["gain"] for name, row in means.items()}
         scores |= {"psnr": means["mean"]["psnr"], "ssim": means["mean"]["ssim"]}
-        return scores | test, comparison_picture(results)
+        return scores | test, report.picture()
 
     return validate
 
 
-def _test_number(config: ConfigDict, photos: PhotoFolder) -> float:
+def _test_number(config: ConfigDict, source: Source, most: int) -> float:
     """Return a number that differs where scores of two validations must not be compared."""
     ways = {k: v for k, v in config.eval.items() if k not in ("every_steps", "which", "batch_size")}
-    names = [str(path.relative_to(photos.folder)) for path in photos.paths]
+    names = [source.name(index) for index in range(min(most, len(source)))]
     return float(zlib.crc32(json.dumps([ways, names], sort_keys=True).encode()))
 
 
 def score(
-    stage: Stage, workdir: pathlib.Path, photos: PhotoFolder, params: Any, frozen: Any, mesh: Mesh
+    stage: Stage, workdir: pathlib.Path, source: Source, params: Any, frozen: Any, mesh: Mesh
 ) -> None:
-    """Score averaged weights on all the photos, write the report and print its table."""
+    """Score averaged weights on all of a source, write the report and print its table."""
     config = stage.config
     if config.stage == "priors":
-        scores = evaluate_stage_one(_on_host(params, mesh), stage.frozen, config, photos)
+        scores = evaluate_stage_one(_on_host(params, mesh), stage.frozen, config, source)
         if jax.process_index() == 0:
-            print(f"\nStage one, photos not trained on:\n\n{scores.table()}\n")
+            print(f"\nStage one, {source.unit} not trained on:\n\n{scores.table()}\n")
             print(", ".join(f"{k} {v:.4f}" for k, v in scores.metrics().items()), flush=True)
         return
-    results = evaluate({"params": params, "frozen": frozen}, config, photos, mesh=mesh)
+    variables = {"params": params, "frozen": frozen}
+    report = Report(evaluate(variables, config, source, mesh=mesh))
     if jax.process_index() != 0:
         return
-    picture = write_report(results, workdir / "evaluation")
-    print(f"\n{config.eval.sampler}, {config.eval.steps} steps, photos not trained on:\n")
-    print(format_table(results))
+    picture = report.write(workdir / "evaluation")
+    print(f"\n{config.eval.sampler}, {config.eval.steps} steps, {source.unit} not trained on:\n")
+    print(report.table())
     print(f"\nPicture (degraded | restored | truth): {picture.absolute()}", flush=True)
 
 

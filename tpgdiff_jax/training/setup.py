@@ -100,7 +100,7 @@ def start_from(state: TrainState, weights: Any) -> TrainState:
         def merge(old, new):
             if isinstance(new, dict):
                 return {**old, **{name: merge(old[name], value) for name, value in new.items()}}
-            return place(np.asarray(new, old.dtype), old.sharding)
+            return batches.place(np.asarray(new, old.dtype), old.sharding)
 
         return merge(tree, weights)
 
@@ -108,17 +108,12 @@ def start_from(state: TrainState, weights: Any) -> TrainState:
     return state.replace(params=put(state.params), ema=put(state.ema), more_ema=more)
 
 
-def place(value: np.ndarray, where: jax.sharding.Sharding) -> jax.Array:
-    """Lay a host array out over devices; each process copies only what its devices hold."""
-    return jax.make_array_from_callback(value.shape, where, lambda index: value[index])
-
-
 def place_frozen(stage: Stage, mesh: Mesh) -> Any:
     """Lay a stage's frozen weights out over the mesh, by the same rules as parameters."""
     weights = {"frozen": stage.frozen}
     rules = stage.config.sharding
     shardings = sharding.infer_shardings(weights, mesh, rules, warn_if_idle=False)
-    return jax.tree.map(place, weights, shardings)["frozen"]
+    return jax.tree.map(batches.place, weights, shardings)["frozen"]
 
 
 def open_checkpoints(

@@ -1,38 +1,57 @@
-"""Restore photos the model has never seen, degraded on the fly, and score the results."""
+"""Restore images the model has never seen, and score the results."""
 
 import dataclasses
 import functools
 import os
-import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import tqdm
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.data.degradations.mix import Mixture, Recipe, degrade
-from tpgdiff_jax.data.sources import PhotoFolder
+from tpgdiff_jax.data.images import centre_crop
+from tpgdiff_jax.data.sources import Source
 from tpgdiff_jax.diffusion.irsde import IRSDE
+from tpgdiff_jax.distributed.batches import batch_sharding, place
 from tpgdiff_jax.distributed.sharding import replicated
 from tpgdiff_jax.evaluation import metrics
-from tpgdiff_jax.inference.batch import restore_batch
+from tpgdiff_jax.inference.batch import name_hashes, noise_keys, run_batch
+from tpgdiff_jax.inference.engine import Finish, reason, stream
+from tpgdiff_jax.inference.sizes import alike, filled_up
 from tpgdiff_jax.models import tpgdiff
+from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.progress import Progress
+
+Cut = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class TestPair:
-    """A degraded image and its truth, uint8 [H, W, 3], with what was done to it."""
+    """A degraded image and its truth, uint8 [H, W, 3].
+
+    Attributes:
+      image: name of the photo, or of the pair, in its source.
+      degradation: name of what was done, or the pair's class.
+      lq, gt: degraded and true.
+      recipe: what was done; None where the pair came as it is.
+    """
 
     __test__ = False  # no test class, whatever pytest thinks of its name
 
-    photo: str
-    recipe: Recipe
+    image: str
+    degradation: str
     lq: np.ndarray
     gt: np.ndarray
+    recipe: Recipe | None = None
+
+    @property
+    def name(self) -> str:
+        """What decides the noise of its restoration."""
+        return f"{self.image}/{self.degradation}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,57 +66,113 @@ class Result:
     ssim: float
 
 
-def make_pairs(photos: PhotoFolder, config: ConfigDict) -> list[TestPair]:
-    """Degrade every photo in every way, reproducibly.
+class TestPairs:
+    """The pairs that a source of clean photos, or of pairs, is tested with.
 
-    A pair depends on the photo's name, the degradation and `eval.seed` alone, so that neither
-    order nor number of photos changes a score.
-
-    Args:
-      photos: clean photos.
-      config: a whole configuration; reads `eval` and `data.degradations`.
+    A photo is degraded in every way, reproducibly: by its name, the degradation and `eval.seed`
+    alone, so that neither order nor number of photos changes a score.
     """
-    pairs = []
-    for index in range(len(photos)):
-        photo = photos[index]
-        if photo is None:
-            continue
-        gt = centre_crop(photo, config.eval.crop_size)
-        name = str(photos.paths[index].relative_to(photos.folder))
-        for degradation in config.data.degradations:
-            mixture = Mixture((degradation,), severity=tuple(config.data.severity))
-            recipe = mixture.draw(_pair_rng(config.eval.seed, name, degradation), 0)
-            pairs.append(TestPair(name, recipe, degrade(gt, recipe), gt))
-    return pairs
 
+    __test__ = False
 
-def _pair_rng(seed: int, photo: str, degradation: str) -> np.random.Generator:
-    return np.random.default_rng([seed, zlib.crc32(os.fsencode(f"{photo}/{degradation}"))])
+    def __init__(self, source: Source, config: ConfigDict, most: int | None = None):
+        """Plan; nothing is read.
 
+        Args:
+          source: images that were not trained on.
+          config: a whole configuration; reads `eval` and `data`.
+          most: photos (or pairs) of the source that are used; None for all.
+        """
+        self._source, self._config = source, config
+        self._count = len(source) if most is None else min(most, len(source))
+        self._ways = (None,) if source.classes else tuple(config.data.degradations)
 
-def centre_crop(photo: np.ndarray, size: int) -> np.ndarray:
-    """Cut the central square of at most `size` pixels; 0 keeps the whole photo."""
-    if size == 0:
-        return photo
-    height, width = photo.shape[:2]
-    top, left = max(0, (height - size) // 2), max(0, (width - size) // 2)
-    return photo[top : top + size, left : left + size]
+    def __len__(self) -> int:
+        return self._count * len(self._ways)
+
+    def through(
+        self, start: Callable[[list[TestPair]], Finish], cut: Cut, together: int, parts: int = 1
+    ) -> Iterator[tuple[TestPair, Any]]:
+        """Bring every pair through a program, in order; memory holds only a few.
+
+        Args:
+          start: begins a batch of pairs of one size; returns what waits for a result for each.
+          cut: what of an image is used.
+          together: pairs of a batch, at most; fewer where these do not fit into memory.
+          parts: devices that share a batch.  It is filled up with copies, so that few programs
+            serve all numbers of pairs.
+
+        Yields:
+          pairs and their results; files that cannot be used are left out, and reported.
+
+        Raises:
+          UserError: a pair needs more memory than there is.
+        """
+
+        def chunks() -> Iterator[list[tuple[int, str | None]]]:
+            # So many images at a time fill their batches, whatever the number of degradations.
+            for first in range(0, self._count, together):
+                chosen = range(first, min(first + together, self._count))
+                yield [(index, way) for index in chosen for way in self._ways]
+
+        def group(pairs: Sequence[TestPair | None]) -> Iterator[list[int]]:
+            return alike([pair and pair.gt.shape for pair in pairs], lambda shape: together)
+
+        def start_filled(pairs: list[TestPair]) -> Finish:
+            finish = start(pairs + pairs[:1] * (filled_up(len(pairs), parts) - len(pairs)))
+            return lambda: finish()[: len(pairs)]
+
+        with Progress(len(self), "validating") as bar:
+            read = functools.partial(self._read, cut=cut)
+            for outcome in stream(chunks(), read, group, start_filled):
+                if outcome.error is not None:
+                    name = self._source.name(outcome.source[0])
+                    why = reason(outcome.error, "lower config.eval.crop_size")
+                    raise UserError(f"{name}: {why}") from outcome.error
+                bar.advance(1)
+                if outcome.result is not None:
+                    yield outcome.item, outcome.result
+
+    def _read(self, which: tuple[int, str | None], cut: Cut) -> TestPair | None:
+        """Make a pair; None where the source's files cannot be used, which it reports."""
+        index, degradation = which
+        element = self._source[index]
+        if element is None:
+            return None
+        name = self._source.name(index)
+        if degradation is None:
+            kind = self._source.classes[element["label"]]
+            return TestPair(name, kind, cut(element["lq"]), cut(element["gt"]))
+        gt = cut(element)
+        mixture = Mixture((degradation,), severity=tuple(self._config.data.severity))
+        own = zlib.crc32(os.fsencode(f"{name}/{degradation}"))
+        recipe = mixture.draw(np.random.default_rng([self._config.eval.seed, own]), 0)
+        return TestPair(name, recipe.name, degrade(gt, recipe), gt, recipe)
 
 
 def evaluate(
-    variables: Any, config: ConfigDict, photos: PhotoFolder, *, mesh: Mesh | None = None
-) -> list[Result]:
-    """Restore and score every pair that `make_pairs` makes.
+    variables: Any,
+    config: ConfigDict,
+    source: Source,
+    *,
+    most: int | None = None,
+    mesh: Mesh | None = None,
+) -> Iterator[Result]:
+    """Restore and score every pair of a source, one after the other; memory holds only a few.
 
     Args:
       variables: the system's {"params", "frozen"}; `params` the running average of a run.
-      config: a whole configuration; reads `eval`, `model`, `diffusion`, `data.degradations`.
-      photos: clean photos that were not trained on.
+      config: a whole configuration; reads `eval`, `model`, `diffusion`, `data`.
+      source: clean photos or pairs that were not trained on.
+      most: so many of them, at most.
       mesh: where the variables lie.  Every batch is then split over its axes `data` and `fsdp`; all
         processes must call, and all get all results.  None for variables of one device or the host.
 
-    Returns:
+    Yields:
       one result per pair, in the pairs' order.
+
+    Raises:
+      UserError: a pair needs more memory than there is.
     """
     options = [(name, config.eval[name]) for name in ("sampler", "steps", "clamp")]
     settings = {
@@ -107,29 +182,30 @@ def evaluate(
         "mesh": mesh,
         "options": (*options, ("prediction", config.model.prediction)),
     }
-    pairs = make_pairs(photos, config)
     parts = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
-    batch_size = -(-config.eval.batch_size // parts) * parts
-    results: dict[int, Result] = {}
-    quiet = not sys.stderr.isatty() or jax.process_index() != 0
-    with tqdm.tqdm(total=len(pairs), unit="image", desc="restoring", disable=quiet) as bar:
-        for chosen in _equal_size_batches(pairs, batch_size):
-            # Filled up with copies, so that a group's last batch needs no program of its own.
-            batch = [pairs[i] for i in chosen + chosen[:1] * (batch_size - len(chosen))]
-            names = (f"{pair.photo}/{pair.recipe.name}" for pair in batch)
-            arrays = (
-                np.stack([pair.lq for pair in batch]),
-                np.stack([pair.gt for pair in batch]),
-                np.array([zlib.crc32(os.fsencode(name)) for name in names], np.uint32),
-            )
-            if mesh is not None:
-                arrays = tuple(_split(array, mesh) for array in arrays)
-            restored, scores = jax.device_get(_restore_and_score(variables, *arrays, **settings))
-            for row, index in enumerate(chosen):
-                numbers = {name: float(values[row]) for name, values in scores.items()}
-                results[index] = Result(pairs[index], restored[row], **numbers)
-            bar.update(len(chosen))
-    return [results[index] for index in range(len(pairs))]
+
+    def start(pairs: list[TestPair]) -> Finish:
+        arrays = [np.stack([pair.lq for pair in pairs]), np.stack([pair.gt for pair in pairs])]
+        arrays.append(name_hashes([pair.name for pair in pairs]))
+        if mesh is not None:  # whole images per device
+            where = (batch_sharding(mesh, array.ndim, split_rows=False) for array in arrays)
+            arrays = list(map(place, arrays, where))
+        answer = _restore_and_score(variables, *arrays, **settings)
+
+        def finish() -> list[tuple[np.ndarray, dict[str, float]]]:
+            restored, scores = jax.device_get(answer)
+            return [
+                (image, {name: float(values[row]) for name, values in scores.items()})
+                for row, image in enumerate(restored)
+            ]
+
+        return finish
+
+    cut = functools.partial(centre_crop, side=config.eval.crop_size)
+    together = -(-config.eval.batch_size // parts) * parts
+    pairs = TestPairs(source, config, most)
+    for pair, (image, numbers) in pairs.through(start, cut, together, parts):
+        yield Result(pair, image, **numbers)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "sde", "seed", "mesh", "options"))
@@ -149,8 +225,8 @@ def _restore_and_score(
 
     A function of the module, so that every validation of a run uses the program of the first.
     """
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), hashes)
-    restored = restore_batch(variables, lq, keys, model=model, sde=sde, **dict(options))
+    keys = noise_keys(seed, hashes)
+    restored = run_batch(variables, lq, keys, model=model, sde=sde, **dict(options)).restored
     scores = {
         "psnr_input": metrics.psnr(lq, gt),
         "psnr": metrics.psnr(restored, gt),
@@ -160,19 +236,3 @@ def _restore_and_score(
     if mesh is not None:
         return jax.lax.with_sharding_constraint((restored, scores), replicated(mesh))
     return restored, scores
-
-
-def _split(array: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Lay a batch that every process holds whole over the mesh, whole images per device."""
-    where = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-    return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
-
-
-def _equal_size_batches(pairs: list[TestPair], batch_size: int) -> Iterator[list[int]]:
-    """Yield indices of pairs of one size each, at most `batch_size` at a time."""
-    by_size: dict[tuple[int, ...], list[int]] = {}
-    for index, pair in enumerate(pairs):
-        by_size.setdefault(pair.gt.shape, []).append(index)
-    for indices in by_size.values():
-        for start in range(0, len(indices), batch_size):
-            yield indices[start : start + batch_size]

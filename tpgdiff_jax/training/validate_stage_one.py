@@ -1,8 +1,7 @@
-"""Score stage one on unseen photos: does it name what degraded them, and see through it?"""
+"""Score stage one on images it has not seen: does it name what degraded them?"""
 
-import copy
 import dataclasses
-from collections.abc import Iterator
+import functools
 from typing import Any
 
 import jax
@@ -12,10 +11,12 @@ import tabulate
 from ml_collections import ConfigDict
 from PIL import Image
 
-from tpgdiff_jax.data.sources import PhotoFolder
+from tpgdiff_jax.data.images import centre_crop
+from tpgdiff_jax.data.sources import Source
+from tpgdiff_jax.inference.engine import Finish
 from tpgdiff_jax.models.stage_one import StageOne, build_stage_one
 from tpgdiff_jax.priors.semantic import unit_length
-from tpgdiff_jax.training.validate import TestPair, make_pairs
+from tpgdiff_jax.training.validate import TestPair, TestPairs
 
 _BATCH = 16
 
@@ -54,63 +55,42 @@ class StageOneScores:
         return tabulate.tabulate(rows, ("done \\ answered", *self.names), style)
 
 
-class _Squares:
-    """Photos as stage one sees them: the central square, resized."""
-
-    def __init__(self, photos: PhotoFolder, size: int):
-        self.paths, self.folder = photos.paths, photos.folder
-        self._photos, self._size = photos, size
-
-    def __len__(self) -> int:
-        return len(self._photos)
-
-    def __getitem__(self, index: int) -> np.ndarray | None:
-        photo = self._photos[index]
-        if photo is None:
-            return None
-        side = min(photo.shape[:2])
-        top, left = ((extent - side) // 2 for extent in photo.shape[:2])
-        square = Image.fromarray(photo[top : top + side, left : left + side])
-        return np.asarray(square.resize((self._size, self._size), Image.Resampling.BICUBIC))
-
-
 def evaluate_stage_one(
-    params: Any, teacher: Any, config: ConfigDict, photos: PhotoFolder
+    params: Any, teacher: Any, config: ConfigDict, source: Source, *, most: int | None = None
 ) -> StageOneScores:
-    """Degrade every photo in every way, reproducibly, and ask the student and the classifier.
+    """Ask the student and the classifier about degraded images: about every pair of a source.
 
     Args:
       params: {"semantic", "degradation"}, on the host or one device.
       teacher: the frozen teacher's.
       config: stage one's configuration; reads `model`, `priors`, `data` and `eval.seed`.
-      photos: clean photos that were not trained on.
+      source: clean photos or pairs that were not trained on.
+      most: so many of them, at most.
 
     Returns:
-      the scores over all pairs of photo and degradation.
+      the scores over all pairs.
     """
-    whole = copy.deepcopy(config)
-    with whole.unlocked():
-        whole.eval.crop_size = 0
-    pairs = make_pairs(_Squares(photos, config.data.crop_size), whole)
-    names = tuple(config.data.degradations)
-    networks = build_stage_one(config)
+    names, networks = tuple(config.data.degradations), build_stage_one(config)
+
+    def start(pairs: list[TestPair]) -> Finish:
+        gt, lq = (np.stack([getattr(pair, k) for pair in pairs]) for k in ("gt", "lq"))
+        answers = _ask(params, teacher, gt, lq, networks=networks)
+        return lambda: list(zip(*jax.device_get(answers), strict=True))
+
     confusion = np.zeros((len(names), len(names)), np.int64)
     cosines = []
-    for batch, count in _batches(pairs):
-        gt, lq = (np.stack([getattr(pair, k) for pair in batch]) for k in ("gt", "lq"))
-        answers, *both = jax.device_get(_ask(params, teacher, gt, lq, networks=networks))
-        for pair, answer in zip(batch[:count], answers[:count], strict=True):
-            confusion[names.index(pair.recipe.name), answer] += 1
-        cosines.append(np.stack(both)[:, :count])
-    cosine, untaught = np.concatenate(cosines, axis=1).mean(axis=1)
+    square = functools.partial(_square, side=config.data.crop_size)
+    for pair, (answer, *both) in TestPairs(source, config, most).through(start, square, _BATCH):
+        confusion[names.index(pair.degradation), answer] += 1
+        cosines.append(both)
+    cosine, untaught = np.mean(cosines, axis=0)
     return StageOneScores(names, confusion, float(cosine), float(untaught))
 
 
-def _batches(pairs: list[TestPair]) -> Iterator[tuple[list[TestPair], int]]:
-    """Yield full batches and how many of each count; the last one is filled up with copies."""
-    for start in range(0, len(pairs), _BATCH):
-        batch = pairs[start : start + _BATCH]
-        yield batch + batch[:1] * (_BATCH - len(batch)), len(batch)
+def _square(photo: np.ndarray, side: int) -> np.ndarray:
+    """Cut the largest central square and resize it, as stage one sees photos."""
+    square = Image.fromarray(centre_crop(photo, min(photo.shape[:2])))
+    return np.asarray(square.resize((side, side), Image.Resampling.BICUBIC))
 
 
 @jax.jit(static_argnames="networks")

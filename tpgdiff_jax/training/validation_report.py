@@ -1,7 +1,8 @@
 """Show results: a table per degradation, a JSON of all scores, one picture."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import tabulate
@@ -13,99 +14,94 @@ from tpgdiff_jax.reporting.files import write_text
 from tpgdiff_jax.training.validate import Result
 
 _PROTOCOL = "PSNR (dB) and SSIM on RGB, 8 bit, whole crop, no border removed"
+_SCORES = ("psnr_input", "psnr", "ssim_input", "ssim")
 _GAP, _HEADER = 4, 22
 
 
-def mean_scores(results: Sequence[Result]) -> dict[str, dict[str, float]]:
-    """Average the scores of each degradation, and of all degradations alike (`mean`).
+class Report:
+    """The numbers of all results, and the pictures of the first few; no other image is kept."""
 
-    Returns:
-      degradation -> {psnr_input, psnr, gain, ssim_input, ssim}, in the order first met.
-    """
-    names = list(dict.fromkeys(result.pair.recipe.name for result in results))
-    table = {}
-    for name in names:
-        chosen = [r for r in results if r.pair.recipe.name == name]
-        row = {
-            field: float(np.mean([getattr(r, field) for r in chosen]))
-            for field in ("psnr_input", "psnr", "ssim_input", "ssim")
-        }
-        table[name] = row | {"gain": row["psnr"] - row["psnr_input"]}
-    fields = table[names[0]]
-    table["mean"] = {f: float(np.mean([table[name][f] for name in names])) for f in fields}
-    return table
+    def __init__(self, results: Iterable[Result], most_photos: int = 3):
+        """Gather results.
 
+        Args:
+          results: what `evaluate` yields; at least one.
+          most_photos: images of the source that are drawn.
+        """
+        self._rows: list[dict[str, Any]] = []
+        self._panels: dict[tuple[str, str], np.ndarray] = {}  # (image, degradation) -> picture
+        photos: dict[str, None] = {}  # in the order met
+        for result in results:
+            pair = result.pair
+            names = {"photo": pair.image, "degradation": pair.degradation}
+            recipe = {} if pair.recipe is None else {"recipe": pair.recipe.to_json()}
+            self._rows.append(names | recipe | {name: getattr(result, name) for name in _SCORES})
+            if len(photos) < most_photos or pair.image in photos:
+                photos[pair.image] = None
+                self._panels[pair.image, pair.degradation] = _panel(result)
 
-def format_table(results: Sequence[Result], style: str = "simple") -> str:
-    """Return the table of `mean_scores` as text, in one of tabulate's styles."""
-    rows = [
-        (
-            name,
-            f"{row['psnr_input']:.2f}",
-            f"{row['psnr']:.2f}",
-            f"{row['gain']:+.2f}",
-            f"{row['ssim_input']:.3f}",
-            f"{row['ssim']:.3f}",
-            f"{row['ssim'] - row['ssim_input']:+.3f}",
-        )
-        for name, row in mean_scores(results).items()
-    ]
-    headers = ("", "PSNR input", "PSNR", "gain", "SSIM input", "SSIM", "gain")
-    align = ("left", *["right"] * 6)
-    return tabulate.tabulate(rows, headers, style, colalign=align, disable_numparse=True)
+    def means(self) -> dict[str, dict[str, float]]:
+        """Average the scores of each degradation, and of all degradations alike (`mean`).
 
+        Returns:
+          degradation -> {psnr_input, psnr, gain, ssim_input, ssim}, in the order first met.
+        """
+        table = {}
+        for name in self._degradations():
+            chosen = [row for row in self._rows if row["degradation"] == name]
+            row = {field: float(np.mean([each[field] for each in chosen])) for field in _SCORES}
+            table[name] = row | {"gain": row["psnr"] - row["psnr_input"]}
+        fields = next(iter(table.values()))
+        mean = {field: float(np.mean([row[field] for row in table.values()])) for field in fields}
+        return table | {"mean": mean}
 
-def write_report(results: Sequence[Result], folder: pathlib.Path) -> pathlib.Path:
-    """Write `scores.json`, `table.md` and `restored.png` into a folder.
+    def table(self, style: str = "simple") -> str:
+        """Return the table of `means` as text, in one of tabulate's styles."""
+        rows = [
+            (
+                name,
+                f"{row['psnr_input']:.2f}",
+                f"{row['psnr']:.2f}",
+                f"{row['gain']:+.2f}",
+                f"{row['ssim_input']:.3f}",
+                f"{row['ssim']:.3f}",
+                f"{row['ssim'] - row['ssim_input']:+.3f}",
+            )
+            for name, row in self.means().items()
+        ]
+        headers = ("", "PSNR input", "PSNR", "gain", "SSIM input", "SSIM", "gain")
+        align = ("left", *["right"] * 6)
+        return tabulate.tabulate(rows, headers, style, colalign=align, disable_numparse=True)
 
-    Equal images have an infinite PSNR, which the JSON holds as the text "inf".
+    def picture(self) -> np.ndarray:
+        """Draw one row per degradation: degraded | restored | truth; uint8 [H, W, 3]."""
+        rows = []
+        for name in self._degradations():
+            panels = [panel for (_, way), panel in self._panels.items() if way == name]
+            rows += [join(panels, axis=1, gap=3 * _GAP)] if panels else []
+        return join(rows, axis=0)
 
-    Args:
-      results: what `evaluate` returned; at least one.
-      folder: where to; made if missing, older reports in it are replaced.
+    def write(self, folder: pathlib.Path) -> pathlib.Path:
+        """Write `scores.json`, `table.md` and `restored.png` into a folder.
 
-    Returns:
-      the picture's path.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    images = [
-        {
-            "photo": r.pair.photo,
-            "degradation": r.pair.recipe.name,
-            "recipe": r.pair.recipe.to_json(),
-            "psnr_input": r.psnr_input,
-            "psnr": r.psnr,
-            "ssim_input": r.ssim_input,
-            "ssim": r.ssim,
-        }
-        for r in results
-    ]
-    scores = {"protocol": _PROTOCOL, "means": mean_scores(results), "images": images}
-    write_text(folder / "scores.json", json_text.dumps(scores, indent=2) + "\n")
-    write_text(folder / "table.md", f"{format_table(results, 'github')}\n\n{_PROTOCOL}.\n")
-    picture = folder / "restored.png"
-    write_image(picture, comparison_picture(results))
-    return picture
+        Equal images have an infinite PSNR, which the JSON holds as the text "inf".
 
+        Args:
+          folder: where to; made if missing, older reports in it are replaced.
 
-def comparison_picture(results: Sequence[Result], most_photos: int = 3) -> np.ndarray:
-    """Draw one row per degradation: degraded | restored | truth, for each of a few photos.
+        Returns:
+          the picture's path.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        scores = {"protocol": _PROTOCOL, "means": self.means(), "images": self._rows}
+        write_text(folder / "scores.json", json_text.dumps(scores, indent=2) + "\n")
+        write_text(folder / "table.md", f"{self.table('github')}\n\n{_PROTOCOL}.\n")
+        picture = folder / "restored.png"
+        write_image(picture, self.picture())
+        return picture
 
-    Args:
-      results: scored images; those of the first `most_photos` photos are drawn.
-      most_photos: photos side by side.
-
-    Returns:
-      uint8 [H, W, 3].
-    """
-    photos = list(dict.fromkeys(r.pair.photo for r in results))[:most_photos]
-    names = list(dict.fromkeys(r.pair.recipe.name for r in results))
-    panels = {(r.pair.photo, r.pair.recipe.name): _panel(r) for r in results}
-    rows = [
-        join([panels[p, n] for p in photos if (p, n) in panels], axis=1, gap=3 * _GAP)
-        for n in names
-    ]
-    return join(rows, axis=0)
+    def _degradations(self) -> list[str]:
+        return list(dict.fromkeys(row["degradation"] for row in self._rows))
 
 
 def _panel(result: Result) -> np.ndarray:
@@ -113,7 +109,7 @@ def _panel(result: Result) -> np.ndarray:
     return captioned(
         (result.pair.lq, result.restored, result.pair.gt),
         (
-            f"{result.pair.recipe.name}  {result.psnr_input:.2f} dB",
+            f"{result.pair.degradation}  {result.psnr_input:.2f} dB",
             f"restored  {result.psnr:.2f} dB",
             "truth",
         ),

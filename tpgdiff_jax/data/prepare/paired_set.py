@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.data.degradations.mix import Recipe, degrade, expand, parse
-from tpgdiff_jax.data.images import write_image
+from tpgdiff_jax.data.images import centre_crop, write_image
 from tpgdiff_jax.data.prepare.preview import contact_sheet
 from tpgdiff_jax.data.records import write_records
 from tpgdiff_jax.data.sources import PhotoFolder
@@ -91,7 +91,7 @@ def examples(
         photo = photos[index]
         if photo is None:
             continue
-        gt = _centre(photo, config.prepare.crop_size)
+        gt = centre_crop(photo, config.prepare.crop_size)
         name = _plain_name(photos, index)
         for plan in wanted:
             recipe = plan.recipe(config.prepare.seed, name)
@@ -125,13 +125,6 @@ def _check_names(photos: PhotoFolder) -> None:
 def class_names(config: ConfigDict) -> list[str]:
     """Return the names of a test set's recipes, in order; their numbers are the labels."""
     return list(dict.fromkeys(plan.class_name for plan in plans(config)))
-
-
-def _centre(photo: np.ndarray, size: int) -> np.ndarray:
-    if size == 0:
-        return photo
-    top, left = (max(0, (side - size) // 2) for side in photo.shape[:2])
-    return photo[top : top + size, left : left + size]
 
 
 def prepare(photos: PhotoFolder, config: ConfigDict, output: pathlib.Path) -> int:

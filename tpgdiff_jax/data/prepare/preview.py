@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from tpgdiff_jax.data.images import centre_crop
+
 _BAND = 30  # Height of the labels above the photos, in pixels: two lines.
 _GAP = 4
 
@@ -46,8 +48,5 @@ def contact_sheet(
 
 def _square(photo: np.ndarray, side: int) -> np.ndarray:
     """Cut the largest central square and bring it to `side` pixels."""
-    height, width = photo.shape[:2]
-    edge = min(height, width)
-    top, left = (height - edge) // 2, (width - edge) // 2
-    square = Image.fromarray(photo[top : top + edge, left : left + edge])
+    square = Image.fromarray(centre_crop(photo, min(photo.shape[:2])))
     return np.asarray(square.resize((side, side), Image.Resampling.LANCZOS))

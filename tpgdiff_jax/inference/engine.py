@@ -1,0 +1,233 @@
+"""The one way to bring many images through a program; a device waits for no file.
+
+Threads read the images that come next and write the results that came before, and a batch is begun
+before the last one is fetched.  A batch that does not fit into memory is halved and tried again; an
+image that does not fit alone, or cannot be read, fails alone.
+"""
+
+import collections
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+
+from tpgdiff_jax.data.images import UnreadableImageError
+from tpgdiff_jax.reporting.errors import UserError
+
+_THREADS = 4
+_CHUNKS_AHEAD = 2
+# What a file may do when it is read.  All else is ours, and keeps its traceback.
+_AT_FAULT = (UserError, UnreadableImageError, OSError, MemoryError)
+
+Finish = Callable[[], Sequence[Any]]
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What became of an image.
+
+    Attributes:
+      source: what was to be read.
+      item: what was read.
+      result: what was made of it; None where it failed, or was in no batch.
+      error: why it failed.
+      seconds: its part of its batch's time.
+    """
+
+    source: Any
+    item: Any = None
+    result: Any = None
+    error: Exception | None = None
+    seconds: float = 0.0
+
+
+def stream(
+    chunks: Iterable[Sequence[Any]],
+    read: Callable[[Any], Any],
+    group: Callable[[Sequence[Any]], Iterable[Sequence[int]]],
+    start: Callable[[Sequence[Any]], Finish],
+    wanted: Callable[[Any], bool] = lambda source: True,
+) -> Iterator[Outcome]:
+    """Yield what becomes of every image, in the order given; memory holds a few chunks.
+
+    Args:
+      chunks: sources of images, some at a time; fetched as they are needed.
+      read: turns a source into an item; runs in threads.
+      group: which of some items (indices) form a batch; an item may be in none.
+      start: begins a batch of items; returns what waits for its results, one for each item.  A
+        result that is an exception is the item's error.
+      wanted: whether a source that was read shall still be worked on.
+
+    Raises:
+      Exception: whatever `start` raises, but for want of memory, and `read`, but for what files
+        are at fault for.
+    """
+    pool = ThreadPoolExecutor(_THREADS)
+    running: collections.deque[tuple[_Batch, list[Outcome]]] = collections.deque()
+    idle_since = 0.0
+
+    def oldest() -> list[Outcome]:
+        nonlocal idle_since
+        batch, done = running.popleft()
+        batch.wait(idle_since)
+        idle_since = time.perf_counter()
+        return done
+
+    try:
+        for chunk in _read_ahead(pool, read, chunks):
+            usable = [each for each in chunk if each.error is None and wanted(each.source)]
+            groups = list(group([outcome.item for outcome in usable])) or [()]
+            for number, indices in enumerate(groups, 1):
+                batch = _Batch(start, [usable[index] for index in indices])
+                running.append((batch, chunk if number == len(groups) else []))
+                if len(running) > 1:
+                    yield from oldest()
+        while running:
+            yield from oldest()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class WriteBehind:
+    """Writes results in threads while the device goes on; a context manager.
+
+    What follows a write, such as a line in a log, is done in the order of the results.
+    """
+
+    def __init__(
+        self, write: Callable[..., None], file: Callable[[Any, Future | None], None], most: int = 8
+    ):
+        """Start the threads.
+
+        Args:
+          write: what they do.
+          file: called with a result and what waits for its write, when that is done; with None for
+            a result of which nothing is written.
+          most: results that wait, so that memory holds no more.
+        """
+        self._write, self._file, self._most = write, file, most
+        self._pool = ThreadPoolExecutor(_THREADS)
+        self._waiting: collections.deque[tuple[Any, Future | None]] = collections.deque()
+
+    def put(self, result: Any, *args: Any) -> None:
+        """Take a result, and the arguments of `write`; without any, nothing is written.
+
+        Raises:
+          Exception: what `file` raises about an earlier one.
+        """
+        self._waiting.append((result, self._pool.submit(self._write, *args) if args else None))
+        self._settle(self._most)
+
+    def written(self) -> int:
+        """Count results that were written but could not be filed, after an error."""
+        futures = (future for _, future in self._waiting if future is not None)
+        return sum(not future.cancelled() and future.exception() is None for future in futures)
+
+    def __enter__(self) -> "WriteBehind":
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._settle(0)
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _settle(self, most: int) -> None:
+        while waiting := self._waiting:
+            result, future = waiting[0]
+            if future is not None and not future.done() and len(waiting) <= most:
+                return
+            waiting.popleft()
+            self._file(result, future)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether a batch failed for want of memory, of the host's or a device's."""
+    on_device = isinstance(error, jax.errors.JaxRuntimeError)
+    return isinstance(error, MemoryError) or (on_device and "RESOURCE_EXHAUSTED" in str(error))
+
+
+def reason(error: Exception, remedy: str = "try a smaller --tile") -> str:
+    """Say in a few words why an image failed; its name stands beside it already.
+
+    Args:
+      error: of an `Outcome`.
+      remedy: what helps against want of memory.
+    """
+    if isinstance(error, UnreadableImageError):
+        return error.reason
+    if is_out_of_memory(error):
+        where = "there is" if isinstance(error, MemoryError) else "the device has"
+        return f"needs more memory than {where}; {remedy}"
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}"
+    return str(error)
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, read: Callable[[Any], Any], chunks: Iterable[Sequence[Any]]
+) -> Iterator[list[Outcome]]:
+    def fetch(source: Any) -> Outcome:
+        try:
+            return Outcome(source, read(source))
+        except _AT_FAULT as error:
+            return Outcome(source, error=error)
+
+    waiting: collections.deque[list[Future]] = collections.deque()
+    for chunk in chunks:
+        waiting.append([pool.submit(fetch, source) for source in chunk])
+        if len(waiting) > _CHUNKS_AHEAD:
+            yield [future.result() for future in waiting.popleft()]
+    while waiting:
+        yield [future.result() for future in waiting.popleft()]
+
+
+class _Batch:
+    """Images that a device works on together."""
+
+    def __init__(self, start: Callable[[Sequence[Any]], Finish], members: list[Outcome]):
+        self._start, self._members = start, members
+        self._began, self._finish = time.perf_counter(), None
+        self._try(self._begin)
+
+    def _begin(self) -> None:
+        if self._members:
+            self._finish = self._start([member.item for member in self._members])
+
+    def wait(self, idle_since: float = 0.0) -> None:
+        """Give every member its result or its error.
+
+        Args:
+          idle_since: when the device was done with the batch before.
+        """
+        self._began = max(self._began, idle_since)
+        if self._finish is not None:
+            self._try(self._fetch)
+
+    def _fetch(self) -> None:
+        results = self._finish()
+        seconds = (time.perf_counter() - self._began) / len(self._members)
+        for member, result in zip(self._members, results, strict=True):
+            failed = isinstance(result, Exception)
+            member.result, member.error = (None, result) if failed else (result, None)
+            member.seconds = seconds
+
+    def _try(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+            return
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = error.with_traceback(None)  # whose frames would hold the arrays
+        self._finish = None
+        if len(self._members) == 1:
+            self._members[0].error = failure
+            return
+        middle = len(self._members) // 2
+        for half in (self._members[:middle], self._members[middle:]):
+            _Batch(self._start, half).wait()

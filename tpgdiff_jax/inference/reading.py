@@ -1,0 +1,47 @@
+"""Take a long list of images some at a time, so that memory holds only these."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tpgdiff_jax.data.images import UnreadableImageError, read_size
+from tpgdiff_jax.inference.forms import Form, form_of_any
+
+_WINDOW_PIXELS = 2**24
+
+
+def read_named(named: tuple[Any, str | None]) -> Form:
+    """Take an image of any kind apart; a name given with it takes the place of its own."""
+    image, name = named
+    picture = form_of_any(image)
+    return picture if name is None else dataclasses.replace(picture, name=name)
+
+
+def windows(named: Iterable[tuple[Any, Any]], most: int) -> Iterator[list[tuple[Any, Any]]]:
+    """Yield images some at a time, few where they are large: as many as memory should hold."""
+    window, pixels = [], 0
+    for image, name in named:
+        window.append((image, name))
+        pixels += _pixels(image)
+        if len(window) == most or pixels > _WINDOW_PIXELS:
+            yield window
+            window, pixels = [], 0
+    if window:
+        yield window
+
+
+def _pixels(image: Any) -> int:
+    """Return how many pixels an image has, of a file by its header; 0 where that says nothing."""
+    try:
+        if isinstance(image, str | os.PathLike):
+            return math.prod(read_size(image))
+    except (UnreadableImageError, OSError):
+        return 0  # reading it will tell why
+    if isinstance(image, Form):
+        image = image.rgb
+    return math.prod(image.size if isinstance(image, Image.Image) else np.shape(image)[:2])
