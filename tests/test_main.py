@@ -138,7 +138,7 @@ def test_train_evaluate_export_and_restore(experiment, tmp_path):
         (["--config.optim.learning_rate=1e30", *SMALLER], ["Step ", "bad_step_", "learning_rate"]),
         (["--workdir=/proc/nothing/here"], ["/proc/nothing/here", "cannot be written"]),
         (["--config.mesh.data=3"], ["data=3", "1 devices"]),
-        (["--config.data.crop_size=4000"], ["smaller than the crop"]),
+        (["--config.data.crop_size=4000"], ["smaller than the 4000 pixels that data.crop_size"]),
         (["--config.model.prediction=y"], ["model.prediction", "noise, x0, v"]),
         (["--num_processes=2", "--process_id=1"], ["--num_processes=2 alone", "--coordinator"]),
         (["--mode=tran"], ["tran", "train"]),

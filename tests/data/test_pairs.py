@@ -172,7 +172,7 @@ def test_released_layout_is_read_and_trouble_listed(classes_folder):
     assert {name.removeprefix(f"{classes_folder}/"): reason for name, reason in bad} == {
         "noise/GT/gone.png": "empty file (0 bytes)",
         "noise/LQ/gone.png": "its ground truth noise/GT/gone.png cannot be used",
-        "noise/LQ/tiny.png": "8x8 is smaller than the crop of 32 pixels",
+        "noise/LQ/tiny.png": "8x8 is smaller than the 32 pixels that data.crop_size or scores need",
         "noise/LQ/turned.png": "40x48, but its ground truth noise/GT/turned.png is 48x40",
         "rain/GT/unused.png": "no degraded image has its name",
         "rain/LQ/lonely.png": "no ground truth has its name",

@@ -11,7 +11,7 @@ import hashlib
 import os
 import pathlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,6 +23,8 @@ from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
 
+_NEEDED_BY = "data.crop_size or scores need"
+_END_BYTES = 2**16  # of a large file, at each end
 _SCAN_THREADS = 8  # headers are read in parallel: on network drives each waits
 
 
@@ -70,6 +72,14 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def name(self, index: int) -> str:
         """Return an element's name: relative to the root, the same on every machine."""
+
+    def identity(self) -> Iterator[str]:
+        """Yield lines that tell these elements from others, the same wherever they lie.
+
+        A run asks for them at every start, so no element is read for them: a folder's are its
+        names, those of record files are the files, see `file_identity`, and numbers of records.
+        """
+        return map(self.name, range(len(self)))
 
     @abc.abstractmethod
     def _read(self, index: int) -> Any:
@@ -123,8 +133,9 @@ class Source(abc.ABC):
     @functools.cached_property
     def _fingerprint(self) -> str:
         """Return what tells the elements from others; no absolute path, so folders may move."""
-        names = "\n".join(self.name(index) for index in range(len(self)))
-        return hashlib.sha1(names.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+        return hashlib.sha1(
+            "\n".join(self.identity()).encode("utf-8", "surrogateescape")
+        ).hexdigest()[:8]
 
     def _check_size(self, index: int, element: Any) -> None:
         image = element["gt"] if isinstance(element, dict) else element
@@ -225,6 +236,17 @@ class PhotoFolder(Source):
         return read_rgb(self.paths[index])
 
 
+def file_identity(path: str | os.PathLike) -> str:
+    """Return a large file's name, size and a digest of its two ends; the rest is not read."""
+    size = os.path.getsize(path)
+    digest = hashlib.sha1()
+    with open(path, "rb") as file:
+        digest.update(file.read(_END_BYTES))
+        file.seek(max(0, size - _END_BYTES))
+        digest.update(file.read(_END_BYTES))
+    return f"{os.path.basename(path)} {size} {digest.hexdigest()}"
+
+
 def image_names(folder: pathlib.Path) -> list[str]:
     """List the image files below a folder, relative to it, sorted as text.
 
@@ -318,7 +340,7 @@ def too_small(size: tuple[int, int], min_size: int) -> str | None:
     """Return why an image of (height, width) cannot be used, or None."""
     height, width = size
     if min(height, width) < min_size:
-        return f"{width}x{height} is smaller than the crop of {min_size} pixels"
+        return f"{width}x{height} is smaller than the {min_size} pixels that {_NEEDED_BY}"
     return None
 
 
