@@ -154,7 +154,7 @@ def test_a_full_disk_stops_the_job_and_leaves_nothing_half_written(
     folder, tmp_path, monkeypatch, full
 ):
     output = tmp_path / "out"
-    real = files.os.replace
+    real = os.replace
 
     def replace(source, target):
         if target.name == "1.png":
@@ -163,7 +163,7 @@ def test_a_full_disk_stops_the_job_and_leaves_nothing_half_written(
 
     output.mkdir()
     if full == "picture":
-        monkeypatch.setattr(files.os, "replace", replace)
+        monkeypatch.setattr(os, "replace", replace)
     else:
         (output / job.LOG_NAME).symlink_to("/dev/full")  # takes nothing
     summary = run(Mirror(), folder, output)
