@@ -100,6 +100,8 @@ def _by_pillow(pixels: np.ndarray, suffix: str, metadata: Metadata, icc: bytes |
             info.add_itxt("XML:com.adobe.xmp", metadata.xmp.decode("utf-8", "replace"))
     elif suffix in (".jpg", ".jpeg"):
         options["quality"] = _QUALITY
+        if metadata.exif:
+            options["exif"] = b"Exif\0\0" + metadata.exif
         for key in ("exif", "xmp"):  # longer ones do not fit
             if len(options.get(key, b"")) > _MOST_SEGMENT - 40:
                 del options[key]
@@ -108,8 +110,11 @@ def _by_pillow(pixels: np.ndarray, suffix: str, metadata: Metadata, icc: bytes |
         options.pop("dpi", None)
     elif suffix in (".tif", ".tiff"):
         options.pop("xmp", None)
+        options["exif"] = block = Image.Exif()
+        if metadata.exif:
+            block.load(b"Exif\0\0" + metadata.exif)
         if metadata.xmp:
-            options["tiffinfo"] = {700: metadata.xmp}
+            block[700] = metadata.xmp
     else:  # BMP
         options = {key: value for key, value in options.items() if key == "dpi"}
     buffer = io.BytesIO()
