@@ -4,7 +4,6 @@
 """
 
 import abc
-import collections
 import copy
 import functools
 import hashlib
@@ -16,12 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from absl import logging
 
+from tpgdiff_jax.data.folders import home, list_images
 from tpgdiff_jax.data.images import EXTENSIONS, UnreadableImageError, read_rgb, read_size
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.reporting.errors import UserError
-from tpgdiff_jax.reporting.files import printable
 
 _NEEDED_BY = "data.crop_size or scores need"
 _END_BYTES = 2**16  # of a large file, at each end
@@ -193,16 +191,20 @@ class PhotoFolder(Source):
         Raises:
           UserError: no such folder, or no usable photo in it; says what was found instead.
         """
-        super().__init__(folder, min_size, cache_mb, report)
-        self.folder = pathlib.Path(folder)
+        self.folder = home(folder)
+        super().__init__(self.folder, min_size, cache_mb, report)
         if not self.folder.is_dir():
             raise UserError(f"Photo folder {self.root!r} does not exist or is no folder.")
-        found = [self.folder / name for name in image_names(self.folder)]
-        self.found = len(found)
+        listing = list_images(self.folder)
+        found = [self.folder / name for name in listing.names]
+        self.found = len(found) + len(listing.troubles)
+        for name, reason in listing.troubles.items():
+            self._skip(self.folder / name, reason)
         if not found:
+            besides = f" but {listing.left_out()}" if listing.left_out() else ""
             raise UserError(
-                f"Photo folder {self.root!r} holds no image files ({', '.join(EXTENSIONS)}); put "
-                "photos there or name another folder."
+                f"Photo folder {self.root!r} holds no image files ({', '.join(EXTENSIONS)})"
+                f"{besides}; put photos there or name another folder."
             )
         self.paths: list[pathlib.Path] = []
         for path, size in zip(found, scan_sizes(found), strict=True):
@@ -248,79 +250,8 @@ def file_identity(path: str | os.PathLike) -> str:
 
 
 def image_names(folder: pathlib.Path) -> list[str]:
-    """List the image files below a folder, relative to it, sorted as text.
-
-    Links to folders are followed, except those that lead back to a folder they lie in.  Hidden
-    files and folders are left out: half-written files, and what macOS and file servers leave
-    behind.  What was followed and what was left out is counted and logged.
-    """
-    names: list[str] = []
-    met: dict[str, list[str]] = collections.defaultdict(list)  # one of the texts below -> where
-    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
-    while waiting:
-        below, above = waiting.pop()  # a folder relative to the root, and the folders it lies in
-        place = os.path.join(folder, below)
-        try:
-            about = os.stat(place)
-            with os.scandir(place) as found:
-                entries = list(found)
-        except OSError:
-            met[_UNREADABLE].append(below or ".")
-            continue
-        identity = about.st_dev, about.st_ino
-        if identity in above:
-            met[_LOOPS].append(below)
-            continue
-        if os.path.islink(place) and below:
-            met[_LINKED].append(below)
-        for entry in entries:
-            name = f"{below}/{entry.name}" if below else entry.name
-            if what := _left_out(entry):
-                met[what].append(name)
-            elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-                waiting.append((name, (*above, identity)))
-            elif _is_image(entry.name) and os.path.isfile(entry.path):
-                names.append(name)
-    for what, where in sorted(met.items()):
-        level = logging.WARNING if what in _PROBLEMS else logging.INFO
-        named = ", ".join(sorted(where)[:_NAMED]) + (", ..." if len(where) > _NAMED else "")
-        text = f"{folder}: {len(where)} {what}: {named}"
-        logging.log(level, "%s", printable(text))
-    return sorted(names)
-
-
-_NAMED = 3  # so many places are named in a line
-_LINKED = "linked folders followed"
-_HIDDEN_FOLDERS, _HIDDEN_FILES = "hidden folders left out", "hidden image files left out"
-_LOOPS = "folders left out, since they are links back to a folder they lie in"
-_DANGLING = "links left out, since what they name does not exist"
-_UNREADABLE = "folders left out, since they cannot be read"
-_PROBLEMS = (_LOOPS, _DANGLING, _UNREADABLE)
-
-
-def _left_out(entry: os.DirEntry) -> str:
-    """Return why nothing of an entry of a folder is listed; "" where it may be."""
-    if entry.name.startswith("."):
-        if os.path.isdir(entry.path):
-            return _HIDDEN_FOLDERS
-        return _HIDDEN_FILES if _is_image(entry.name[1:]) else ""
-    return _DANGLING if entry.is_symlink() and not os.path.exists(entry.path) else ""
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
-
-
-def is_below_itself(root: pathlib.Path, name: str) -> bool:
-    """Tell whether a path goes through one folder twice, by way of a link back to it.
-
-    Args:
-      root: where the path starts.
-      name: of a file, relative to the root.
-    """
-    folders = [root / parent for parent in pathlib.PurePath(name).parents]  # the root among them
-    seen = {os.path.realpath(folder) for folder in folders}
-    return len(seen) < len(folders)
+    """List the image files below a folder, relative to it, sorted; see `folders.list_images`."""
+    return list_images(folder).names
 
 
 def scan_sizes(paths: Sequence[pathlib.Path]) -> list[tuple[int, int] | str]:
