@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tpgdiff_jax.benchmark.sets import Item, OpenSet, SetSpec
+from tpgdiff_jax.data.folders import home
 from tpgdiff_jax.data.images import EXTENSIONS
 from tpgdiff_jax.data.pairs import match_names
 from tpgdiff_jax.data.sources import image_names, scan_sizes
@@ -37,7 +38,7 @@ def open_set(spec: SetSpec, root: pathlib.Path) -> OpenSet:
     Raises:
       AbsentSetError: its folder is missing or holds no image; says where to get it.
     """
-    folder = root / spec.folder
+    folder = home(root) / home(spec.folder)
     lq_files, gt_files = {}, {}
     if spec.layout != "clean":
         lq_files = _listed(folder, spec.lq) or _listed(folder, "LQ")

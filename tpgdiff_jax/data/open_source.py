@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tpgdiff_jax.data.folders import home
 from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.data.records import RecordPairs, RecordPhotos
 from tpgdiff_jax.data.skipped import SkipReport
@@ -64,6 +65,7 @@ def open_source(
             f"Data source {spec} of kind {kind!r} {problem}; needed: {', '.join(needed)}; "
             f"optional: {', '.join(('weight', *optional))}."
         )
+    spec["path"] = str(home(spec["path"]))
     common = {"min_size": min_size, "cache_mb": cache_mb, "report": report}
     if kind.startswith("tfds_"):
         path = spec.pop("path")

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tpgdiff_jax.data.folders import home
 from tpgdiff_jax.data.images import EXTENSIONS, UnreadableImageError, read_rgb
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import Source, image_names, relabelled, scan_sizes, too_small
@@ -111,8 +112,8 @@ class PairFolder(Source):
         Raises:
           UserError: no such folder, another layout, an unknown class, or no usable pair.
         """
-        super().__init__(root, min_size, cache_mb, report)
-        self._root = pathlib.Path(root)
+        self._root = home(root)
+        super().__init__(self._root, min_size, cache_mb, report)
         folders = self._class_folders(class_name)
         names = sorted(folders)
         self.classes, labels = relabelled(names, classes, self.root)

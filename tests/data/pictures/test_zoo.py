@@ -1,10 +1,12 @@
 """Every reader shows every picture alike, and as it was made; or all refuse it in one sentence."""
 
 import logging
+import sys
 
 import numpy as np
 import pytest
-from zoo import Animal, zoo
+from PIL import Image
+from zoo import U8, Animal, zoo
 
 from tpgdiff_jax.benchmark.sets import Item, SetSpec
 from tpgdiff_jax.data.images import (
@@ -101,3 +103,23 @@ def test_further_frames_are_said(tmp_path, caplog):
         if animal.shows is not None:
             assert read_picture(animal.data, animal.name).frames == animal.frames, animal.name
     assert "two_pages.tif: frame 1 of 2" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "name"), [("pillow_heif", "HEIF", "a.heic"), ("pillow_jxl", "JXL", "a.jxl")]
+)
+def test_kinds_that_need_a_package(tmp_path, monkeypatch, module, kind, name):
+    plugin = pytest.importorskip(module)
+    if kind == "HEIF":
+        plugin.register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(U8).save(tmp_path / name, kind, exif=exif.tobytes(), quality=95)
+    size, found = read_size(tmp_path / name), read_rgb(tmp_path / name)
+    assert found.shape == (*size, 3)
+    assert size == (U8.shape[1], U8.shape[0])  # upright
+    assert np.abs(found / 255 - np.rot90(U8, -1) / 255).mean() < 12 / 255
+    np.testing.assert_array_equal(_restoring(tmp_path / name), found)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UnreadableImageError, match=r"needs a package .*: pip install pillow"):
+        read_size(tmp_path / name)
