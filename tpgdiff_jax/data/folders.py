@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import fnmatch
 import os
 import pathlib
 
@@ -109,6 +110,37 @@ def list_images(folder: pathlib.Path) -> Listing:
         level = logging.INFO if what in _USUAL else logging.WARNING
         logging.log(level, "%s", printable(f"{folder}: {line}"))
     return listing
+
+
+def images_below(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
+    """List the images of one side of a set, as name -> file.
+
+    Args:
+      folder: of the set.
+      pattern: the side's folder in it; "" for the folder itself.  `*` in it matches any name, and
+        what it matches is a part of the images' names.  A last part with a dot names files, such
+        as `*_hazy.*`: then only images of such names are listed, and no sub-folders.  Patterns
+        with `|` between them are tried in turn, until one finds images.
+    """
+    found: dict[str, pathlib.Path] = {}
+    for choice in pattern.split("|"):
+        parts = pathlib.PurePath(choice).parts
+        files = parts[-1] if parts and "*" in parts[-1] and "." in parts[-1] else ""
+        base_pattern = "/".join(parts[: len(parts) - bool(files)])
+        for base in sorted(folder.glob(base_pattern)) if base_pattern else [folder]:
+            if not base.is_dir():
+                continue
+            own = base.relative_to(folder).parts
+            wanted = pathlib.PurePath(base_pattern).parts
+            stars = [part for part, want in zip(own, wanted, strict=True) if "*" in want]
+            if any(part.startswith(".") for part in stars):  # hidden: what macOS leaves behind
+                continue
+            for name in list_images(base).names:
+                if not files or ("/" not in name and fnmatch.fnmatchcase(name, files)):
+                    found["/".join([*stars, name])] = base / name
+        if found:
+            break
+    return found
 
 
 def is_below_itself(root: pathlib.Path, name: str) -> bool:

@@ -16,6 +16,7 @@ __all__ = [
     "EXTENSIONS",
     "UnreadableImageError",
     "centre_crop",
+    "cut_like",
     "decode_rgb",
     "encode_png",
     "read_rgb",
@@ -58,6 +59,12 @@ def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
         return image
     top, left = (max(0, (extent - side) // 2) for extent in image.shape[:2])
     return image[top : top + side, left : left + side]
+
+
+def cut_like(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Cut the centre of (height, width) out of an image that is at least as large."""
+    top, left = (max(0, (have - want) // 2) for have, want in zip(image.shape, size, strict=False))
+    return image[top : top + size[0], left : left + size[1]]
 
 
 def decode_rgb(data: bytes, name: str) -> np.ndarray:
