@@ -9,7 +9,9 @@ _OWN_FILES = ("data/degradations/coding.py",)
 
 
 def test_no_other_file_opens_pictures():
-    opens = re.compile(r"Image\.open\(|imread\(|imdecode\(|TiffFile\(|import (tifffile|imagecodecs)")
+    opens = re.compile(
+        r"Image\.open\(|imread\(|imdecode\(|TiffFile\(|import (tifffile|imagecodecs)"
+    )
     found = [
         path.relative_to(ROOT).as_posix()
         for path in sorted(ROOT.rglob("*.py"))

@@ -251,6 +251,13 @@ def _jpegs() -> Iterator[Animal]:
     preview = [Image.fromarray(U8).resize((9, 6))]
     two = _saved(Image.fromarray(U8), "MPO", save_all=True, append_images=preview)
     yield Animal("with_preview.jpg", two, RGB, _LOSSY)
+    yield Animal("no_end_mark.jpg", plain[:-2], RGB, _LOSSY)
+    slow = _saved(Image.fromarray(U8), "JPEG", quality=95, progressive=True)
+    yield Animal("progressive.jpg", slow, RGB, _LOSSY)
+    yield Animal("progressive_no_end_mark.jpg", slow[:-2], RGB, _LOSSY)
+    for cut in (3, 8, 40):
+        yield Animal(f"cut_{cut}.jpg", plain[:-cut], None, refused="truncated")
+        yield Animal(f"progressive_cut_{cut}.jpg", slow[:-cut], None, refused="truncated|damaged")
     yield Animal("cut.jpg", plain[: len(plain) * 2 // 3], None, refused="truncated")
 
 

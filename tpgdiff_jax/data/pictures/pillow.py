@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import io
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -16,6 +17,8 @@ from tpgdiff_jax.reporting.errors import UserError
 _EXTRAS = {"HEIF": ("pillow_heif", "register_heif_opener"), "JXL": ("pillow_jxl", "")}
 _WORDS = {"HEIF": "a HEIC photo", "JXL": "a JPEG XL picture"}
 _PACKAGES = {"HEIF": "pillow-heif", "JXL": "pillow-jxl-plugin"}
+# Bytes that stand for any pixels, without the mark 255.
+_FILLERS = [np.random.default_rng(i).integers(0, 255, 256, np.uint8).tobytes() for i in range(3)]
 _PREVIEWS = ("MPO", "ICO", "ICNS", "PSD")  # whose further pictures are the same, or parts of it
 
 
@@ -23,6 +26,7 @@ class PillowFile:
     """An opened file of any of Pillow's kinds; see `picture.Stored`."""
 
     def __init__(self, file: BinaryIO, kind: str):
+        self._file, self._kind = file, kind
         self._image = _open(file, kind)
         self.size = self._image.size[::-1]
         info = self._image.info
@@ -31,7 +35,12 @@ class PillowFile:
 
     def pixels(self) -> np.ndarray:
         """Decode the first frame."""
-        self._image.load()
+        try:
+            self._image.load()
+        except OSError as error:
+            if self._kind != "JPEG" or "truncated" not in str(error):
+                raise
+            return _without_end_mark(self._file, error)
         return pixels_of(self._image)
 
     def frames(self) -> int:
@@ -83,6 +92,22 @@ def pixels_of(image: Image.Image) -> np.ndarray:
         return np.asarray(image.convert("LA" if mode in ("LA", "La") else "L"))
     has_alpha = is_keyed or mode in ("RGBA", "PA", "RGBa")
     return np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
+
+
+def _without_end_mark(file: BinaryIO, error: OSError) -> np.ndarray:
+    """Decode a JPEG that lacks its end mark alone; raise `error` where pixels are missing, too.
+
+    Decoders make up what is missing.  Where nothing is, more data before the mark change nothing.
+    """
+    file.seek(0)
+    data = file.read().rstrip(b"\xff")  # which would make a mark of what follows
+    found = []
+    for more in (b"", *_FILLERS):
+        with opened(io.BytesIO(data + more + b"\xff\xd9"), "JPEG") as image:
+            found.append(pixels_of(image))
+    if any((pixels != found[0]).any() for pixels in found[1:]):
+        raise error
+    return found[0]
 
 
 def _deep_grey(image: Image.Image) -> np.ndarray:
