@@ -47,6 +47,8 @@ def test_words_are_left_out_only_where_one_truth_remains():
 def test_a_rule_of_ones_own_comes_first():
     pairs, _ = match_names(["a7.png"], ["x/b7.png", "b7.png"], ("^b", "a"))
     assert pairs == [("a7.png", "b7.png")]
+    with pytest.raises(ValueError, match=r"gt_rename=\('\(', 'a'\): no regular expression"):
+        match_names(["a.png"], ["b.png"], ("(", "a"))
 
 
 def _save(path, size=(40, 48), seed=0):

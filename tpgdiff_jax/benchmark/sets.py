@@ -22,7 +22,7 @@ from tpgdiff_jax.evaluation.protocols import (
     add_noise,
     centre_cropped,
 )
-from tpgdiff_jax.keys.checks import Check, number, one_of, text, tuple_of, whole
+from tpgdiff_jax.keys.checks import Check, flag, number, one_of, text, tuple_of, whole
 from tpgdiff_jax.reporting.errors import UserError
 
 LAYOUTS = ("pairs", "clean", "unpaired")
@@ -39,6 +39,7 @@ _FIELDS = {
         lambda value: value is None or (tuple_of(text()).fits(value) and len(value) == 2),
         "a pair of texts, or None",
     ),
+    "centre_crop": flag(),
     "sigma": number(least=0),
     "jpeg_quality": dataclasses.replace(whole(0, 100), words="1 to 100, or 0 for no JPEG"),
     "seed_rule": one_of(SEED_RULES),

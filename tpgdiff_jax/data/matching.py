@@ -10,6 +10,8 @@ import pathlib
 import re
 from collections.abc import Iterable, Sequence
 
+from tpgdiff_jax.reporting.errors import UserError
+
 # One trailing group: an underscore and a number (`_3`, `_0.85`) or a word (`_rain`, `_x4`).
 _GROUP = re.compile(r"_[A-Za-z0-9]+(?:[.-][A-Za-z0-9]+)*$")
 # Words that say which side an image is on, as published sets write them.
@@ -125,7 +127,12 @@ def _by_stem(names: Iterable[str], rename: tuple[str, str] | None = None) -> dic
     stems = collections.defaultdict(list)
     for name in sorted(set(names)):
         parent, slash, file = name.rpartition("/")
-        known_as = file if rename is None else re.sub(rename[0], rename[1], file)
+        try:
+            known_as = file if rename is None else re.sub(rename[0], rename[1], file)
+        except (re.error, IndexError) as error:
+            raise UserError(
+                f"gt_rename={tuple(rename)!r}: no regular expression and its replacement ({error})."
+            ) from error
         stems[parent + slash + os.path.splitext(known_as)[0]].append(name)
     return dict(stems)
 

@@ -23,6 +23,7 @@ from tpgdiff_jax.data.records import RecordPhotos, write_records
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.inference.forms import form_of_any
 
+pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # so Pillow says of some
 ANIMALS = {animal.name: animal for animal in zoo()}
 
 
