@@ -30,6 +30,7 @@ def test_what_is_left_out_is_counted_and_named(tmp_path, caplog):
     _touch(tmp_path, "photo", "old.jpg.1", "tweet.JPG_large", data=PNG)
     _touch(tmp_path, "README", "a.jpg.json", "Makefile", data=b"text")
     _touch(tmp_path, "@eaDir/a.png/SYNOPHOTO.jpg", "__MACOSX/a.png", ".git/b.png")
+    os.mkfifo(tmp_path / "pipe.png")
     with caplog.at_level(logging.INFO):
         listing = list_images(tmp_path)
     assert listing.names == ["a.png"]
@@ -41,6 +42,7 @@ def test_what_is_left_out_is_counted_and_named(tmp_path, caplog):
     assert "3 pictures left out, whose names do not end in one of" in caplog.text
     assert "old.jpg.1, photo, tweet.JPG_large" in caplog.text
     assert "3 hidden folders left out: .git, @eaDir, __MACOSX" in caplog.text
+    assert "1 names of pictures left out, since they are pipes" in caplog.text
     assert "notes" not in caplog.text
     assert "README" not in caplog.text
 

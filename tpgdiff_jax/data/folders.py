@@ -20,6 +20,7 @@ _HIDDEN_FOLDERS, _HIDDEN_FILES = "hidden folders left out", "hidden image files 
 _LOOPS = "folders left out, since they are links back to a folder they lie in"
 _DANGLING = "links left out, since what they name does not exist"
 _UNREADABLE = "folders left out, since they cannot be read"
+_NO_FILES = "names of pictures left out, since they are pipes, sockets or devices"
 _OTHER_KINDS = "pictures left out, of kinds that are not read"
 _OTHER_NAMES = f"pictures left out, whose names do not end in one of {', '.join(EXTENSIONS)}"
 _USUAL = (_LINKED, _HIDDEN_FOLDERS, _HIDDEN_FILES)  # worth a note, no warning
@@ -100,7 +101,8 @@ def list_images(folder: pathlib.Path) -> Listing:
             elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                 waiting.append((name, (*above, identity)))
             elif not os.path.isfile(entry.path):
-                continue  # a pipe, a socket, a device
+                if is_picture_name(entry.name):
+                    met[_NO_FILES].append(name)
             elif is_picture_name(entry.name):
                 names.append(name)
             elif what := _other_picture(entry):
