@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+from tpgdiff_jax.data.identity import fingerprint, is_same_data
 from tpgdiff_jax.data.images import write_image
-from tpgdiff_jax.data.pipeline import fingerprint, is_same_data
 from tpgdiff_jax.data.records import write_records
 from tpgdiff_jax.data.tfds.writing import write_tfds
 from tpgdiff_jax.data.training_data import open_training_data

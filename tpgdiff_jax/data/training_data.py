@@ -7,8 +7,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from tpgdiff_jax.data.identity import fingerprint
 from tpgdiff_jax.data.open_source import open_source
-from tpgdiff_jax.data.pipeline import fingerprint
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import Source
 from tpgdiff_jax.reporting.errors import UserError
@@ -31,7 +31,7 @@ class TrainingData:
       sources: of clean photos or of pairs.
       weights: how often each comes; () for shares by their lengths.
       report: the files that could not be used.
-      fingerprint: tells these images from others; see `pipeline.fingerprint`.
+      fingerprint: tells these images from others; see `identity.fingerprint`.
     """
 
     sources: tuple[Source, ...]

@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of
 from tpgdiff_jax.data.degradations.mix import Mixture
-from tpgdiff_jax.data.pipeline import is_same_data, training_batches
+from tpgdiff_jax.data.identity import is_same_data
+from tpgdiff_jax.data.pipeline import training_batches
 from tpgdiff_jax.data.training_data import TrainingData
 from tpgdiff_jax.distributed import sharding
 from tpgdiff_jax.distributed.batches import process_share, to_global
