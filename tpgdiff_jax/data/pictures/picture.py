@@ -31,7 +31,9 @@ class Picture:
         pixels = self.pixels
         colours = pixels[..., None] if pixels.ndim == 2 else pixels
         colours = colours[..., : 3 if colours.shape[-1] > 2 else 1]
-        colours = np.repeat(to_8_bit(colours), 3 // colours.shape[-1], axis=-1)
+        colours = to_8_bit(colours)
+        if colours.shape[-1] == 1:
+            colours = np.repeat(colours, 3, axis=-1)
         return np.ascontiguousarray(colours)
 
 

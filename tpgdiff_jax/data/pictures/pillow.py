@@ -91,7 +91,8 @@ def pixels_of(image: Image.Image) -> np.ndarray:
             return np.asarray(image.convert("RGBA"))[..., [0, 3]]
         return np.asarray(image.convert("LA" if mode in ("LA", "La") else "L"))
     has_alpha = is_keyed or mode in ("RGBA", "PA", "RGBa")
-    return np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
+    wanted = "RGBA" if has_alpha else "RGB"
+    return np.asarray(image if mode == wanted else image.convert(wanted))
 
 
 def _without_end_mark(file: BinaryIO, error: OSError) -> np.ndarray:

@@ -127,9 +127,12 @@ class PngFile:
         self._file.seek(len(SIGNATURE))
         chunks: dict[bytes, list[bytes]] = {}
         self._is_cut = False
-        for kind, data, is_cut in _chunks_of(self._file):
+        self._pixel_chunks: list[bytes] = []
+        for kind, data, checksum in _chunks_of(self._file):
             chunks.setdefault(kind, []).append(data)
-            self._is_cut |= is_cut and kind == b"IDAT"
+            if kind in _PIXEL_CHUNKS:
+                self._pixel_chunks += [struct.pack(">I4s", len(data), kind), data, checksum]
+                self._is_cut |= len(checksum) < 4
         # What decides the orientation stays what the header's scan found.
         kept = {
             k: self._chunks[k] for k in (b"eXIf", b"iTXt", b"zTXt", b"tEXt") if k in self._chunks
@@ -140,8 +143,7 @@ class PngFile:
         """Return the file without what makes no pixels, and so can only do harm."""
         self._read_whole()
         require(b"IDAT" in self._chunks and not self._is_cut, "truncated")
-        chunks = [(kind, data) for kind in _PIXEL_CHUNKS for data in self._chunks.get(kind, [])]
-        return SIGNATURE + b"".join(chunk(kind, data) for kind, data in [*chunks, (b"IEND", b"")])
+        return b"".join([SIGNATURE, *self._pixel_chunks, chunk(b"IEND", b"")])
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -150,18 +152,22 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
 
 
-def _chunks_of(file: BinaryIO) -> Iterator[tuple[bytes, bytes, bool]]:
-    """Yield (kind, content, whether it is cut off) up to IEND, or to where the file is no PNG."""
+def _chunks_of(file: BinaryIO) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Yield (kind, content, checksum) up to IEND, or to where the file is no PNG.
+
+    The checksum of a part that is cut off is shorter than 4 bytes.
+    """
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
         if not kind.isalpha() or kind == b"IEND":
             return
         data = file.read(length)
         checksum = file.read(4)
-        if kind in _PIXEL_CHUNKS and len(checksum) == 4:
+        # Decoders look at the pixels' own.
+        if kind in _PIXEL_CHUNKS and kind != b"IDAT" and len(checksum) == 4:
             sound = zlib.crc32(kind + data) == int.from_bytes(checksum)
             require(sound, f"damaged (wrong checksum of its {kind.decode()} part)")
-        yield kind, data, len(data) < length
+        yield kind, data, checksum
 
 
 def _unpacked(data: bytes) -> bytes | None:
