@@ -138,9 +138,9 @@ def form_of(array: np.ndarray) -> Form:
     colours = array.reshape(*array.shape[:2], -1)
     has_alpha = colours.shape[-1] in (2, 4)
     alpha = colours[..., -1:] if has_alpha else None
-    rgb = colours[..., : colours.shape[-1] - has_alpha].astype(np.float32) / (
-        1 if is_float else _SCALES[array.dtype.name]
-    )
+    rgb = colours[..., : colours.shape[-1] - has_alpha].astype(np.float32)
+    rgb /= 1 if is_float else _SCALES[array.dtype.name]  # in place: photos may fill the memory
+    np.clip(rgb, 0, 1, out=rgb)
     if rgb.shape[-1] == 1:
         rgb = np.repeat(rgb, 3, axis=-1)
-    return Form(np.clip(rgb, 0, 1), array.shape, array.dtype, alpha)
+    return Form(rgb, array.shape, array.dtype, alpha)
