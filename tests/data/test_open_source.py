@@ -60,7 +60,7 @@ def test_every_kind_follows_the_same_protocol(folder, kind, more, expected):
         assert source.classes == ()
         np.testing.assert_array_equal(source[0], IMAGE)
     assert not report.items()
-    with pytest.raises(ValueError, match="smaller than the 64"):
+    with pytest.raises(ValueError, match="smaller than the 64 pixels"):
         open_source(spec, min_size=64, classes=("haze", "rain"))[0]
 
 

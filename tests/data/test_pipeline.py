@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from tpgdiff_jax.data.degradations.mix import Mixture, degrade
+from tpgdiff_jax.data.identity import fingerprint
 from tpgdiff_jax.data.pairs import PairFolder
-from tpgdiff_jax.data.pipeline import fingerprint, random_crops, training_batches
+from tpgdiff_jax.data.pipeline import random_crops, training_batches
 from tpgdiff_jax.data.sources import PhotoFolder
 
 NAMES = ("noise", "blur", "haze")

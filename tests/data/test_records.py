@@ -130,7 +130,7 @@ def test_bad_images_in_good_records_are_reported(photos, tmp_path):
     reasons = list(source.report.items().values())
     assert reasons == [
         "not an image, whatever its name says",
-        "240x10 is smaller than the 32 pixels needed",
+        "240x10 is smaller than the 32 pixels that data.crop_size or scores need",
     ]
 
 

@@ -50,7 +50,7 @@ def test_good_photos_are_found_and_bad_ones_listed(folder):
     bad = {name.removeprefix(f"{folder}/"): why for name, why in photos.report.items().items()}
     assert bad == {
         "text.png": "not an image, whatever its name says",
-        "small.png": "64x8 is smaller than the 32 pixels needed",
+        "small.png": "64x8 is smaller than the 32 pixels that data.crop_size or scores need",
         "broken.jpg": "truncated",
     }
     assert photos.found == 6

@@ -21,6 +21,22 @@ from tpgdiff_jax.data.training_data import open_training_data, parse_source
             },
         ),
         ("record_pairs:C:/a b/*.array_record", None),
+        ("photos:/x/u@corp::a/b", {"kind": "photos", "path": "/x/u@corp::a/b"}),
+        (
+            "pairs:/data/gopro?lq=*/blur&gt=*/sharp&class_name=blur*2",
+            {
+                "kind": "pairs",
+                "path": "/data/gopro",
+                "lq": "*/blur",
+                "gt": "*/sharp",
+                "class_name": "blur",
+                "weight": 2.0,
+            },
+        ),
+        (
+            "pairs:/d?gt_rename=_GT->_hazy&centre_crop=yes",
+            {"kind": "pairs", "path": "/d", "gt_rename": ("_GT", "_hazy"), "centre_crop": True},
+        ),
     ],
 )
 def test_sources_are_written_as_text(text, spec):

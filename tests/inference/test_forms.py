@@ -11,7 +11,7 @@ from PIL import Image
 from tpgdiff_jax.inference.forms import form_of, form_of_any
 
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 5)).flatmap(
-    lambda size: st.sampled_from([size, (*size, 1), (*size, 3), (*size, 4)])
+    lambda size: st.sampled_from([size, (*size, 1), (*size, 2), (*size, 3), (*size, 4)])
 )
 
 
@@ -81,14 +81,14 @@ def test_one_colour_that_stands_for_transparent_becomes_alpha(tmp_path, mode, tr
     assert picture.mode == back
     np.testing.assert_array_equal(np.asarray(picture)[..., -1], alpha)
     form = form_of_any(tmp_path / "a.png")
-    np.testing.assert_array_equal(form.rebuild(form.rgb)[..., 3], alpha)
+    np.testing.assert_array_equal(form.rebuild(form.rgb)[..., -1], alpha)
     np.testing.assert_array_equal(form.rebuild(form.rgb)[..., 0], grey)
 
 
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        (np.zeros((4, 5, 2), np.uint8), r"shape \(4, 5, 2\)"),
+        (np.zeros((4, 5, 5), np.uint8), r"shape \(4, 5, 5\)"),
         (np.zeros((0, 5, 3), np.uint8), r"shape \(0, 5, 3\)"),
         (np.zeros((1, 4, 5, 3), np.uint8), r"shape \(1, 4, 5, 3\)"),
         (np.zeros((4, 5, 3), np.int64), "type int64"),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 import tpgdiff_jax
 from tpgdiff_jax.checkpoints import published
@@ -305,12 +305,13 @@ def test_a_branch_left_out_changes_the_result(restorer):
     assert np.abs(without - as_trained).max() > 1e-3
 
 
-def test_a_profile_of_colours_is_kept():
-    picture = Image.fromarray(PHOTO)
-    picture.info["icc_profile"] = b"profile"
-    form = form_of_any(picture)
-    assert form.rebuild(form.rgb).info["icc_profile"] == b"profile"
-    assert form_of_any(picture.convert("CMYK")).icc_profile is None
+def test_a_profile_of_colours_is_kept_where_it_fits():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for mode, expected in (("RGB", profile), ("L", None)):
+        picture = Image.fromarray(PHOTO).convert(mode)
+        picture.info["icc_profile"] = profile
+        form = form_of_any(picture)
+        assert form.rebuild(form.rgb).info.get("icc_profile") == expected
 
 
 def test_a_run_is_loaded_as_its_export_is(restorer, tmp_path):

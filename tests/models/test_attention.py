@@ -1,4 +1,4 @@
-"""The transformer at initialisation and its context; full attention in turns."""
+"""The transformer at initialisation and its context."""
 
 import functools
 
@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tpgdiff_jax.models import attention
 from tpgdiff_jax.models.attention import SpatialTransformer
 from tpgdiff_jax.models.linear_attention import LinearAttention
 from tpgdiff_jax.models.unet import PreNormAttention
@@ -92,35 +91,3 @@ def test_residual_attention_adds_what_attention_makes_of_the_normed_input(
     low = PreNormAttention(full, heads=2, head_dim=16, context_dim=12, dtype=jnp.bfloat16)
     out = jax.eval_shape(low.apply, {"params": params}, x.astype(jnp.bfloat16))
     assert out.dtype == jnp.bfloat16
-
-
-@pytest.mark.parametrize("most", [1, 3, 7])  # queries in a turn, of 13
-@pytest.mark.parametrize("form", [attention.attend_in_turns, attention.attend_by_head])
-def test_attention_in_turns_is_the_same_attention(monkeypatch, assert_near, form, most):
-    keys = jax.random.split(jax.random.key(0), 3)
-    q = jax.random.normal(keys[0], (2, 13, 4, 8))
-    k, v = (jax.random.normal(key, (2, 10, 4, 8)) for key in keys[1:])
-
-    def total(q, k, v, attend):
-        return (attend(q, k, v) ** 2).sum()
-
-    plain = jax.nn.dot_product_attention
-    whole, gradient = plain(q, k, v), jax.grad(total, (0, 1, 2))(q, k, v, plain)
-    monkeypatch.setattr(attention, "_MAX_SCORES", 4 * 10 * most)
-    monkeypatch.setattr(attention, "_MAX_CPU_SCORES", 10 * most)
-    assert_near(form(q, k, v), whole, 1e-5)
-    found = jax.grad(total, (0, 1, 2))(q, k, v, form)
-    jax.tree.map(lambda a, b: assert_near(a, b, 1e-5), found, gradient)
-
-
-def test_many_scores_are_computed_head_by_head_on_cpus(monkeypatch, assert_near):
-    q, k, v = (jax.random.normal(jax.random.key(i), (1, 40, 2, 8)) for i in range(3))
-    whole = attention.attend(q, k, v)
-    monkeypatch.setattr(attention, "_MIN_CPU_SCORES", 1000)
-    assert_near(jax.jit(attention.attend)(q, k, v), whole, 1e-5)
-
-
-def test_a_large_image_needs_no_square_of_its_pixels():
-    shape = jax.ShapeDtypeStruct((1, 32_400, 16, 32), jnp.float32)  # 1920 x 1080, three levels down
-    compiled = jax.jit(attention.attend).lower(shape, shape, shape).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 2**30  # all scores: 63 GiB

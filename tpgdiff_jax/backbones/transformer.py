@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tpgdiff_jax.backbones.attention import attend
 from tpgdiff_jax.backbones.typed import TypedModule
 
 ACTIVATIONS = {
@@ -61,7 +62,7 @@ class Attention(TypedModule):
             x.reshape(*x.shape[:2], self.heads, -1)
             for x in JointProjection(name="qkv", **self.dtypes)(queries, keys)
         )
-        out = jax.nn.dot_product_attention(q, k, v).reshape(queries.shape)
+        out = attend(q, k, v).reshape(queries.shape)
         return nn.Dense(features, name="out", **self.dtypes)(out)
 
 

@@ -5,15 +5,15 @@ import hashlib
 import itertools
 import os
 import pathlib
-import re
 from typing import Any
 
 import numpy as np
 
 from tpgdiff_jax.benchmark.sets import Item, OpenSet, SetSpec
+from tpgdiff_jax.data.folders import home, images_below
 from tpgdiff_jax.data.images import EXTENSIONS
-from tpgdiff_jax.data.pairs import match_names
-from tpgdiff_jax.data.sources import image_names, scan_sizes
+from tpgdiff_jax.data.matching import match_names, why_no_pair
+from tpgdiff_jax.data.sources import scan_sizes
 from tpgdiff_jax.evaluation.protocols import PROTOCOLS, cropped_size
 
 # PromptIR's test program seeds once, then scores its images with these sigmas in turn.
@@ -37,12 +37,12 @@ def open_set(spec: SetSpec, root: pathlib.Path) -> OpenSet:
     Raises:
       AbsentSetError: its folder is missing or holds no image; says where to get it.
     """
-    folder = root / spec.folder
+    folder = home(root) / home(spec.folder)
     lq_files, gt_files = {}, {}
     if spec.layout != "clean":
-        lq_files = _listed(folder, spec.lq) or _listed(folder, "LQ")
+        lq_files = images_below(folder, f"{spec.lq}|LQ")
     if spec.layout != "unpaired":
-        gt_files = _listed(folder, spec.gt) or _listed(folder, "GT")
+        gt_files = images_below(folder, f"{spec.gt}|GT")
     if not (lq_files or spec.layout == "clean") or not (gt_files or spec.layout == "unpaired"):
         raise AbsentSetError(
             f"not in {folder}. Expected: {spec.expected_layout()}. "
@@ -50,14 +50,13 @@ def open_set(spec: SetSpec, root: pathlib.Path) -> OpenSet:
         )
     skipped: dict[str, str] = {}
     if spec.layout == "pairs":
-        named = {_renamed(name, spec.gt_rename): path for name, path in gt_files.items()}
-        found, unmatched = match_names(lq_files, named)
+        found, unmatched = match_names(lq_files, gt_files, spec.gt_rename)
         for name, reason in unmatched.items():
             side, _, rest = name.partition("/")
             # One truth may be left over because only a part of a set is there; that is no fault.
             if side == "LQ" or reason.startswith("ambiguous"):
-                skipped[str((lq_files if side == "LQ" else named)[rest])] = reason
-        triples = [(lq, lq_files[lq], named[gt]) for lq, gt in found]
+                skipped[str((lq_files if side == "LQ" else gt_files)[rest])] = reason
+        triples = [(lq, lq_files[lq], gt_files[gt]) for lq, gt in found]
     else:
         files = gt_files if spec.layout == "clean" else lq_files
         triples = [
@@ -67,30 +66,22 @@ def open_set(spec: SetSpec, root: pathlib.Path) -> OpenSet:
     items = _with_sizes(spec, triples, skipped)
     if spec.seed_rule == "sequence" and spec.sigma:
         items = _in_one_stream(items, _PASSES_BEFORE.get(spec.sigma, 0))
-    return OpenSet(spec, items, skipped, _remarks(spec, items))
+    remarks = _remarks(spec, items)
+    if not items:
+        remarks.append(_why_empty(spec, list(lq_files), list(gt_files), triples, skipped))
+    return OpenSet(spec, items, skipped, remarks)
 
 
-def _listed(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
-    """List images as name -> path; the name is what a pattern's stars matched, and the rest."""
-    found = {}
-    for base in sorted(folder.glob(pattern)) if pattern else [folder]:
-        if not base.is_dir():
-            continue
-        parts = base.relative_to(folder).parts
-        fixed = pathlib.PurePath(pattern).parts
-        stars = [part for part, want in zip(parts, fixed, strict=True) if "*" in want]
-        if any(part.startswith(".") for part in stars):  # hidden: what macOS leaves behind
-            continue
-        for name in image_names(base):
-            found["/".join([*stars, name])] = base / name
-    return found
-
-
-def _renamed(name: str, rule: tuple[str, str] | None) -> str:
-    if rule is None:
-        return name
-    parent, slash, file = name.rpartition("/")
-    return parent + slash + re.sub(rule[0], rule[1], file)
+def _why_empty(
+    spec: SetSpec, lq_names: list[str], gt_names: list[str], triples: list, skipped: dict[str, str]
+) -> str:
+    """Say what was found where nothing can be scored, and which key mends it."""
+    if spec.layout == "pairs" and not triples:
+        return f"no pair: {why_no_pair(lq_names, gt_names, spec.gt_rename)}"
+    first = next(iter(skipped.values()), f"no image ({', '.join(EXTENSIONS)})")
+    differ = "but its ground truth is" in first
+    mend = "; centre_crop=True cuts larger truths to size" if differ else ""
+    return f"none of its {len(triples)} images can be used: {first}{mend}"
 
 
 def _with_sizes(spec: SetSpec, triples: list[tuple], skipped: dict[str, str]) -> list[Item]:
@@ -107,7 +98,7 @@ def _with_sizes(spec: SetSpec, triples: list[tuple], skipped: dict[str, str]) ->
             reason = own
         elif isinstance(other, str):
             reason = f"its ground truth {gt} cannot be used: {other}"
-        elif other is not None and other != own:
+        elif other is not None and other != own and not (spec.centre_crop and _holds(other, own)):
             reason = f"{own[1]}x{own[0]}, but its ground truth is {other[1]}x{other[0]}"
         elif min(cropped_size(protocol, own)) < protocol.smallest:
             reason = f"{own[1]}x{own[0]} is too small for the protocol {protocol.name}"
@@ -116,6 +107,10 @@ def _with_sizes(spec: SetSpec, triples: list[tuple], skipped: dict[str, str]) ->
         else:
             items.append(Item(spec, name, lq, gt, cropped_size(protocol, own)))
     return items
+
+
+def _holds(outer: tuple[int, int], inner: tuple[int, int]) -> bool:
+    return outer[0] >= inner[0] and outer[1] >= inner[1]
 
 
 def _in_one_stream(items: list[Item], passes: int) -> list[Item]:
@@ -158,9 +153,10 @@ def content_hash(items: list[Item]) -> str:
 def _remarks(spec: SetSpec, items: list[Item]) -> list[str]:
     remarks = []
     if spec.count is not None and len(items) != spec.count:
-        remarks.append(f"{len(items)} images instead of {spec.count}: not the whole benchmark")
+        why = "not the whole benchmark"
+        if len(items) > spec.count:
+            why = "more than it has; are there copies in sub-folders?"
+        remarks.append(f"{len(items)} images instead of {spec.count}: {why}")
     if spec.sha256 and (found := content_hash(items)) != spec.sha256:
         remarks.append(f"its files have the hash {found}, not {spec.sha256}: other pictures")
-    if not items:
-        remarks.append(f"no usable image ({', '.join(EXTENSIONS)})")
     return remarks

@@ -26,13 +26,13 @@ _UDC = "Zhou et al., CVPR 2021: https://yzhouas.github.io/projects/UDC/udc.html"
 _PAPER = "named in the TPGDiff paper (arXiv 2601.20306); its split comes from the authors"
 
 
-def _clean_sets(name: str, title: str, count: int, source: str) -> list[SetSpec]:
+def _clean_sets(name: str, title: str, count: int, source: str, gt: str = "") -> list[SetSpec]:
     return [
         SetSpec(
             f"{name}_{sigma}",
             name,
             "clean",
-            gt="",
+            gt=gt,
             sigma=float(sigma),
             degradation="noise",
             count=count,
@@ -59,7 +59,6 @@ _ALL = (
         folder="lol_v2/Real_captured/Test",
         lq="Low",
         gt="Normal",
-        gt_rename=("^normal", "low"),
     ),
     _pairs(
         "gopro",
@@ -78,15 +77,24 @@ _ALL = (
             "rain",
             100,
             _RAIN,
-            lq="rain",
-            gt="norain",
-            gt_rename=("^norain", "rain"),
+            lq="rain|rainy|input|data|rain-*.*",
+            gt="norain|target|gt|norain-*.*",
         )
         for kind in "LH"
     ),
-    _pairs("sots_outdoor", "SOTS outdoor", "haze", 500, _RESIDE, lq="hazy", gt="gt"),
-    _pairs("sots_indoor", "SOTS indoor", "haze", 500, _RESIDE, lq="hazy", gt="gt"),
-    *_clean_sets("bsd68", "BSD68 (colour)", 68, _BSD),
+    _pairs("sots_outdoor", "SOTS outdoor", "haze", 500, _RESIDE, lq="hazy", gt="gt|clear"),
+    _pairs(
+        "sots_indoor",
+        "SOTS indoor",
+        "haze",
+        500,
+        _RESIDE,
+        lq="hazy",
+        gt="gt|clear",
+        centre_crop=True,  # 620x460 of 640x480, as all who score it do
+    ),
+    # As its repository has it: noisy copies lie beside the originals.
+    *_clean_sets("bsd68", "BSD68 (colour)", 68, _BSD, gt="original|original_png|"),
     *_clean_sets("kodak24", "Kodak24", 24, _KODAK),
     *_clean_sets("mcmaster", "McMaster", 18, _MCMASTER),
     *_clean_sets("urban100", "Urban100", 100, _URBAN),
@@ -103,15 +111,39 @@ _ALL = (
         )
         for mixture in MIXTURES["cdd11"]
     ),
-    _pairs("nh_haze", "NH-HAZE", "haze", None, "data.vision.ee.ethz.ch/cvl/ntire20/nh-haze"),
+    _pairs(
+        "nh_haze",
+        "NH-HAZE",
+        "haze",
+        None,
+        "data.vision.ee.ethz.ch/cvl/ntire20/nh-haze",
+        lq="LQ|hazy|*_hazy.*|NH-HAZE/*_hazy.*",
+        gt="GT|gt|*_GT.*|NH-HAZE/*_GT.*",
+    ),
     _pairs("rdnet", "RDNet (demoire)", "moire", None, _PAPER),
     _pairs("weatherbench_snow", "WeatherBench snow", "snow", None, _PAPER),
     _pairs("reside", "RESIDE", "haze", None, f"{_RESIDE}; {_PAPER}"),
-    _pairs("raindrop", "RainDrop", "raindrops", None, f"Qian et al., CVPR 2018; {_PAPER}"),
-    _pairs("dpdd", "DPDD", "defocus", None, f"Abuolaim and Brown, ECCV 2020; {_PAPER}"),
+    _pairs(
+        "raindrop",
+        "RainDrop",
+        "raindrops",
+        None,
+        f"Qian et al., CVPR 2018; {_PAPER}",
+        lq="LQ|data|test_a/data",
+        gt="GT|gt|test_a/gt",
+    ),
+    _pairs(
+        "dpdd",
+        "DPDD",
+        "defocus",
+        None,
+        f"Abuolaim and Brown, ECCV 2020; {_PAPER}",
+        lq="LQ|source|test_c/source",
+        gt="GT|target|test_c/target",
+    ),
     _pairs("rs_cloud", "RS-Cloud", "cloud", None, _PAPER),
-    _pairs("poled", "POLED", "poled", 30, _UDC),
-    _pairs("toled", "TOLED", "toled", 30, _UDC),
+    _pairs("poled", "POLED", "poled", 30, _UDC, gt="GT|HQ"),
+    _pairs("toled", "TOLED", "toled", 30, _UDC, gt="GT|HQ"),
 )
 PRESETS = {spec.name: spec for spec in _ALL}
 # Names that stand for several sets; their scores are averaged, every set alike.

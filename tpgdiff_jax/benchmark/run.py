@@ -102,8 +102,9 @@ def _plain_spec(opened: OpenSet) -> dict[str, Any]:
     where = ("folder", "layout", "lq", "gt", "gt_rename")
     how = ("sigma", "recipe", "seed_rule", "protocol", "degradation")
     fields = {name: getattr(opened.spec, name) for name in (*where, *how)}
-    if opened.spec.jpeg_quality:  # else left out: folders of older jobs go on
-        fields["jpeg_quality"] = opened.spec.jpeg_quality
+    for name in ("jpeg_quality", "centre_crop"):
+        if value := getattr(opened.spec, name):  # else left out: folders of older jobs go on
+            fields[name] = value
     return json.loads(json.dumps(fields))  # as it will be read again: tuples become lists
 
 

@@ -15,14 +15,14 @@ import numpy as np
 
 from tpgdiff_jax.data.degradations.coding import jpeg
 from tpgdiff_jax.data.degradations.mix import degrade, parse
-from tpgdiff_jax.data.images import read_rgb
+from tpgdiff_jax.data.images import cut_like, read_rgb
 from tpgdiff_jax.evaluation.protocols import (
     PROTOCOLS,
     Protocol,
     add_noise,
     centre_cropped,
 )
-from tpgdiff_jax.keys.checks import Check, number, one_of, text, tuple_of, whole
+from tpgdiff_jax.keys.checks import Check, flag, number, one_of, text, tuple_of, whole
 from tpgdiff_jax.reporting.errors import UserError
 
 LAYOUTS = ("pairs", "clean", "unpaired")
@@ -39,6 +39,7 @@ _FIELDS = {
         lambda value: value is None or (tuple_of(text()).fits(value) and len(value) == 2),
         "a pair of texts, or None",
     ),
+    "centre_crop": flag(),
     "sigma": number(least=0),
     "jpeg_quality": dataclasses.replace(whole(0, 100), words="1 to 100, or 0 for no JPEG"),
     "seed_rule": one_of(SEED_RULES),
@@ -56,9 +57,11 @@ class SetSpec:
       folder: where it lies, relative to `benchmark.root` or absolute.
       layout: `pairs` (degraded and true images), `clean` (true images; the degraded ones are made)
         or `unpaired` (degraded images alone; only scores without reference).
-      lq, gt: sub-folders of a pair's images ("" for the folder itself; `*` matches any name, and
-        what it matches must agree).  Where they are missing, LQ and GT are looked for.
-      gt_rename: (pattern, replacement) that turns a truth's name into its degraded image's.
+      lq, gt: sub-folders of a pair's images, or patterns of files (see `folders.images_below`);
+        what `*` matches must agree.  Where they are missing, LQ and GT are looked for.
+      gt_rename: (pattern, replacement) that turns a truth's name into its degraded image's; words
+        that tell the sides apart, such as `_hazy` and `_GT`, need none (see `match_names`).
+      centre_crop: of a truth that is larger than its degraded image, the centre is the truth.
       sigma: clean: Gaussian noise of so many grey levels.
       recipe: clean: what else is done, e.g. "haze:3 + rain:2"; severity 0 leaves an image clean.
       jpeg_quality: clean: last of all, saved as a JPEG of just this quality, colours 4:2:0.
@@ -76,6 +79,7 @@ class SetSpec:
     lq: str = "LQ"
     gt: str = "GT"
     gt_rename: tuple[str, str] | None = None
+    centre_crop: bool = False
     sigma: float = 0.0
     recipe: str = ""
     jpeg_quality: int = 0
@@ -112,13 +116,19 @@ class SetSpec:
         if self.layout == "unpaired":
             return f"images below {self.folder}/{self.lq}"
         if self.layout == "clean":
-            return f"clean images below {self.folder}/{self.gt}".rstrip("/")
-        both = f"{self.folder}/{self.lq} and {self.folder}/{self.gt}"
+            return f"clean images below {self.folder}/{_choices(self.gt)}".rstrip("/")
+        both = f"{self.folder}/{_choices(self.lq)} and {self.folder}/{_choices(self.gt)}"
         return f"pairs, matched by name, in {both} (or in LQ and GT there)"
 
     def seed_text(self) -> str:
         """Say how the noise of made images is seeded."""
         return SEED_RULES[self.seed_rule] if self.layout == "clean" else "files as they are"
+
+
+def _choices(pattern: str) -> str:
+    """Say which folders may hold a side of a set."""
+    names = [choice or "." for choice in pattern.split("|")]
+    return names[0] if len(names) == 1 else f"{names[0]} (or {', '.join(names[1:])})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,9 +170,11 @@ class Item:
         Raises:
           UnreadableImageError: a file that is damaged.
         """
+        lq, gt = (None if path is None else read_rgb(path) for path in (self.lq, self.gt))
+        if self.spec.centre_crop and lq is not None and gt is not None:
+            gt = cut_like(gt, lq.shape[:2])
         lq, gt = (
-            None if path is None else centre_cropped(self.protocol, read_rgb(path))
-            for path in (self.lq, self.gt)
+            None if image is None else centre_cropped(self.protocol, image) for image in (lq, gt)
         )
         if self.spec.layout == "clean":
             lq = gt

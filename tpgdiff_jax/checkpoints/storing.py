@@ -11,6 +11,7 @@ import numpy as np
 import safetensors
 
 from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.foreign import HEAD_BYTES, foreign
 
 FORMAT = "tpgdiff_jax weights 1"
 _FAMILY = FORMAT.rsplit(" ", 1)[0]
@@ -102,6 +103,10 @@ def opened(path: pathlib.Path) -> Iterator[Any]:
         with safetensors.safe_open(path, framework="numpy") as file:
             yield file
     except safetensors.SafetensorError as error:
+        with open(path, "rb") as file:
+            head = file.read(HEAD_BYTES)
+        if what := "an empty file (0 bytes)" if not head else foreign(head):
+            raise UserError(f"{path}: not published weights but {what}.") from error
         raise UserError(
             f"{path} is damaged or no .safetensors file ({error}); get it again, or export it anew."
         ) from error

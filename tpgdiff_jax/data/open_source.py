@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tpgdiff_jax.data.folders import home
 from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.data.records import RecordPairs, RecordPhotos
 from tpgdiff_jax.data.skipped import SkipReport
@@ -13,7 +14,7 @@ from tpgdiff_jax.reporting.errors import UserError
 # kind -> keys that must be there, keys that may be there ("kind" and "weight" always may).
 _KEYS = {
     "photos": (("path",), ()),
-    "pairs": (("path",), ("class_name",)),
+    "pairs": (("path",), ("class_name", "lq", "gt", "gt_rename", "centre_crop")),
     "record_photos": (("path",), ()),
     "record_pairs": (("path",), ()),
     "tfds_photos": (("path", "split"), ("name", "image_key", "name_key")),
@@ -39,7 +40,8 @@ def open_source(
       spec: {"kind": photos | pairs | record_photos | record_pairs | tfds_photos | tfds_pairs,
         "path": folder or files (TFDS: the data_dir)}.  TFDS sets also need "split"; "name" is
         "restoration_photos" or "restoration_pairs" unless given, and their features may be named
-        ("image_key", "lq_key" ...).  Pairs in one {LQ,GT} folder may have a "class_name".
+        ("image_key", "lq_key" ...).  Pairs may have a "class_name" and others of
+        `PairFolder`'s keys.
         "weight" (above 0) is for whoever mixes sources.
       min_size: smallest usable height and width in pixels.
       cache_mb: decoded images kept in memory, in MiB.
@@ -65,6 +67,7 @@ def open_source(
             f"Data source {spec} of kind {kind!r} {problem}; needed: {', '.join(needed)}; "
             f"optional: {', '.join(('weight', *optional))}."
         )
+    spec["path"] = str(home(spec["path"]))
     common = {"min_size": min_size, "cache_mb": cache_mb, "report": report}
     if kind.startswith("tfds_"):
         path = spec.pop("path")

@@ -1,85 +1,25 @@
 """Folders of degraded photos and their ground truths, matched by name."""
 
-import collections
 import os
 import pathlib
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from tpgdiff_jax.data.images import EXTENSIONS, UnreadableImageError, read_rgb
+from tpgdiff_jax.data.folders import home, images_below
+from tpgdiff_jax.data.images import EXTENSIONS, UnreadableImageError, cut_like, read_rgb
+from tpgdiff_jax.data.matching import match_names, sides_of, why_no_pair
 from tpgdiff_jax.data.skipped import SkipReport
-from tpgdiff_jax.data.sources import Source, image_names, relabelled, scan_sizes, too_small
+from tpgdiff_jax.data.sources import Source, relabelled, scan_sizes, too_small
 from tpgdiff_jax.reporting.errors import UserError
-
-# One trailing group: an underscore and a number (`_3`, `_0.85`) or a word (`_rain`, `_x4`).
-_GROUP = re.compile(r"_[A-Za-z0-9]+(?:[.-][A-Za-z0-9]+)*$")
-
-
-def match_names(
-    lq_names: Iterable[str], gt_names: Iterable[str]
-) -> tuple[list[tuple[str, str]], dict[str, str]]:
-    """Match degraded images with their ground truths by name, never by position.
-
-    A pair has the same stem, whatever the suffix.  Otherwise the degraded image's stem loses its
-    trailing `_<number or word>` groups, one at a time, until a truth has that stem: `1400_3.png`
-    and `1400_0.8_0.2.jpg` belong to `1400.png`.  One truth may serve several degraded images.
-    Two files of one stem in one folder are ambiguous; neither is used.
-
-    Args:
-      lq_names: names of the degraded images, relative to their folder.
-      gt_names: names of the ground truths, relative to theirs; sub-folders must agree.
-
-    Returns:
-      pairs (lq, gt), sorted; and "LQ/name" or "GT/name" -> why it is in no pair.
-    """
-    lq_stems, gt_stems = _by_stem(lq_names), _by_stem(gt_names)
-    pairs: list[tuple[str, str]] = []
-    unmatched: dict[str, str] = {}
-    for side, stems in (("LQ", lq_stems), ("GT", gt_stems)):
-        for names in stems.values():
-            for name in names if len(names) > 1 else ():
-                others = ", ".join(other for other in names if other != name)
-                unmatched[f"{side}/{name}"] = f"ambiguous: {others} has the same stem"
-    for stem, names in lq_stems.items():
-        if len(names) > 1:
-            continue
-        truth = next((gt_stems[s] for s in _candidates(stem) if s in gt_stems), None)
-        if truth is None:
-            unmatched[f"LQ/{names[0]}"] = "no ground truth has its name"
-        elif len(truth) > 1:
-            unmatched[f"LQ/{names[0]}"] = f"ambiguous: may belong to {' or '.join(truth)}"
-        else:
-            pairs.append((names[0], truth[0]))
-    used = {gt for _, gt in pairs}
-    for names in gt_stems.values():
-        if len(names) == 1 and names[0] not in used:
-            unmatched[f"GT/{names[0]}"] = "no degraded image has its name"
-    return sorted(pairs), dict(sorted(unmatched.items()))
-
-
-def _by_stem(names: Iterable[str]) -> dict[str, list[str]]:
-    stems = collections.defaultdict(list)
-    for name in sorted(set(names)):
-        stems[os.path.splitext(name)[0]].append(name)
-    return dict(stems)
-
-
-def _candidates(stem: str) -> Iterable[str]:
-    """Yield a stem, then what remains of it as trailing groups are removed."""
-    yield stem
-    while match := _GROUP.search(stem):
-        stem = stem[: match.start()]
-        if not stem or stem.endswith("/"):
-            return
-        yield stem
 
 
 class PairFolder(Source):
     """Pairs below ROOT/CLASS/{LQ,GT}, the released program's layout, or ROOT/{LQ,GT}.
 
-    Headers are read once at the start; unmatched, ambiguous, unreadable and differently sized files
-    are reported then.  `source[i]` is {"lq", "gt": uint8 [H, W, 3], "label": int}.
+    Instead of LQ and GT the two folders may have the names of published sets (low and high, blur
+    and sharp, hazy and gt ...), or any that are given.  Headers are read once at the start;
+    unmatched, ambiguous, unreadable and differently sized files are reported then.  `source[i]` is
+    {"lq", "gt": uint8 [H, W, 3], "label": int}.
 
     Attributes:
       classes: names of the classes, in the order of their labels.
@@ -96,6 +36,10 @@ class PairFolder(Source):
         report: SkipReport | None = None,
         classes: Sequence[str] | None = None,
         class_name: str | None = None,
+        lq: str | None = None,
+        gt: str | None = None,
+        gt_rename: tuple[str, str] | None = None,
+        centre_crop: bool = False,
     ):
         """Scan a folder.
 
@@ -107,22 +51,31 @@ class PairFolder(Source):
           classes: fixes the labels' order; every class found must be named.  None: those found,
             sorted.
           class_name: class of the pairs in ROOT/{LQ,GT}; None: the root's own name.
+          lq, gt: names of the two folders, such as "blur" and "sharp"; `*` stands for any folder,
+            as in "*/blur".  None: found by themselves.
+          gt_rename: see `match_names`.
+          centre_crop: of a ground truth that is larger, its centre is the truth.
 
         Raises:
           UserError: no such folder, another layout, an unknown class, or no usable pair.
         """
-        super().__init__(root, min_size, cache_mb, report)
-        self._root = pathlib.Path(root)
+        self._root = home(root)
+        super().__init__(self._root, min_size, cache_mb, report)
+        self._sides = (lq, gt)
+        self._gt_rename, self._centre_crop = gt_rename, centre_crop
+        if (lq is None) != (gt is None):
+            raise UserError(f"Folder of pairs {self.root!r}: lq and gt go together; give both.")
         folders = self._class_folders(class_name)
         names = sorted(folders)
         self.classes, labels = relabelled(names, classes, self.root)
         self.pairs: list[tuple[str, str, int]] = []
+        self._why_none = ""
         for number, name in enumerate(names):
             self._scan(folders[name], labels[number])
         if not self.pairs:
             bad = self.report.items(self.root)
             why = self.report.describe(bad) if bad else f"no image files ({', '.join(EXTENSIONS)})"
-            raise UserError(f"{self.root!r} holds no usable pair: {why}")
+            raise UserError(f"{self.root!r} holds no usable pair: {self._why_none or why}")
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -134,6 +87,8 @@ class PairFolder(Source):
     def _read(self, index: int) -> dict[str, Any]:
         lq_name, gt_name, label = self.pairs[index]
         lq, gt = read_rgb(self._root / lq_name), read_rgb(self._root / gt_name)
+        if self._centre_crop:
+            gt = cut_like(gt, lq.shape[:2])
         if lq.shape != gt.shape:
             raise UnreadableImageError(
                 self._root / lq_name, _sizes_differ(lq.shape[:2], gt.shape[:2], gt_name)
@@ -144,31 +99,42 @@ class PairFolder(Source):
         """Return class -> the folder that holds its LQ and GT."""
         if not self._root.is_dir():
             raise UserError(f"Folder of pairs {self.root!r} does not exist or is no folder.")
-        if _holds_pairs(self._root):
+        if self._holds_pairs(self._root):
             return {class_name or self._root.resolve().name: self._root}
         below = sorted(p for p in self._root.iterdir() if p.is_dir() and not p.name.startswith("."))
-        folders = {path.name: path for path in below if _holds_pairs(path)}
+        folders = {path.name: path for path in below if self._holds_pairs(path)}
         for path in below:
             if path.name not in folders:
                 self.found += 1
                 self._skip(path, "a folder without LQ and GT")
         if not folders:
             listing = ", ".join(sorted(p.name for p in self._root.iterdir())[:10]) or "nothing"
+            lq, gt = ("LQ", "GT") if self._sides[0] is None else self._sides
             raise UserError(
-                f"Folder of pairs {self.root!r} holds neither LQ and GT nor CLASS/LQ and CLASS/GT, "
-                f"but {listing}; arrange the images like this."
+                f"Folder of pairs {self.root!r} holds neither {lq} and {gt} nor CLASS/{lq} and "
+                f"CLASS/{gt}, but {listing}; arrange the images like this, or say which folders "
+                "are meant: pairs:PATH?lq=FOLDER&gt=FOLDER."
             )
         return folders
 
+    def _holds_pairs(self, folder: pathlib.Path) -> bool:
+        if self._sides[0] is None:
+            return sides_of(folder) is not None
+        return all(any(folder.glob(side)) for side in self._sides)
+
     def _scan(self, folder: pathlib.Path, label: int) -> None:
         """Add the usable pairs of one class."""
-        lq_names, gt_names = image_names(folder / "LQ"), image_names(folder / "GT")
-        self.found += len(lq_names) + len(gt_names)
-        pairs, unmatched = match_names(lq_names, gt_names)
+        sides = sides_of(folder) if self._sides[0] is None else self._sides
+        lq_files, gt_files = (images_below(folder, side) for side in sides)
+        self.found += len(lq_files) + len(gt_files)
+        pairs, unmatched = match_names(lq_files, gt_files, self._gt_rename)
+        if not pairs:
+            self._why_none = why_no_pair(list(lq_files), list(gt_files), self._gt_rename)
         for name, reason in unmatched.items():
-            self._skip(folder / name, reason)
-        lq_paths = [folder / "LQ" / lq for lq, _ in pairs]
-        gt_paths = [folder / "GT" / gt for _, gt in pairs]
+            side, _, rest = name.partition("/")
+            self._skip((lq_files if side == "LQ" else gt_files)[rest], reason)
+        lq_paths = [lq_files[lq] for lq, _ in pairs]
+        gt_paths = [gt_files[gt] for _, gt in pairs]
         truths = list(dict.fromkeys(gt_paths))
         gt_sizes = dict(zip(truths, scan_sizes(truths), strict=True))
         for path, size in gt_sizes.items():
@@ -190,13 +156,10 @@ class PairFolder(Source):
             return lq_size
         if isinstance(gt_size, str):
             return f"its ground truth {gt_name} cannot be used"
-        if lq_size != gt_size:
+        is_larger = gt_size[0] >= lq_size[0] and gt_size[1] >= lq_size[1]
+        if lq_size != gt_size and not (self._centre_crop and is_larger):
             return _sizes_differ(lq_size, gt_size, gt_name)
         return too_small(lq_size, self._min_size)
-
-
-def _holds_pairs(folder: pathlib.Path) -> bool:
-    return (folder / "LQ").is_dir() and (folder / "GT").is_dir()
 
 
 def _sizes_differ(lq_size: Sequence[int], gt_size: Sequence[int], gt_name: str) -> str:

@@ -6,7 +6,6 @@ position it had reached, on whatever machines it continues.
 """
 
 import dataclasses
-import hashlib
 import signal
 from collections.abc import Sequence
 from typing import Any
@@ -319,16 +318,3 @@ def _check_classes(sources, mixture: Mixture) -> None:
                 f"{source!r} has pairs of {', '.join(unknown)}, which data.degradations lacks: "
                 f"{', '.join(mixture.names)}. Add them there, or rename the folders."
             )
-
-
-def fingerprint(sources: Sequence[Any]) -> dict[str, Any]:
-    """Tell what a sequence is drawn from, so that a run notices when its data changed.
-
-    Returns:
-      {"images": number of elements, "names": SHA-256 of all their names, in order}.
-    """
-    digest = hashlib.sha256()
-    for source in sources:
-        for number in range(len(source)):
-            digest.update(f"{source.name(number)}\n".encode("utf-8", "surrogateescape"))
-    return {"images": sum(map(len, sources)), "names": digest.hexdigest()}

@@ -24,7 +24,7 @@ import numpy as np
 
 from tpgdiff_jax.data.images import UnreadableImageError, decode_rgb, encode_png
 from tpgdiff_jax.data.skipped import SkipReport
-from tpgdiff_jax.data.sources import Source, relabelled
+from tpgdiff_jax.data.sources import Source, file_identity, relabelled
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import replacing
 
@@ -119,6 +119,11 @@ class _Records(Source):
             return self._record(index)["name"]
         except UnreadableImageError as error:
             return os.path.basename(error.file)
+
+    def identity(self) -> Iterator[str]:
+        """Yield what each file is known by, and its number of records; reads none of them."""
+        for file, start, end in zip(self._files, [0, *self._ends], self._ends, strict=False):
+            yield f"{file_identity(file)} {end - start}"
 
     def recipe(self, index: int) -> Any:
         """Return the stored recipe, or None.

@@ -4,24 +4,24 @@
 """
 
 import abc
-import collections
 import functools
 import hashlib
 import os
 import pathlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from absl import logging
 
+from tpgdiff_jax.data.folders import home, list_images
 from tpgdiff_jax.data.images import EXTENSIONS, UnreadableImageError, read_rgb, read_size
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.reporting.errors import UserError
-from tpgdiff_jax.reporting.files import printable
 
+_NEEDED_BY = "data.crop_size or scores need"
+_END_BYTES = 2**16  # of a large file, at each end
 _SCAN_THREADS = 8  # headers are read in parallel: on network drives each waits
 
 
@@ -69,6 +69,14 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def name(self, index: int) -> str:
         """Return an element's name: relative to the root, the same on every machine."""
+
+    def identity(self) -> Iterator[str]:
+        """Yield lines that tell these elements from others, the same wherever they lie.
+
+        A run asks for them at every start, so no element is read for them: a folder's are its
+        names, those of record files are the files, see `file_identity`, and numbers of records.
+        """
+        return map(self.name, range(len(self)))
 
     @abc.abstractmethod
     def _read(self, index: int) -> Any:
@@ -122,8 +130,9 @@ class Source(abc.ABC):
     @functools.cached_property
     def _fingerprint(self) -> str:
         """Return what tells the elements from others; no absolute path, so folders may move."""
-        names = "\n".join(self.name(index) for index in range(len(self)))
-        return hashlib.sha1(names.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+        return hashlib.sha1(
+            "\n".join(self.identity()).encode("utf-8", "surrogateescape")
+        ).hexdigest()[:8]
 
     def _check_size(self, index: int, element: Any) -> None:
         image = element["gt"] if isinstance(element, dict) else element
@@ -181,16 +190,20 @@ class PhotoFolder(Source):
         Raises:
           UserError: no such folder, or no usable photo in it; says what was found instead.
         """
-        super().__init__(folder, min_size, cache_mb, report)
-        self.folder = pathlib.Path(folder)
+        self.folder = home(folder)
+        super().__init__(self.folder, min_size, cache_mb, report)
         if not self.folder.is_dir():
             raise UserError(f"Photo folder {self.root!r} does not exist or is no folder.")
-        found = [self.folder / name for name in image_names(self.folder)]
-        self.found = len(found)
+        listing = list_images(self.folder)
+        found = [self.folder / name for name in listing.names]
+        self.found = len(found) + len(listing.troubles)
+        for name, reason in listing.troubles.items():
+            self._skip(self.folder / name, reason)
         if not found:
+            besides = f" but {listing.left_out()}" if listing.left_out() else ""
             raise UserError(
-                f"Photo folder {self.root!r} holds no image files ({', '.join(EXTENSIONS)}); put "
-                "photos there or name another folder."
+                f"Photo folder {self.root!r} holds no image files ({', '.join(EXTENSIONS)})"
+                f"{besides}; put photos there or name another folder."
             )
         self.paths: list[pathlib.Path] = []
         for path, size in zip(found, scan_sizes(found), strict=True):
@@ -216,80 +229,20 @@ class PhotoFolder(Source):
         return read_rgb(self.paths[index])
 
 
+def file_identity(path: str | os.PathLike) -> str:
+    """Return a large file's name, size and a digest of its two ends; the rest is not read."""
+    size = os.path.getsize(path)
+    digest = hashlib.sha1()
+    with open(path, "rb") as file:
+        digest.update(file.read(_END_BYTES))
+        file.seek(max(0, size - _END_BYTES))
+        digest.update(file.read(_END_BYTES))
+    return f"{os.path.basename(path)} {size} {digest.hexdigest()}"
+
+
 def image_names(folder: pathlib.Path) -> list[str]:
-    """List the image files below a folder, relative to it, sorted as text.
-
-    Links to folders are followed, except those that lead back to a folder they lie in.  Hidden
-    files and folders are left out: half-written files, and what macOS and file servers leave
-    behind.  What was followed and what was left out is counted and logged.
-    """
-    names: list[str] = []
-    met: dict[str, list[str]] = collections.defaultdict(list)  # one of the texts below -> where
-    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
-    while waiting:
-        below, above = waiting.pop()  # a folder relative to the root, and the folders it lies in
-        place = os.path.join(folder, below)
-        try:
-            about = os.stat(place)
-            with os.scandir(place) as found:
-                entries = list(found)
-        except OSError:
-            met[_UNREADABLE].append(below or ".")
-            continue
-        identity = about.st_dev, about.st_ino
-        if identity in above:
-            met[_LOOPS].append(below)
-            continue
-        if os.path.islink(place) and below:
-            met[_LINKED].append(below)
-        for entry in entries:
-            name = f"{below}/{entry.name}" if below else entry.name
-            if what := _left_out(entry):
-                met[what].append(name)
-            elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-                waiting.append((name, (*above, identity)))
-            elif _is_image(entry.name) and os.path.isfile(entry.path):
-                names.append(name)
-    for what, where in sorted(met.items()):
-        level = logging.WARNING if what in _PROBLEMS else logging.INFO
-        named = ", ".join(sorted(where)[:_NAMED]) + (", ..." if len(where) > _NAMED else "")
-        text = f"{folder}: {len(where)} {what}: {named}"
-        logging.log(level, "%s", printable(text))
-    return sorted(names)
-
-
-_NAMED = 3  # so many places are named in a line
-_LINKED = "linked folders followed"
-_HIDDEN_FOLDERS, _HIDDEN_FILES = "hidden folders left out", "hidden image files left out"
-_LOOPS = "folders left out, since they are links back to a folder they lie in"
-_DANGLING = "links left out, since what they name does not exist"
-_UNREADABLE = "folders left out, since they cannot be read"
-_PROBLEMS = (_LOOPS, _DANGLING, _UNREADABLE)
-
-
-def _left_out(entry: os.DirEntry) -> str:
-    """Return why nothing of an entry of a folder is listed; "" where it may be."""
-    if entry.name.startswith("."):
-        if os.path.isdir(entry.path):
-            return _HIDDEN_FOLDERS
-        return _HIDDEN_FILES if _is_image(entry.name[1:]) else ""
-    return _DANGLING if entry.is_symlink() and not os.path.exists(entry.path) else ""
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
-
-
-def is_below_itself(root: pathlib.Path, name: str) -> bool:
-    """Tell whether a path goes through one folder twice, by way of a link back to it.
-
-    Args:
-      root: where the path starts.
-      name: of a file, relative to the root.
-    """
-    folders = [root / parent for parent in pathlib.PurePath(name).parents]  # the root among them
-    seen = {os.path.realpath(folder) for folder in folders}
-    return len(seen) < len(folders)
+    """List the image files below a folder, relative to it, sorted; see `folders.list_images`."""
+    return list_images(folder).names
 
 
 def scan_sizes(paths: Sequence[pathlib.Path]) -> list[tuple[int, int] | str]:
@@ -309,7 +262,7 @@ def too_small(size: tuple[int, int], min_size: int) -> str | None:
     """Return why an image of (height, width) cannot be used, or None."""
     height, width = size
     if min(height, width) < min_size:
-        return f"{width}x{height} is smaller than the {min_size} pixels needed"
+        return f"{width}x{height} is smaller than the {min_size} pixels that {_NEEDED_BY}"
     return None
 
 

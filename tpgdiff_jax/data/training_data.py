@@ -7,16 +7,20 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from tpgdiff_jax.data.identity import fingerprint
 from tpgdiff_jax.data.open_source import open_source
-from tpgdiff_jax.data.pipeline import fingerprint
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import Source
 from tpgdiff_jax.reporting.errors import UserError
 
-_SPEC = re.compile(
-    r"(?P<kind>\w+):(?P<path>.+?)(?:::(?P<name>[^@*]+))?(?:@(?P<split>[^@*]+))?"
-    r"(?:\*(?P<weight>[\d.]+))?"
+_WEIGHT = r"(?:\*(?P<weight>[\d.]+))?"
+# Only TFDS sets have names and splits: folders of others may be called `user@firm` or `a::b`.
+_TFDS = re.compile(
+    r"(?P<kind>tfds_\w+):(?P<path>.+?)(?:::(?P<name>[^@*]+))?(?:@(?P<split>[^@*]+))?" + _WEIGHT
 )
+_SPEC = re.compile(r"(?P<kind>\w+):(?P<path>.+?)(?:\?(?P<keys>\w+=[^?]*?))?" + _WEIGHT)
+_YES_NO = {"yes": True, "no": False}
+_FORMS = "KIND:PATH[*WEIGHT], tfds_KIND:PATH[::NAME][@SPLIT][*WEIGHT] or pairs:PATH?KEY=VALUE&..."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +31,7 @@ class TrainingData:
       sources: of clean photos or of pairs.
       weights: how often each comes; () for shares by their lengths.
       report: the files that could not be used.
-      fingerprint: tells these images from others; see `pipeline.fingerprint`.
+      fingerprint: tells these images from others; see `identity.fingerprint`.
     """
 
     sources: tuple[Source, ...]
@@ -45,27 +49,44 @@ class TrainingData:
 
 
 def parse_source(text: str, key: str = "data.train_sources") -> dict[str, Any]:
-    """Read KIND:PATH[::NAME][@SPLIT][*WEIGHT].
+    """Read KIND:PATH[*WEIGHT], of TFDS KIND:PATH[::NAME][@SPLIT][*WEIGHT].
 
     Examples: `photos:/data/clean`, `pairs:/data/rain*0.5`, `tfds_pairs:/data/tfds@train`,
-    `tfds_photos:/data/tfds::coco/2017@train`.
+    `tfds_photos:/data/tfds::coco/2017@train`, and of pairs with other names than LQ and GT
+    `pairs:/data/gopro/train?lq=*/blur&gt=*/sharp&class_name=blur`; see `pairs.PairFolder` for the
+    keys lq, gt, class_name, gt_rename (PATTERN->REPLACEMENT) and centre_crop (yes).
 
     Args:
       text: an entry of the configuration.
       key: whose it is.
 
     Returns:
-      {"kind", "path"} and, where given, {"name", "split", "weight"}; see `open_source`.
+      {"kind", "path"} and, where given, the keys, "name", "split", "weight"; see `open_source`.
 
     Raises:
       UserError: another form.
     """
-    match = _SPEC.fullmatch(text)
+    match = (_TFDS if text.startswith("tfds_") else _SPEC).fullmatch(text)
     if match is None:
-        raise UserError(
-            f"config.{key}: {text!r} is not of the form KIND:PATH[::NAME][@SPLIT][*WEIGHT]."
-        )
+        raise UserError(f"config.{key}: {text!r} is not of the form {_FORMS}.")
     spec = {part: value for part, value in match.groupdict().items() if value is not None}
+    for pair in filter(None, spec.pop("keys", "").split("&")):
+        name, _, value = pair.partition("=")
+        spec[name] = value
+    if "gt_rename" in spec:
+        pattern, arrow, replacement = spec["gt_rename"].partition("->")
+        if not arrow:
+            raise UserError(
+                f"config.{key}: {text!r}: gt_rename={spec['gt_rename']}: expected "
+                "PATTERN->REPLACEMENT, such as gt_rename=_GT->_hazy."
+            )
+        spec["gt_rename"] = pattern, replacement
+    if "centre_crop" in spec:
+        if spec["centre_crop"] not in _YES_NO:
+            raise UserError(
+                f"config.{key}: {text!r}: centre_crop={spec['centre_crop']}: expected yes or no."
+            )
+        spec["centre_crop"] = _YES_NO[spec["centre_crop"]]
     if "weight" in spec:
         spec["weight"] = float(spec["weight"])
     return spec

@@ -6,13 +6,14 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from tpgdiff_jax.inference.files import read_picture
+from tpgdiff_jax.data.pictures.door import of_pillow, read_picture
+from tpgdiff_jax.data.pictures.metadata import NO_METADATA, Metadata, sound_profile
+from tpgdiff_jax.data.pictures.picture import Picture
 from tpgdiff_jax.reporting.errors import UserError
 
-_SHAPES = "[H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
-_COLOUR_MODES = ("L", "LA", "RGB", "RGBA", "P")  # of others the ICC profile no longer fits
+_SHAPES = "[H, W], [H, W, 1], [H, W, 2], [H, W, 3] or [H, W, 4]"
 _DEVIATION_WHITE = 0.1
 _SCALES = {"uint8": 255, "uint16": 65535}
 
@@ -25,11 +26,10 @@ class Form:
       rgb: float32 [H, W, 3] in [0, 1].
       shape: of the array that came.
       dtype: its type.
-      alpha: its fourth channel, untouched, or None.
+      alpha: its last channel [H, W, 1], untouched, or None.
       name: decides the noise, with the seed.
       as_picture: it came as a PIL image.
-      mode: of the PIL image, where it has one that its array does not tell; else "".
-      icc_profile: what the numbers mean as colours, where the picture says so.
+      metadata: what the file says of it besides: profile, EXIF, XMP, dpi.
     """
 
     rgb: np.ndarray
@@ -38,13 +38,13 @@ class Form:
     alpha: np.ndarray | None = None
     name: str = ""
     as_picture: bool = False
-    mode: str = ""
-    icc_profile: bytes | None = None
+    metadata: Metadata = NO_METADATA
 
     def rebuild(self, restored: np.ndarray) -> Any:
         """Give a restored image, float32 [H, W, 3] in [0, 1], the form in which it came."""
-        if len(self.shape) == 2 or self.shape[2] == 1:
-            restored = restored.mean(axis=-1).reshape(self.shape)
+        if len(self.shape) == 2 or self.shape[2] <= 2:
+            flat = self.shape[:2] if len(self.shape) == 2 else (*self.shape[:2], 1)
+            restored = restored.mean(axis=-1).reshape(flat)
         if self.dtype.name in _SCALES:
             restored = np.round(restored * _SCALES[self.dtype.name])
         restored = restored.astype(self.dtype)
@@ -53,9 +53,9 @@ class Form:
         if not self.as_picture:
             return restored
         picture = Image.fromarray(restored)
-        picture = picture.convert(self.mode) if self.mode else picture
-        if self.icc_profile:
-            picture.info["icc_profile"] = self.icc_profile
+        colours = 1 if restored.ndim == 2 or restored.shape[2] == 2 else 3
+        if profile := sound_profile(self.metadata.icc, colours):
+            picture.info["icc_profile"] = profile
         return picture
 
 
@@ -105,44 +105,29 @@ def form_of_any(image: Any) -> Form:
         form.name = pathlib.Path(image).name
         return form
     if isinstance(image, Image.Image):
-        form = _form_of_picture(ImageOps.exif_transpose(image))
+        form = _form_of_picture(of_pillow(image))
         form.as_picture = True
-        is_grey = image.mode == "LA" or (image.mode == "L" and "transparency" in image.info)
-        form.mode = "LA" if is_grey else ""
         return form
     return form_of(np.asarray(image))
 
 
-def _form_of_picture(picture: Image.Image | np.ndarray) -> Form:
-    form = form_of(np.asarray(_plain(picture)))
-    if isinstance(picture, Image.Image) and picture.mode in _COLOUR_MODES:
-        form.icc_profile = picture.info.get("icc_profile")
+def _form_of_picture(picture: Picture) -> Form:
+    form = form_of(picture.pixels)
+    form.metadata = picture.metadata
     return form
-
-
-def _plain(image: Image.Image | np.ndarray) -> Image.Image | np.ndarray:
-    """Turn palettes, CMYK and the like into grey, RGB or RGBA; 16 bit and floats stay."""
-    if isinstance(image, np.ndarray) or image.mode in ("I;16", "F"):
-        return image
-    if image.mode.startswith("I"):
-        return Image.fromarray(np.clip(np.asarray(image), 0, 65535).astype(np.uint16))
-    # In a PNG one grey level or colour may stand for "transparent", without an alpha channel.
-    has_alpha = "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBa")
-    if not has_alpha and image.mode in ("L", "RGB", "RGBA"):
-        return image
-    return image.convert("RGBA" if has_alpha else "RGB")
 
 
 def form_of(array: np.ndarray) -> Form:
     """Take an array apart.
 
     Args:
-      array: uint8, uint16, or float in [0, 1]; [H, W], [H, W, 1], [H, W, 3] or [H, W, 4].
+      array: uint8, uint16, or float in [0, 1]; [H, W], [H, W, 1], [H, W, 3], or with
+        alpha behind the colours, [H, W, 2] or [H, W, 4].
 
     Raises:
       UserError: another shape or type, no pixels, or values that are not finite or far outside.
     """
-    good_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
+    good_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 2, 3, 4))
     if not good_shape or array.size == 0:
         raise UserError(f"An image of shape {array.shape} was given; expected {_SHAPES}.")
     is_float = np.issubdtype(array.dtype, np.floating)
@@ -153,8 +138,11 @@ def form_of(array: np.ndarray) -> Form:
     if is_float and not (np.isfinite(array).all() and array.min() >= -0.01 and array.max() <= 1.01):
         raise UserError("A float image with values outside [0, 1], or not finite, was given.")
     colours = array.reshape(*array.shape[:2], -1)
-    alpha = colours[..., 3:] if colours.shape[-1] == 4 else None
-    rgb = colours[..., :3].astype(np.float32) / (1 if is_float else _SCALES[array.dtype.name])
+    has_alpha = colours.shape[-1] in (2, 4)
+    alpha = colours[..., -1:] if has_alpha else None
+    rgb = colours[..., : colours.shape[-1] - has_alpha].astype(np.float32)
+    rgb /= 1 if is_float else _SCALES[array.dtype.name]  # in place: photos may fill the memory
+    np.clip(rgb, 0, 1, out=rgb)
     if rgb.shape[-1] == 1:
         rgb = np.repeat(rgb, 3, axis=-1)
-    return Form(np.clip(rgb, 0, 1), array.shape, array.dtype, alpha)
+    return Form(rgb, array.shape, array.dtype, alpha)

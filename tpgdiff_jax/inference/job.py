@@ -14,8 +14,9 @@ import numpy as np
 from absl import logging
 
 from tpgdiff_jax.data.images import UnreadableImageError, read_size, to_uint8
+from tpgdiff_jax.data.pictures.writing import for_format
 from tpgdiff_jax.inference.engine import Outcome, WriteBehind, reason
-from tpgdiff_jax.inference.files import for_format, write_picture
+from tpgdiff_jax.inference.files import write_picture
 from tpgdiff_jax.inference.forms import Form, Restored, form_of_any
 from tpgdiff_jax.inference.log import JobLog, made_otherwise
 from tpgdiff_jax.inference.plan import Task
@@ -215,5 +216,5 @@ def _write(side_by_side: bool, task: Task, form: Form, restored: Restored) -> No
     if side_by_side:
         pair = [form.rgb, form_of_any(image).rgb]
         picture = to_uint8(np.concatenate(pair, axis=1))
-        write_picture(task.beside("side_by_side"), picture, form.icc_profile)
-    write_picture(task.target, result, form.icc_profile)
+        write_picture(task.beside("side_by_side"), picture, form.metadata)
+    write_picture(task.target, result, form.metadata)

@@ -2,14 +2,18 @@
 
 import dataclasses
 import glob
+import itertools
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from tpgdiff_jax.data.images import EXTENSIONS
-from tpgdiff_jax.data.sources import image_names, is_below_itself
+from absl import logging
+
+from tpgdiff_jax.data.folders import home, is_below_itself, list_images
+from tpgdiff_jax.data.pictures.writing import WRITTEN
 from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.files import printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,40 +42,73 @@ def plan(inputs: Sequence[str], output: pathlib.Path, suffix: str = ".png") -> l
       tasks in the order of their results' names.
 
     Raises:
-      UserError: an input that matches nothing, an unknown format, two files with one result, a
-        result outside `output`, or inputs and results in one folder.
+      UserError: an input that matches nothing, an unknown format, a result outside
+        `output`, or inputs and results in one folder.
     """
-    if suffix.lower() not in EXTENSIONS:
-        raise UserError(f"--format={suffix!r}: expected one of {', '.join(EXTENSIONS)}.")
-    tasks: dict[pathlib.Path, Task] = {}
-    results = output.resolve()
+    if suffix.lower() not in WRITTEN:
+        raise UserError(f"--format={suffix!r}: expected one of {', '.join(WRITTEN)}.")
+    found: dict[pathlib.Path, tuple[str, pathlib.Path, str]] = {}  # source -> how it was named
+    seen: set[str] = set()
     for text in inputs:
         for root, name in _files(text, output):
-            task = Task(root / name, output / pathlib.Path(name).with_suffix(suffix))
-            # Of the folder: a result that is a link itself would be replaced, not followed.
-            if not task.target.parent.resolve().is_relative_to(results):
-                raise UserError(
-                    f"--input={text}: the result of {task.source} would be {task.target}, which "
-                    f"lies outside --output={output}; name the inputs without '..' behind a "
-                    "wildcard, and keep links to other folders out of --output."
-                )
-            if task.target.resolve() == task.source.resolve():
-                raise UserError(
-                    f"{task.source} would be its own result; choose another --output or --format."
-                )
-            other = tasks.setdefault(task.target, task)
-            if other.source != task.source:
-                raise UserError(
-                    f"{other.source} and {task.source} would both become {task.target}; "
-                    "restore them into different folders."
-                )
-    return [tasks[target] for target in sorted(tasks)]
+            source = root / name
+            if (place := os.path.abspath(source)) not in seen:
+                found[source] = text, root, name
+            seen.add(place)
+    tasks = [
+        Task(source, output / target)
+        for source, target in _targets({s: f[1:] for s, f in found.items()}, suffix).items()
+    ]
+    results = output.resolve()
+    for task in tasks:
+        # Of the folder: a result that is a link itself would be replaced, not followed.
+        if not task.target.parent.resolve().is_relative_to(results):
+            raise UserError(
+                f"--input={found[task.source][0]}: the result of {task.source} would be "
+                f"{task.target}, which lies outside --output={output}; name the inputs without "
+                "'..' behind a wildcard, and keep links to other folders out of --output."
+            )
+        if task.target.resolve() == task.source.resolve():
+            raise UserError(
+                f"{task.source} would be its own result; choose another --output or --format."
+            )
+    return sorted(tasks, key=lambda task: task.target)
+
+
+def _targets(
+    found: Mapping[pathlib.Path, tuple[pathlib.Path, str]], suffix: str
+) -> dict[pathlib.Path, pathlib.Path]:
+    """Give every file a result of its own: source -> its result, relative to the output.
+
+    `photo.jpg` becomes `photo.png`, unless another file would, too: then `photo.jpg.png` (and the
+    other, if it is `photo.png`, keeps its name); where that does not tell them apart either, the
+    name of the folder comes before, and then a number behind.
+
+    Args:
+      found: source -> (folder it was looked for in, name within it).
+      suffix: of the results.
+    """
+    wanted: dict[pathlib.Path, list[pathlib.Path]] = {}
+    for source, (_, name) in found.items():
+        wanted.setdefault(pathlib.Path(name).with_suffix(suffix), []).append(source)
+    targets = {sources[0]: target for target, sources in wanted.items() if len(sources) == 1}
+    taken = set(targets.values())
+    for sources in (sources for sources in wanted.values() if len(sources) > 1):
+        for source in sorted(sources, key=lambda source: (source.suffix != suffix, source)):
+            root, name = found[source]
+            whole = pathlib.Path(name if source.suffix == suffix else name + suffix)
+            choices = [whole, pathlib.Path(root.resolve().name) / whole]
+            numbered = (whole.with_suffix(f".{number}{suffix}") for number in itertools.count(2))
+            targets[source] = next(c for c in itertools.chain(choices, numbered) if c not in taken)
+            taken.add(targets[source])
+            logging.info("%s becomes %s.", printable(source), printable(targets[source]))
+    return targets
 
 
 def _files(text: str, output: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
     """Yield (folder, name within it) of the files an input means."""
-    path = pathlib.Path(text)
-    if path.is_file():
+    path = home(text)
+    if path.is_file() or (path.is_symlink() and not path.exists()):
         yield path.parent, path.name
         return
     if path.is_dir():
@@ -80,13 +117,24 @@ def _files(text: str, output: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]
                 f"--input={text} and --output are one folder; results would be taken for inputs "
                 "the next time. Choose another --output."
             )
-        names = _without_results(path, image_names(path), output)
+        listing = list_images(path)
+        # What cannot be read is a task that fails, so that it is listed as other bad files are.
+        names = _without_results(path, [*listing.names, *listing.troubles], output)
         if not names:
-            raise UserError(f"--input={text}: the folder holds no image files.")
+            besides = f" but {listing.left_out()}" if listing.left_out() else ""
+            raise UserError(f"--input={text}: the folder holds no image files{besides}.")
         yield from ((path, name) for name in names)
         return
-    matches = sorted(name for name in glob.glob(text, recursive=True) if os.path.isfile(name))
     root = _fixed_part(path)
+    pattern = os.path.join(glob.escape(str(root)), path.relative_to(root))
+    matches = sorted(glob.glob(pattern, recursive=True))
+    folders = [name for name in matches if os.path.isdir(name)]
+    matches = [name for name in matches if name not in set(folders)]
+    if folders and not matches:
+        raise UserError(
+            f"--input={text} matches folders alone, such as {folders[0]}; name a folder by itself, "
+            "or write /** behind the pattern."
+        )
     names = [str(pathlib.Path(name).relative_to(root)) for name in matches]
     # `a/../b` goes through one folder twice without any link.
     names = [n for n in names if ".." in pathlib.PurePath(n).parts or not is_below_itself(root, n)]
@@ -106,9 +154,12 @@ def _without_results(root: pathlib.Path, names: list[str], output: pathlib.Path)
 
 
 def _fixed_part(pattern: pathlib.Path) -> pathlib.Path:
-    """Return the folder before the first wildcard; sub-folders behind it are kept."""
-    fixed = pattern
-    while glob.has_magic(str(fixed)):
+    """Return the folder before the first wildcard; sub-folders behind it are kept.
+
+    A folder that is really called `photos [2024]` is no pattern.
+    """
+    fixed = pattern.parent
+    while glob.has_magic(str(fixed)) and not fixed.is_dir():
         fixed = fixed.parent
     return fixed
 

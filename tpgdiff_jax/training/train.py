@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of
 from tpgdiff_jax.data.degradations.mix import Mixture
+from tpgdiff_jax.data.identity import is_same_data
 from tpgdiff_jax.data.pipeline import training_batches
 from tpgdiff_jax.data.training_data import TrainingData
 from tpgdiff_jax.distributed import sharding
@@ -202,9 +203,8 @@ def _multi_hot(config: ConfigDict) -> bool:
 
 def _check_place(place: dict[str, Any], step: int, data: TrainingData) -> None:
     """Raise unless a checkpoint's place in the data is one in these data."""
-    now = {"batches": step, **data.fingerprint}
-    check_frozen(place, now["frozen"])
-    if place != now:
+    check_frozen(place, data.fingerprint["frozen"])
+    if place["batches"] != step or not is_same_data(place, data.sources):
         raise RunStoppedError(
             f"The training images are not those the run was started with: {place.get('images')} "
             f"images then, {data.fingerprint['images']} now, or other names. Put them back, or "

@@ -5,14 +5,14 @@ Any data set will do that was prepared as ArrayRecord files; `writing.py` writes
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from tpgdiff_jax.data.images import UnreadableImageError, decode_rgb
 from tpgdiff_jax.data.skipped import SkipReport
-from tpgdiff_jax.data.sources import Source, relabelled
+from tpgdiff_jax.data.sources import Source, file_identity, relabelled
 from tpgdiff_jax.data.tfds.writing import import_tfds
 from tpgdiff_jax.reporting.errors import UserError
 
@@ -95,6 +95,11 @@ class TfdsSource(Source):
         except UnreadableImageError:
             name = None
         return _text(name) or self._file(index)
+
+    def identity(self) -> Iterator[str]:
+        """Yield what each file is known by, and which of its records; reads none of them."""
+        for part in self._data.dataset_info.splits[self._data.split].file_instructions:
+            yield f"{file_identity(part.filename)} {part.skip} {part.take}"
 
     def recipe(self, index: int) -> Any:
         """Return the stored recipe, or None.

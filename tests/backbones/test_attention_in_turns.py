@@ -1,0 +1,60 @@
+"""Attention in turns: the same as plain attention, without holding all its scores."""
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import pytest
+
+from tpgdiff_jax.backbones import attention
+from tpgdiff_jax.backbones.transformer import Attention
+
+
+@pytest.mark.parametrize("most", [1, 3, 7])  # queries in a turn, of 13
+@pytest.mark.parametrize("form", [attention.attend_in_turns, attention.attend_by_head])
+def test_attention_in_turns_is_the_same_attention(monkeypatch, assert_near, form, most):
+    keys = jax.random.split(jax.random.key(0), 3)
+    q = jax.random.normal(keys[0], (2, 13, 4, 8))
+    k, v = (jax.random.normal(key, (2, 10, 4, 8)) for key in keys[1:])
+
+    def total(q, k, v, attend):
+        return (attend(q, k, v) ** 2).sum()
+
+    plain = jax.nn.dot_product_attention
+    whole, gradient = plain(q, k, v), jax.grad(total, (0, 1, 2))(q, k, v, plain)
+    monkeypatch.setattr(attention, "_MAX_SCORES", 4 * 10 * most)
+    monkeypatch.setattr(attention, "_MAX_CPU_SCORES", 10 * most)
+    assert_near(form(q, k, v), whole, 1e-5)
+    found = jax.grad(total, (0, 1, 2))(q, k, v, form)
+    jax.tree.map(lambda a, b: assert_near(a, b, 1e-5), found, gradient)
+
+
+def test_many_scores_are_computed_head_by_head_on_cpus(monkeypatch, assert_near):
+    q, k, v = (jax.random.normal(jax.random.key(i), (1, 40, 2, 8)) for i in range(3))
+    whole = attention.attend(q, k, v)
+    monkeypatch.setattr(attention, "_MIN_CPU_SCORES", 1000)
+    assert_near(jax.jit(attention.attend)(q, k, v), whole, 1e-5)
+
+
+def test_a_large_image_needs_no_square_of_its_pixels():
+    shape = jax.ShapeDtypeStruct((1, 32_400, 16, 32), jnp.float32)  # 1920 x 1080, three levels down
+    compiled = jax.jit(attention.attend).lower(shape, shape, shape).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 2**30  # all scores: 63 GiB
+
+
+def _shapes(jaxpr):
+    """Yield the shape of every array that a program makes, those of its inner programs, too."""
+    for equation in jaxpr.eqns:
+        yield from (variable.aval.shape for variable in equation.outvars)
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from _shapes(inner)
+
+
+def test_a_backbone_never_holds_all_scores_of_many_tokens():
+    """A panorama of 300 x 3000 gives Depth Anything 13 690 tokens, in 6 heads."""
+    tokens = 13_690
+    layer = Attention(heads=6)
+    x = jax.ShapeDtypeStruct((1, tokens, 384), jnp.float32)
+    params = jax.eval_shape(layer.init, jax.random.key(0), x)
+    shapes = list(_shapes(jax.make_jaxpr(layer.apply)(params, x).jaxpr))
+    assert any(384 in shape for shape in shapes)
+    assert [shape for shape in shapes if shape.count(tokens) > 1] == []

@@ -1,0 +1,126 @@
+"""Every reader shows every picture alike, and as it was made; or all refuse it in one sentence."""
+
+import logging
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from zoo import U8, Animal, zoo
+
+from tpgdiff_jax.benchmark.sets import Item, SetSpec
+from tpgdiff_jax.data.images import (
+    UnreadableImageError,
+    decode_rgb,
+    encode_png,
+    read_rgb,
+    read_size,
+)
+from tpgdiff_jax.data.pairs import PairFolder
+from tpgdiff_jax.data.pictures.door import read_picture
+from tpgdiff_jax.data.pictures.picture import to_8_bit
+from tpgdiff_jax.data.records import RecordPhotos, write_records
+from tpgdiff_jax.data.sources import PhotoFolder
+from tpgdiff_jax.inference.forms import form_of_any
+
+pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # so Pillow says of some
+ANIMALS = {animal.name: animal for animal in zoo()}
+
+
+def _restoring(path):
+    return to_8_bit(form_of_any(path).rgb)
+
+
+def _training(path):
+    return _one(PhotoFolder(path.parent))
+
+
+def _training_on_pairs(path):
+    pairs = path.parent / "pairs"
+    for side in ("LQ", "GT"):
+        (pairs / side).mkdir(parents=True)
+        (pairs / side / path.name).write_bytes(path.read_bytes())
+    found = _one(PairFolder(pairs))
+    np.testing.assert_array_equal(found["lq"], found["gt"])
+    return found["lq"]
+
+
+def _scoring(path):
+    item = Item(SetSpec("set", "."), path.name, path, path, read_size(path))
+    lq, gt = item.load(0)
+    np.testing.assert_array_equal(lq, gt)
+    return lq
+
+
+def _records(path):
+    file = path.parent / "a.array_record"
+    sound = {"name": "sound", "image": encode_png(np.zeros((3, 3, 3), np.uint8))}
+    write_records(file, [{"name": path.name, "image": path.read_bytes()}, sound])
+    return _one(RecordPhotos(file))
+
+
+def _one(source):
+    found = source[0]
+    if found is None:
+        (reason,) = source.report.items().values()
+        raise UnreadableImageError("x", reason)
+    return found
+
+
+READERS = {
+    "training": _training,
+    "pairs": _training_on_pairs,
+    "scoring": _scoring,
+    "records": _records,
+    "restoring": _restoring,
+    "decoding": lambda path: decode_rgb(path.read_bytes(), path.name),
+}
+
+
+@pytest.mark.parametrize("name", ANIMALS)
+def test_all_readers_agree(tmp_path, name):
+    animal: Animal = ANIMALS[name]
+    path = tmp_path / name
+    path.write_bytes(animal.data)
+    if animal.shows is None:
+        for key, read in {"plain": read_rgb, **READERS}.items():
+            if key in ("training", "pairs"):  # the only picture there, or of a kind not looked for
+                continue
+            with pytest.raises(UnreadableImageError, match=animal.refused):
+                read(path)
+        return
+    expected = read_rgb(path)
+    assert expected.dtype == np.uint8
+    assert expected.shape == (*read_size(path), 3)
+    assert expected.shape == animal.shows.shape
+    assert np.abs(expected / 255 - animal.shows).mean() <= animal.tolerance
+    for key, read in READERS.items():
+        np.testing.assert_array_equal(read(path), expected, err_msg=key)
+
+
+def test_further_frames_are_said(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    for animal in ANIMALS.values():
+        if animal.shows is not None:
+            assert read_picture(animal.data, animal.name).frames == animal.frames, animal.name
+    assert "two_pages.tif: frame 1 of 2" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "name"), [("pillow_heif", "HEIF", "a.heic"), ("pillow_jxl", "JXL", "a.jxl")]
+)
+def test_kinds_that_need_a_package(tmp_path, monkeypatch, module, kind, name):
+    plugin = pytest.importorskip(module)
+    if kind == "HEIF":
+        plugin.register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(U8).save(tmp_path / name, kind, exif=exif.tobytes(), quality=95)
+    size, found = read_size(tmp_path / name), read_rgb(tmp_path / name)
+    assert found.shape == (*size, 3)
+    assert size == (U8.shape[1], U8.shape[0])  # upright
+    assert np.abs(found / 255 - np.rot90(U8, -1) / 255).mean() < 12 / 255
+    np.testing.assert_array_equal(_restoring(tmp_path / name), found)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UnreadableImageError, match=r"needs a package .*: pip install pillow"):
+        read_size(tmp_path / name)

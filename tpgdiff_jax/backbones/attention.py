@@ -1,0 +1,89 @@
+"""Attention that never holds all its scores, for the UNet and for the backbones."""
+
+import jax
+import jax.numpy as jnp
+
+# Scores of one image held at once, over heads, queries and keys, 64 MiB; more come in turns.
+# Counted by image since under `jit` the batch is that of all devices together.
+_MAX_SCORES = 2**24
+# On CPUs, for one head; few enough to stay in cache.  16 MiB.
+_MAX_CPU_SCORES = 2**22
+# With fewer scores than this for a head, the plain form is as fast on CPUs.
+_MIN_CPU_SCORES = 2**20
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Return softmax(q k^T d^-1/2) v without ever holding all scores of a large image.
+
+    Queries are taken in turns, so memory grows with the number of keys, not with its square; every
+    query still meets every key, so the result is the same.
+
+    Args:
+      q: [B, N, heads, d].
+      k, v: [B, M, heads, d].
+
+    Returns:
+      [B, N, heads, d].
+    """
+    if q.shape[1] * k.shape[1] < _MIN_CPU_SCORES:
+        return attend_in_turns(q, k, v)
+    return jax.lax.platform_dependent(q, k, v, cpu=attend_by_head, default=attend_in_turns)
+
+
+def attend_in_turns(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Attend with all heads at once; arguments and result as for `attend`."""
+    most = max(1, _MAX_SCORES // (q.shape[2] * k.shape[1]))
+    return _in_turns(lambda part: jax.nn.dot_product_attention(part, k, v), q, 1, most)
+
+
+def attend_by_head(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Attend head by head, with plain matrix products; arguments and result as for `attend`.
+
+    XLA's CPU backend runs products with batch axes ten times slower than those of two matrices.
+    """
+    batch, queries, heads, width = q.shape
+    most = max(1, _MAX_CPU_SCORES // k.shape[1])
+
+    def head(matrices):
+        q, k, v = matrices
+
+        def attend(part):
+            scores = jnp.matmul(part, k.T, preferred_element_type=jnp.float32) * width**-0.5
+            weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+            out = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+            return (out / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
+
+        return _in_turns(attend, q, 0, most)
+
+    by_head = tuple(x.swapaxes(1, 2).reshape(batch * heads, -1, width) for x in (q, k, v))
+    out = jax.lax.map(head, by_head)
+    return out.reshape(batch, heads, queries, width).swapaxes(1, 2)
+
+
+def _in_turns(attend, q: jax.Array, axis: int, most: int) -> jax.Array:
+    """Apply `attend` to at most `most` of the queries, which lie along `axis`, at a time.
+
+    One turn takes every n-th query: where image rows, and so queries, are split over devices, each
+    device then has its part in every turn.
+    """
+    queries = q.shape[axis]
+    if queries <= most:
+        return attend(q)
+    turns = _number_of_turns(queries, most)
+    length = -(-queries // turns)
+    padding = [(0, 0)] * q.ndim
+    padding[axis] = (0, length * turns - queries)
+    shape = (*q.shape[:axis], length, turns, *q.shape[axis + 1 :])
+    parts = jnp.moveaxis(jnp.pad(q, padding).reshape(shape), axis + 1, 0)
+    # Recomputed in the backward pass, which would otherwise keep the scores of all turns.
+    out = jax.lax.map(jax.checkpoint(attend), parts)
+    out = jnp.moveaxis(out, 0, axis + 1).reshape(
+        *q.shape[:axis], length * turns, *out.shape[axis + 2 :]
+    )
+    return jax.lax.slice_in_dim(out, 0, queries, axis=axis)
+
+
+def _number_of_turns(queries: int, most: int) -> int:
+    """Return how many turns to take: such that no padding is needed, where that costs little."""
+    least = -(-queries // most)
+    return next((n for n in range(least, 2 * least + 1) if queries % n == 0), least)

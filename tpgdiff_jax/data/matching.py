@@ -1,0 +1,154 @@
+"""Which degraded image and which ground truth belong together: by name, never by position.
+
+One rule for test sets and for training.  Published sets name the two sides in many ways; what
+such names add to a number is known here.
+"""
+
+import collections
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+
+from tpgdiff_jax.reporting.errors import UserError
+
+# One trailing group: an underscore and a number (`_3`, `_0.85`) or a word (`_rain`, `_x4`).
+_GROUP = re.compile(r"_[A-Za-z0-9]+(?:[.-][A-Za-z0-9]+)*$")
+# Words that say which side an image is on, as published sets write them.
+_DEGRADED = (
+    *("noisy", "noise", "hazy", "haze", "rainy", "rain", "snowy", "snow", "low", "blurry", "blur"),
+    *("lq", "lr", "input", "source", "degraded", "distorted", "moire", "cloud", "cloudy", "shadow"),
+)
+_CLEAN = (
+    *("gt", "clean", "clear", "sharp", "high", "normal", "norain", "nohaze", "hq", "hr", "target"),
+    *("original", "truth", "groundtruth", "reference", "ref"),
+)
+_WORDS = {"degraded": "|".join(_DEGRADED), "clean": "|".join(_CLEAN)}
+# A word at the beginning (`norain-001`, `low00690`), or a part of its own (`0001_GT_SRGB_010`).
+_ROLE = {
+    side: re.compile(
+        rf"(?:^(?:{words})(?=[-_ .]?\d)[-_ .]?)|(?:[-_ .](?:{words})(?=[-_ .]|$))", re.IGNORECASE
+    )
+    for side, words in _WORDS.items()
+}
+# Folders of the two sides as published sets call them, in any case; the first that are there.
+_SIDES = (
+    *(("LQ", "GT"), ("input", "target"), ("input", "gt"), ("input", "groundtruth")),
+    *(("low", "high"), ("low", "normal"), ("our485/low", "our485/high"), ("blur", "sharp")),
+    *(("rain", "norain"), ("rainy", "norain"), ("rain", "gt"), ("rainy", "gt"), ("rainy", "clean")),
+    *(("hazy", "gt"), ("hazy", "clear"), ("hazy", "clean"), ("haze", "clear"), ("data", "gt")),
+    *(("noisy", "clean"), ("noisy", "gt"), ("snow", "gt"), ("snow", "clean"), ("source", "target")),
+    *(("degraded", "clean"), ("lq", "hq"), ("lr", "hr"), ("blur", "gt"), ("moire", "clear")),
+)
+
+
+def match_names(
+    lq_names: Iterable[str], gt_names: Iterable[str], rename: tuple[str, str] | None = None
+) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """Match degraded images with their ground truths.
+
+    A pair has the same stem, whatever the suffix.  Otherwise the degraded image's stem loses its
+    trailing `_<number or word>` groups, one at a time, until a truth has that stem: `1400_3.png`
+    and `1400_0.8_0.2.jpg` belong to `1400.png`.  Otherwise the words that tell the sides apart are
+    left out: `01_hazy.png` belongs to `01_GT.png`.  One truth may serve several degraded images.
+    Two files of one stem in one folder are ambiguous; neither is used.
+
+    Args:
+      lq_names: names of the degraded images, relative to their folder.
+      gt_names: names of the ground truths, relative to theirs; sub-folders must agree.
+      rename: (regular expression, replacement) that turns a truth's name, without its folder, into
+        its degraded image's.
+
+    Returns:
+      pairs (lq, gt), sorted; and "LQ/name" or "GT/name" -> why it is in no pair.
+    """
+    lq_stems, gt_stems = _by_stem(lq_names), _by_stem(gt_names, rename)
+    plain = collections.defaultdict(list)
+    for stem in gt_stems:
+        plain[_without_role(stem, "clean")].append(stem)
+    pairs: list[tuple[str, str]] = []
+    unmatched: dict[str, str] = {}
+    for side, stems in (("LQ", lq_stems), ("GT", gt_stems)):
+        for names in stems.values():
+            for name in names if len(names) > 1 else ():
+                others = ", ".join(other for other in names if other != name)
+                unmatched[f"{side}/{name}"] = f"ambiguous: {others} has the same stem"
+    for stem, names in lq_stems.items():
+        if len(names) > 1:
+            continue
+        truth = next((gt_stems[s] for s in _candidates(stem) if s in gt_stems), None)
+        if truth is None:
+            shorter = _candidates(_without_role(stem, "degraded"))
+            found = next((plain[s] for s in [*shorter, *_candidates(stem)] if s in plain), [])
+            truth = [name for own in found for name in gt_stems[own]] or None
+        if truth is None:
+            unmatched[f"LQ/{names[0]}"] = "no ground truth has its name"
+        elif len(truth) > 1:
+            unmatched[f"LQ/{names[0]}"] = f"ambiguous: may belong to {' or '.join(truth)}"
+        else:
+            pairs.append((names[0], truth[0]))
+    used = {gt for _, gt in pairs}
+    for names in gt_stems.values():
+        if len(names) == 1 and names[0] not in used:
+            unmatched[f"GT/{names[0]}"] = "no degraded image has its name"
+    return sorted(pairs), dict(sorted(unmatched.items()))
+
+
+def sides_of(folder: pathlib.Path) -> tuple[str, str] | None:
+    """Return what the folders of a set's two sides are called; None where it has no such two."""
+    try:
+        below = {name.lower(): name for name in os.listdir(folder)}
+    except OSError:
+        return None
+    for sides in _SIDES:
+        found = tuple(below.get(side.lower(), side) for side in sides)
+        if all((folder / side).is_dir() for side in found):
+            return found
+    return None
+
+
+def why_no_pair(lq_names: Sequence[str], gt_names: Sequence[str], rename: object) -> str:
+    """Say how many images were found on each side, two examples of each, and what mends it."""
+
+    def some(names: Sequence[str]) -> str:
+        return f"{len(names)} ({', '.join(sorted(names)[:2])}{', ...' if len(names) > 2 else ''})"
+
+    if not lq_names or not gt_names:
+        side = "degraded images" if not lq_names else "ground truths"
+        return f"no {side} were found"
+    key = "gt_rename does not bring" if rename else "gt_rename=('PATTERN', 'REPLACEMENT') brings"
+    return (
+        f"{some(lq_names)} degraded images and {some(gt_names)} ground truths were found, but no "
+        f"name of one side fits one of the other; {key} the truths' names to the others'"
+    )
+
+
+def _by_stem(names: Iterable[str], rename: tuple[str, str] | None = None) -> dict[str, list[str]]:
+    stems = collections.defaultdict(list)
+    for name in sorted(set(names)):
+        parent, slash, file = name.rpartition("/")
+        try:
+            known_as = file if rename is None else re.sub(rename[0], rename[1], file)
+        except (re.error, IndexError) as error:
+            raise UserError(
+                f"gt_rename={tuple(rename)!r}: no regular expression and its replacement ({error})."
+            ) from error
+        stems[parent + slash + os.path.splitext(known_as)[0]].append(name)
+    return dict(stems)
+
+
+def _candidates(stem: str) -> Iterable[str]:
+    """Yield a stem, then what remains of it as trailing groups are removed."""
+    yield stem
+    while match := _GROUP.search(stem):
+        stem = stem[: match.start()]
+        if not stem or stem.endswith("/"):
+            return
+        yield stem
+
+
+def _without_role(stem: str, side: str) -> str:
+    """Leave out the words that say on which side an image is."""
+    parent, slash, name = stem.rpartition("/")
+    shorter = _ROLE[side].sub("", name)
+    return parent + slash + (shorter or name)

@@ -1,0 +1,100 @@
+"""Open any picture: the only place where files are read as pictures."""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from absl import logging
+from PIL import Image
+
+from tpgdiff_jax.data.pictures import memory
+from tpgdiff_jax.data.pictures.errors import UnreadableImageError, as_unreadable
+from tpgdiff_jax.data.pictures.kinds import kind_of
+from tpgdiff_jax.data.pictures.metadata import ORIENTATION
+from tpgdiff_jax.data.pictures.picture import Picture, Stored, turned
+from tpgdiff_jax.data.pictures.pillow import PillowFile, metadata_of, pixels_of
+from tpgdiff_jax.data.pictures.png import PngFile
+from tpgdiff_jax.data.pictures.tiff import TiffFile
+from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.files import printable
+from tpgdiff_jax.reporting.foreign import HEAD_BYTES
+
+
+def read_picture(source: str | os.PathLike | bytes, name: str = "") -> Picture:
+    """Read a picture of any kind, upright; its content decides, not its name.
+
+    Args:
+      source: a file's path or content.
+      name: what errors call it; the path by default.
+
+    Raises:
+      UnreadableImageError: empty, no picture, truncated, damaged, too large, of a kind that is not
+        read; says which, and the way out.
+      OSError: what is wrong with the machine.
+    """
+    name = name or str(source)
+    with _stored(source, name) as file:
+        pixels = turned(file.pixels(), file.orientation)
+        frames = file.frames()
+        metadata = file.metadata().upright(file.orientation >= 5)
+    if frames > 1:
+        logging.info("%s: frame 1 of %d is read.", printable(name), frames)
+    return Picture(pixels, frames, metadata)
+
+
+def read_size(source: str | os.PathLike | bytes, name: str = "") -> tuple[int, int]:
+    """Return (height, width) as `read_picture` would, from the header; decodes no pixels.
+
+    Args:
+      source: a file's path or content.
+      name: what errors call it; the path by default.
+
+    Raises:
+      UnreadableImageError: as far as the header tells; damage behind it is found when it is read.
+    """
+    with _stored(source, name or str(source)) as file:
+        height, width = file.size
+        return (width, height) if file.orientation >= 5 else (height, width)
+
+
+def of_pillow(image: Image.Image) -> Picture:
+    """Take a picture that Pillow has opened, or that a program made, as if it came from a file."""
+    image.load()  # a TIFF is turned by this, and says so afterwards
+    try:
+        value = image.getexif().get(ORIENTATION)
+    except Exception:  # whatever a broken block makes Pillow raise: it gives none then
+        value = None
+    orientation = value if isinstance(value, int) and 1 <= value <= 8 else 1
+    metadata = metadata_of(image).upright(orientation >= 5)
+    return Picture(turned(pixels_of(image), orientation), 1, metadata)
+
+
+@contextlib.contextmanager
+def _stored(source: str | os.PathLike | bytes, name: str) -> Iterator[Stored]:
+    """Open a picture, turning whatever goes wrong before the block ends into one exception."""
+    try:
+        with _opened(source) as file:
+            head = file.read(HEAD_BYTES)
+            kind = kind_of(head, name)
+            stored = {"PNG": PngFile, "TIFF": TiffFile}.get(kind, lambda f: PillowFile(f, kind))(
+                file
+            )
+            memory.check(*stored.size)
+            yield stored
+    except (MemoryError, UnreadableImageError):
+        raise
+    except Exception as error:  # damaged files make decoders raise anything
+        raise as_unreadable(error, name) from error
+
+
+def _opened(source: str | os.PathLike | bytes) -> BinaryIO:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if os.path.isdir(source):
+        os.scandir(source).close()  # raises where it may not be read
+        raise IsADirectoryError(source)
+    if not os.path.isfile(source) and os.path.exists(source):
+        raise UserError("neither a file nor a folder: a pipe, a socket or a device")
+    return open(source, "rb")

@@ -1,0 +1,39 @@
+"""How large a picture may be: what decoding it needs must fit in the machine's memory."""
+
+import functools
+import os
+import pathlib
+
+from tpgdiff_jax.reporting.errors import UserError
+
+# Restoring holds a picture as float32 RGB, and its result.
+BYTES_PER_PIXEL = 24
+_UNKNOWN = 8 * 2**30  # of machines that do not say how much memory they have
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def check(height: int, width: int) -> None:
+    """Raise UserError where a picture needs more memory than the machine has."""
+    needed = height * width * BYTES_PER_PIXEL
+    if needed > total():
+        raise UserError(
+            f"{width}x{height} pixels need {needed / 2**30:.3g} GiB of memory, and there are "
+            f"{total() / 2**30:.3g}"
+        )
+
+
+@functools.cache
+def total() -> int:
+    """Return how many bytes of memory this process may use at most."""
+    try:
+        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        found = _UNKNOWN
+    for limit in _CGROUP_LIMITS:
+        try:
+            text = pathlib.Path(limit).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            found = min(found, int(text))
+    return found

@@ -1,0 +1,213 @@
+"""TIFF files: samples as tifffile hands them over, and what they mean, decided here."""
+
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from tpgdiff_jax.data.pictures.metadata import Metadata, orientation_of, sound_dpi
+from tpgdiff_jax.data.pictures.picture import checked_floats, from_bits, require, turned
+from tpgdiff_jax.data.pictures.pillow import PillowFile
+from tpgdiff_jax.reporting.errors import UserError
+
+# PhotometricInterpretation: what the samples mean.
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
+_CAMERA = (32803, 34892)  # CFA, LinearRaw
+_LABS = (8, 9, 10)
+_WORDS = {4: "a mask", 32844: "LogL", 32845: "LogLuv", **dict.fromkeys(_LABS, "CIE L*a*b*")}
+_COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3}
+_JPEGS = (7, 33007, 34892)  # compressions whose decoder turns YCbCr into RGB
+_PREMULTIPLIED, _ALPHA = 1, 2  # ExtraSamples
+_REDUCED, _MASK = 1, 4  # bits of NewSubfileType
+_KINDS = {"u": "integers", "i": "signed integers", "f": "floats", "c": "complex numbers"}
+_PER_INCH = {2: 1.0, 3: 2.54}  # ResolutionUnit -> times so many are dots per inch
+# Tags that a photo's EXIF has, too: description, maker, model, program, date, artist, copyright.
+TEXT_TAGS = (270, 271, 272, 305, 306, 315, 33432)
+
+
+class TiffFile:
+    """An opened TIFF; see `picture.Stored`."""
+
+    def __init__(self, file: BinaryIO):
+        import tifffile  # takes a while to import, and few files need it
+
+        file.seek(0)
+        self._file = file
+        self._tiff = tifffile.TiffFile(file, _multifile=False)
+        self._page = self._main_page()
+        page = self._page
+        self.size = page.imagelength, page.imagewidth
+        require(page.imagelength and page.imagewidth, "damaged (no pixels)")
+        require(getattr(page, "imagedepth", 1) == 1, "a TIFF of a volume, not of a picture")
+        value = self._value(274)
+        is_sound = isinstance(value, int) and 1 <= value <= 8
+        self.orientation = int(value) if is_sound else orientation_of(None, self._value(700))
+
+    def pixels(self) -> np.ndarray:
+        """Decode the first page."""
+        page = self._page
+        sense = int(page.photometric)
+        samples = page.samplesperpixel
+        if sense in _CAMERA:
+            raise UserError("a raw photo (DNG or like it), which is not read; develop it first")
+        # Colours at half the size, CIE L*a*b* and the JPEG of old: libtiff, in Pillow, knows them.
+        is_subsampled = sense == _YCBCR and int(page.compression) not in _JPEGS
+        if is_subsampled or int(page.compression) == 6 or (sense in _LABS and self._bits() == 8):
+            return self._by_pillow()
+        if sense not in _COLOURS:
+            raise UserError(f"a TIFF of {_WORDS.get(sense, f'photometric kind {sense}')}, not read")
+        colours = _COLOURS[sense]
+        require(samples >= colours, f"damaged ({samples} channels, {colours} are needed)")
+        self._check_whole()
+        stored = self._samples()
+        if sense == _PALETTE:
+            return self._from_palette(stored[..., 0])
+        scaled = self._scaled(stored, sense)
+        return self._with_alpha(scaled[..., :colours], scaled[..., colours:], sense)
+
+    def frames(self) -> int:
+        """Return the number of pages that are pictures of their own: no previews, no masks."""
+        pages = [page for page in self._tiff.pages if not int(page.subfiletype) & 5]
+        return max(1, len(pages))
+
+    def metadata(self) -> Metadata:
+        """Return profile, descriptive tags as EXIF, XMP and dpi."""
+        exif = Image.Exif()
+        for tag in TEXT_TAGS:
+            text = self._value(tag)
+            # Text that tifffile writes of itself tells nothing of the photo.
+            own = text == "tifffile.py" or (tag == 270 and str(text).startswith('{"shape"'))
+            if isinstance(text, str) and text and text.isprintable() and not own:
+                exif[tag] = text
+        unit = _PER_INCH.get(self._value(296) or 2)
+        dpi = None
+        if unit:
+            ratios = [self._value(282), self._value(283)]
+            pairs = [r for r in ratios if isinstance(r, tuple) and len(r) == 2 and r[1]]
+            dpi = sound_dpi(a / b * unit for a, b in pairs) if len(pairs) == 2 else None
+            dpi = None if dpi == (1.0, 1.0) else dpi  # what programs write that know of none
+        icc, xmp = self._value(34675), self._value(700)
+        block = exif.tobytes()[6:] if len(exif) else None
+        return Metadata(
+            icc if isinstance(icc, bytes) else None,
+            block,
+            xmp if isinstance(xmp, bytes) else None,
+            dpi,
+        )
+
+    def _main_page(self) -> Any:
+        """Return the first page that is no preview."""
+        require(len(self._tiff.pages), "damaged (no pages)")
+        first = self._tiff.pages.first
+        if 50706 in first.tags:
+            raise UserError(
+                "a raw photo (DNG), which is not read; develop it to TIFF or JPEG first"
+            )
+        if not int(first.subfiletype) & (_REDUCED | _MASK):
+            return first
+        if 330 in first.tags:
+            raise UserError("a raw photo, which is not read; develop it to TIFF or JPEG first")
+        own = (p for p in self._tiff.pages if not int(p.subfiletype) & (_REDUCED | _MASK))
+        return next(own, first)
+
+    def _value(self, tag: int) -> Any:
+        found = self._page.tags.get(tag)
+        return None if found is None else found.value
+
+    def _bits(self) -> int:
+        bits = self._page.bitspersample
+        return max(bits) if isinstance(bits, tuple) else int(bits)
+
+    def _check_whole(self) -> None:
+        """Raise where a part of the pixels lies beyond the file's end: tifffile fills it."""
+        size = self._tiff.filehandle.size
+        places = zip(self._page.dataoffsets, self._page.databytecounts, strict=False)
+        for offset, count in places:
+            require(offset > 0 and count > 0, "damaged (a part of the pixels is missing)")
+            require(offset + count <= size, "truncated")
+
+    def _samples(self) -> np.ndarray:
+        """Return [H, W, samples], planes brought together."""
+        page = self._page
+        stored = page.asarray()
+        height, width = self.size
+        is_apart = int(page.planarconfig) == 2 and page.samplesperpixel > 1
+        shape = (page.samplesperpixel, height, width) if is_apart else (height, width, -1)
+        stored = stored.reshape(shape)
+        return np.moveaxis(stored, 0, -1) if is_apart else stored
+
+    def _scaled(self, stored: np.ndarray, sense: int) -> np.ndarray:
+        """Return uint8, uint16 or float32 samples; white is the largest."""
+        kind, bits = stored.dtype.kind, self._bits()
+        if kind == "f":
+            scaled = checked_floats(stored, f"{8 * stored.dtype.itemsize}-bit floats")
+        elif kind == "b":
+            scaled = stored.astype(np.uint8) * 255
+        elif kind == "u" and bits <= 32:
+            scaled = from_bits(stored, bits)
+        else:
+            raise UserError(
+                f"a TIFF of {bits}-bit {_KINDS.get(kind, kind)}, so what is white is not known; "
+                "save it with 8 or 16 bit"
+            )
+        if sense == _WHITE_IS_ZERO:
+            scaled = scaled.copy()
+            scaled[..., 0] = _top(scaled) - scaled[..., 0]
+        return scaled
+
+    def _with_alpha(self, colours: np.ndarray, extras: np.ndarray, sense: int) -> np.ndarray:
+        """Bring CMYK to RGB, and add alpha where one of the further channels is that."""
+        if sense == _CMYK:
+            top = int(_top(colours))
+            wide = (top - colours.astype(np.int64)) if top > 1 else (1 - colours)
+            product = wide[..., :3] * wide[..., 3:]
+            colours = np.round(product / top).astype(colours.dtype) if top > 1 else product
+        kinds = [int(kind) for kind in self._page.extrasamples]
+        alpha = next((i for i, kind in enumerate(kinds) if kind in (_PREMULTIPLIED, _ALPHA)), None)
+        # Programs that store RGB and one more channel of unknown kind mean alpha by it.
+        if alpha is None and kinds == [0] and sense == _RGB:
+            alpha = 0
+        if alpha is None or alpha >= extras.shape[-1]:
+            return colours[..., 0] if colours.shape[-1] == 1 else colours
+        veil = extras[..., alpha : alpha + 1]
+        if kinds[alpha] == _PREMULTIPLIED:
+            colours = _divided(colours, veil)
+        return np.concatenate([colours, veil], axis=-1)
+
+    def _from_palette(self, numbers: np.ndarray) -> np.ndarray:
+        table = np.asarray(self._page.colormap)  # uint16 [3, colours]
+        require(
+            int(numbers.max()) < table.shape[1], "damaged (a colour that is not in its palette)"
+        )
+        # Some programs store 8-bit values there.
+        table = table if table.max() < 256 else table // 257
+        return table.T.astype(np.uint8)[numbers]
+
+    def _by_pillow(self) -> np.ndarray:
+        require(self._page is self._tiff.pages.first, "a TIFF whose second page is the picture")
+        self._file.seek(0)
+        image = PillowFile(self._file, "TIFF")
+        # Pillow has the size already turned, and turns the pixels when it loads them.
+        raw = image.pixels()
+        return _back(raw, self.orientation, self.size)
+
+
+def _top(samples: np.ndarray) -> Any:
+    """Return what white is, in the samples' own type."""
+    return samples.dtype.type(1 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max)
+
+
+def _divided(colours: np.ndarray, veil: np.ndarray) -> np.ndarray:
+    """Divide colours by the alpha they were multiplied with."""
+    top = float(_top(colours))
+    whole = colours.astype(np.float64) * top / np.maximum(veil, np.finfo(np.float32).tiny)
+    whole = np.where(veil > 0, np.clip(whole, 0, top), 0)
+    return (whole if top == 1 else np.round(whole)).astype(colours.dtype)
+
+
+def _back(pixels: np.ndarray, orientation: int, size: tuple[int, int]) -> np.ndarray:
+    """Undo a turn that Pillow has made, so that all files are turned in one place."""
+    inverse = {6: 8, 8: 6}.get(orientation, orientation)
+    back = turned(pixels, inverse)
+    require(back.shape[:2] == size, "damaged (another size than its header says)")
+    return back
