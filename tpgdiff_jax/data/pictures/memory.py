@@ -1,4 +1,4 @@
-"""How large a picture may be: what decoding it needs must fit in the machine's memory."""
+"""How large a picture may be: what it needs must fit in half of the machine's memory."""
 
 import functools
 import os
@@ -13,12 +13,12 @@ _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 
 
 def check(height: int, width: int) -> None:
-    """Raise UserError where a picture needs more memory than the machine has."""
+    """Raise UserError where a picture needs more than half of the machine's memory."""
     needed = height * width * BYTES_PER_PIXEL
-    if needed > total():
+    if needed > total() / 2:
         raise UserError(
-            f"{width}x{height} pixels need {needed / 2**30:.3g} GiB of memory, and there are "
-            f"{total() / 2**30:.3g}"
+            f"{width}x{height} pixels need {needed / 2**30:.3g} GiB of memory, more than half of "
+            f"the {total() / 2**30:.3g} GiB there are; cut it into parts"
         )
 
 
