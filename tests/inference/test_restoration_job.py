@@ -371,6 +371,18 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
             plan.check_output(output)
 
 
+def test_what_a_folder_lacks_is_listed_among_the_failures(folder, tmp_path):
+    (folder / "gone.jpg").symlink_to("nowhere.jpg")
+    (folder / "0.jpg").write_bytes((folder / "0.png").read_bytes())
+    output = tmp_path / "out"
+    summary = run(Mirror(), folder, output)
+    assert summary.failed == {
+        str(folder / "gone.jpg"): "a link to nowhere.jpg, which does not exist"
+    }
+    names = sorted(p.relative_to(output).as_posix() for p in output.rglob("*.png"))
+    assert names == ["0.jpg.png", "0.png", "1.png", "sub/2.png"]
+
+
 def test_formats_that_hold_less_get_less(tmp_path):
     rgba = np.random.default_rng(0).integers(0, 256, (20, 24, 4), np.uint8)
     source = tmp_path / "in"
