@@ -10,6 +10,7 @@ import pytest
 from launch.bench.flops import inner_jaxprs
 from tpgdiff_jax import config as configuration
 from tpgdiff_jax.backbones.depth_anything import depth_input, normalised_depth
+from tpgdiff_jax.backbones.preprocessing import luma
 from tpgdiff_jax.backbones.resizing import METHODS, resize, resize_bytes
 from tpgdiff_jax.backbones.segformer import segmentation_input, segmentation_map
 from tpgdiff_jax.backbones.vit import clip_view
@@ -50,6 +51,7 @@ def lpips(name):
 
 
 EXACT_WORK = {
+    "luma": lambda: luma(IMAGE),
     "difference of Gaussians": lambda: cues.difference_of_gaussians(IMAGE),
     "gradient": lambda: cues.gradient_magnitude(IMAGE),
     "linear maps": lambda: cues.resize_maps(MAPS, 64, "linear"),
@@ -124,10 +126,10 @@ def test_rounded_products_are_found():
         assert len(rounded_products(scanned(jnp.eye(2)).jaxpr)) == 1
 
 
-def test_luma_of_cues_is_the_weighted_sum():
+def test_luma_is_the_weighted_sum():
     image = np.random.default_rng(0).random((1, 4, 5, 3), np.float32)
-    expected = image.astype(np.float64) @ np.array(cues._LUMA)
-    np.testing.assert_allclose(cues._luma(jnp.asarray(image)), expected, atol=1e-7)
+    expected = image.astype(np.float64) @ (0.299, 0.587, 0.114)
+    np.testing.assert_allclose(luma(jnp.asarray(image)), expected, atol=1e-7)
 
 
 @pytest.fixture
