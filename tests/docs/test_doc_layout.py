@@ -58,3 +58,9 @@ def test_imports_lead_downwards():
 def test_files_that_are_named_exist(room, text):
     names = [name for name in _CODE.findall(text) if re.fullmatch(r"[a-z0-9_]+\.py", name)]
     assert all(list((PACKAGE / room).glob(f"**/{name}")) for name in names)
+
+
+@pytest.mark.parametrize(("room", "text"), [(room, text) for _, room, text in _rows()])
+def test_every_file_of_a_room_is_named(room, text):
+    files = {path.name for path in (PACKAGE / room).glob("*.py")} - {"__init__.py"}
+    assert not files - set(_CODE.findall(text))

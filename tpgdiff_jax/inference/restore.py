@@ -97,7 +97,7 @@ class Restorer:
             tiled image over all.  By default one device.
           compile_cache: keep compiled programs in a folder of the user for the next process, see
             `compile_cache.keep_compiled_programs`.
-          dtype: of the computation; see `checkpoints.default.load_suited`.
+          dtype: of the computation; see `runs.load.load_suited`.
 
         Raises:
           UserError: no such file, a damaged one, one of another version, or one that holds no

@@ -140,7 +140,7 @@ class PngFile:
         self._chunks = chunks | kept
 
     def _clean(self) -> bytes:
-        """Return the file without what makes no pixels, and so can only do harm."""
+        """Return the file without what makes no pixels, and so can only mislead."""
         self._read_whole()
         require(b"IDAT" in self._chunks and not self._is_cut, "truncated")
         return b"".join([SIGNATURE, *self._pixel_chunks, chunk(b"IEND", b"")])
