@@ -11,8 +11,6 @@ from tpgdiff_jax.commands import flags as typed
 from tpgdiff_jax.commands.processes import check_processes
 from tpgdiff_jax.reporting.errors import UserError
 
-# Of how ml_collections runs an experiment file.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 EXPERIMENT = """

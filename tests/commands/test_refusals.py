@@ -106,7 +106,7 @@ def test_mistakes_on_the_command_line(parse, arguments, words):
         (["--config.data.train_folder="], ["data.train_folder", "are empty"]),
         (["--workdir=/proc/nothing/here"], ["/proc/nothing/here", "cannot be written"]),
         (["--config.mesh.data=3"], ["data=3", "8 devices"]),
-        (["--config.data.crop_size=4000"], ["smaller than", "crop"]),
+        (["--config.data.crop_size=4000"], ["smaller than", "4000"]),
         (["--config.model.prediction=y"], ["model.prediction", "noise, x0, v"]),
         (["--config.seed=-1"], ["config.seed=-1", "from 0 to"]),
         (

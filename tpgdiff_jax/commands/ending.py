@@ -1,12 +1,14 @@
 """Ctrl-C: once ends with a sentence and exit code 130, twice at once."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Iterator
+from typing import NoReturn
 
 from tpgdiff_jax.commands import flags, mode_flags
 
@@ -30,11 +32,18 @@ def ending_on_ctrl_c() -> Iterator[None]:
         kept = mode_flags.MODES[flags.program_typed(sys.argv)].kept
         done = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
         print(f"\nStopped by Ctrl-C{done}. {kept}", file=sys.stderr, flush=True)
-        # Without listening to signals less: threads that are waited for may take long.
-        sys.exit(INTERRUPTED)
+        _leave()
     signal.set_wakeup_fd(-1)
     mouth.close()
     signal.signal(signal.SIGINT, before)
+
+
+def _leave() -> NoReturn:
+    """End the process now.  Everything is closed; JAX would wait for what its devices compute."""
+    for child in multiprocessing.active_children():
+        child.terminate()
+    sys.stdout.flush()
+    os._exit(INTERRUPTED)
 
 
 def _interrupt(number, frame) -> None:
@@ -49,7 +58,12 @@ def _watch(ear: socket.socket) -> None:
     """
     count = 0
     while numbers := ear.recv(1):
-        count += numbers[0] == signal.SIGINT
-        if count == 2:
+        if numbers[0] != signal.SIGINT:
+            continue
+        count += 1
+        if count == 1:
+            text = "Ctrl-C: ends once the computation at hand is done; a second one ends at once."
+            print(f"\n{text}", file=sys.stderr, flush=True)
+        else:
             print("\nEnded at once by a second Ctrl-C.", file=sys.stderr, flush=True)
             os._exit(INTERRUPTED)

@@ -18,12 +18,13 @@ from tpgdiff_jax.data.pictures.writing import for_format
 from tpgdiff_jax.inference.engine import Outcome, WriteBehind, reason
 from tpgdiff_jax.inference.files import write_picture
 from tpgdiff_jax.inference.forms import Form, Restored, form_of_any
-from tpgdiff_jax.inference.log import JobLog, made_otherwise
+from tpgdiff_jax.inference.log import made_otherwise
 from tpgdiff_jax.inference.plan import Task
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
+from tpgdiff_jax.reporting.json_lines import JsonLines
 from tpgdiff_jax.reporting.progress import Progress
 
 LOG_NAME = "restored.jsonl"
@@ -113,7 +114,7 @@ def run(
     writer = WriteBehind(functools.partial(_write, side_by_side), file)
     try:
         with (
-            JobLog(output / log_name) as log,
+            JsonLines(output / log_name) as log,
             Progress(len(waiting), "restoring", initial=len(summary.failed)) as bar,
             writer,
         ):

@@ -8,10 +8,6 @@ from typing import Any
 from tpgdiff_jax.reporting import json_lines, json_text
 
 
-class JobLog(json_lines.JsonLines):
-    """The lines of one process."""
-
-
 def made_otherwise(path: pathlib.Path, present: set[str], settings: Mapping[str, Any]) -> int:
     """Count results that are there already but that the log says were made with other settings.
 
