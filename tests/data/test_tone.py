@@ -37,6 +37,29 @@ def test_dark_photos_are_darker_and_keep_highlights(seed):
     assert np.quantile(dark / 255, 0.999) > np.quantile(lacking, 0.99)
 
 
+@pytest.mark.parametrize("seed", range(24))
+def test_dark_photos_without_white_are_brighter_than_lacking_light_can_be(seed):
+    # Stripes of mid-tones, as of coloured paper: what `low_light` would leave of white says nothing
+    # of them, since there is none.
+    rng = np.random.default_rng(seed)
+    image = np.repeat(rng.integers(10, 170, (1, 16, 3)).astype(np.uint8), 8, axis=1)
+    image = np.repeat(image, 128, axis=0)
+    dark = dark_photo(rng, image)
+    brightest, was = (np.quantile(x.max(axis=-1) / 255, 0.998) for x in (dark, image))
+    assert min(was, 0.5) - 0.01 <= brightest <= was
+    entry = DEGRADATIONS["low_light"]
+    lacking = entry.apply(image.astype(np.float32) / 255, **entry.sample(rng, 1.0))
+    assert brightest > np.quantile(lacking.max(axis=-1), 0.99) + 0.1
+
+
+def test_some_dark_photos_have_deeper_colours():
+    image = np.broadcast_to(np.array((180, 120, 90), np.uint8), (32, 32, 3))
+    dark = [dark_photo(np.random.default_rng(seed), image)[16, 16] for seed in range(40)]
+    shares = [least / most for most, _, least in dark]
+    assert min(shares) < 0.25
+    assert max(shares) > 0.4
+
+
 def test_dark_photos_differ_in_how_dark_they_are():
     image = np.full((32, 32, 3), 128, np.uint8)
     means = [dark_photo(np.random.default_rng(seed), image).mean() for seed in range(60)]

@@ -57,7 +57,7 @@ class MakeExample(grain.transforms.MapWithIndex):
         of the only one.
       tone_jitter: see `random_tone`.
       crop_share: see `random_crops`.
-      dark_share: of the examples whose clean photo is rendered dark first (see `dark_photo`);
+      dark_share: of the examples whose clean photo is rendered dark last (see `dark_photo`);
         those that lack light are not.
       vivid_share: of the examples whose clean photo gets full contrast, see `vivid_photo`.
       soft_share: of the examples whose clean photo is soft, see `soft_photo`; those that are
@@ -108,12 +108,13 @@ class MakeExample(grain.transforms.MapWithIndex):
         """Render the clean photo in other ways, as far as the recipe leaves it recognisable."""
         names = {name for name, _ in recipe.steps}
         # Shares of 0 draw nothing, so that examples without them stay what they were.
-        if self.dark_share and rng.random() < self.dark_share and "low_light" not in names:
-            gt = dark_photo(rng, gt)
         if self.vivid_share and rng.random() < self.vivid_share:
             gt = vivid_photo(rng, gt)
         if self.soft_share and rng.random() < self.soft_share and not names & set(BLURS):
             gt = soft_photo(rng, gt)
+        # Last, for a dark photo of full contrast would not be dark.
+        if self.dark_share and rng.random() < self.dark_share and "low_light" not in names:
+            gt = dark_photo(rng, gt)
         return gt
 
     def _usable(self, source, number: int, index: int):

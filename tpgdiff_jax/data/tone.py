@@ -11,9 +11,11 @@ from tpgdiff_jax.data.degradations.image_ops import (
     srgb_to_linear,
 )
 
-# What stays of white, in sRGB values: more than `low_light` leaves of it at its weakest, so that
-# highlights tell a photo which is dark by intention from one that lacks light.
+# What stays of a dark photo's highlights, in sRGB values: more than `low_light` leaves of white at
+# severity 1, so that they tell a photo which is dark by intention from one that lacks light.
 _LEAST_WHITE = 0.5
+# Highlights are the brightest of so many pixels.
+_HIGHLIGHT_SHARE = 0.002
 
 
 def random_tone(rng: np.random.Generator, image: np.ndarray, jitter: float) -> np.ndarray:
@@ -41,15 +43,34 @@ def random_tone(rng: np.random.Generator, image: np.ndarray, jitter: float) -> n
 def dark_photo(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Render a clean photo as a dark, good one: low key, at night, lit in part, or vignetted.
 
-    A network that saw dark photos only where light was lacking brightens every dark one.
+    A network that saw dark photos only where light was lacking brightens every dark one.  Most so
+    those of deep colours without any white, such as coloured paper in the shade: so half of the
+    photos get deeper colours, and the highlights of a third sink to about the least allowed.
 
     Args:
       rng: source of randomness.
       image: uint8 [H, W, 3].
 
     Returns:
-      uint8 [H, W, 3], darker, without noise; white keeps at least half of its value somewhere.
+      uint8 [H, W, 3], darker, without noise.  Its highlights keep at least half of white, or what
+      they were if that is less.
     """
+    deeper = np.float32(max(0.0, rng.uniform(-1.5, 1.5)))
+    floor, sinks = _LEAST_WHITE + 0.15 * rng.random() ** 2, rng.random() < 0.35
+    dark = np.minimum(_darkened(rng, image), image / np.float32(255))
+    if deeper:
+        brightest = np.maximum(image.max(axis=-1, keepdims=True), 1)
+        dark *= (image / brightest.astype(np.float32)) ** deeper
+    # Most crops hold no white, so what is left of white says nothing about them.
+    left = np.quantile(dark.max(axis=-1), 1 - _HIGHLIGHT_SHARE)
+    if left < floor or sinks:
+        gain = srgb_to_linear(np.float32(floor)) / srgb_to_linear(np.float32(max(left, 1e-3)))
+        dark = np.minimum(linear_to_srgb(srgb_to_linear(dark) * gain), image / np.float32(255))
+    return np.round(dark * 255).astype(np.uint8)
+
+
+def _darkened(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Darken an image uint8 [H, W, 3] in one of four ways; float32 in [0, 1]."""
     way = rng.integers(4)
     levels = np.arange(256, dtype=np.float32) / 255
     light = srgb_to_linear(levels)
@@ -62,9 +83,8 @@ def dark_photo(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
         table = linear_to_srgb(light * np.float32(rng.uniform(srgb_to_linear(_LEAST_WHITE), 0.8)))
     if way == 3:
         table = levels * np.float32(rng.uniform(0.8, 1.0))
-        lit = _lit_part(rng, *image.shape[:2])[..., None]
-        return np.round(table[image] * lit * 255).astype(np.uint8)
-    return np.round(table * 255).astype(np.uint8)[image]
+        return table[image] * _lit_part(rng, *image.shape[:2])[..., None]
+    return table[image]
 
 
 def _lit_part(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
