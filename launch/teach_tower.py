@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tpgdiff_jax.checkpoints import default, published
+from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.data.degradations.mix import Mixture, Recipe, step_params
 from tpgdiff_jax.data.degradations.registry import DEGRADATIONS
 from tpgdiff_jax.data.pipeline import training_batches
@@ -32,9 +32,10 @@ from tpgdiff_jax.models.layers import DegradationPrompt
 from tpgdiff_jax.models.tpgdiff import degradation_prior
 from tpgdiff_jax.priors.degradation import classification_loss
 from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.runs.load import DEFAULT_WEIGHTS
 from tpgdiff_jax.training.state import to_unit_range
 
-START = default.DEFAULT_WEIGHTS
+START = DEFAULT_WEIGHTS
 _CROP, _BATCH = 128, 32
 # How often each degradation comes, relative to the others.
 _SHARES = {"camera_noise": 5.0}
