@@ -31,7 +31,7 @@ def test_what_is_left_out_is_counted_and_named(tmp_path, caplog):
     _touch(tmp_path, "README", "a.jpg.json", "Makefile", data=b"text")
     _touch(tmp_path, "@eaDir/a.png/SYNOPHOTO.jpg", "__MACOSX/a.png", ".git/b.png")
     os.mkfifo(tmp_path / "pipe.png")
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="absl"):
         listing = list_images(tmp_path)
     assert listing.names == ["a.png"]
     assert listing.troubles == {}

@@ -62,7 +62,7 @@ def test_every_kind_of_file_is_restored(restorer, tmp_path, mode):
     restored = restorer(path)
     assert restored.shape[:2] == PHOTO.shape[:2]
     assert restored.dtype == (np.uint16 if mode == "I;16" else np.uint8)
-    channels = {"L": 2, "I;16": 2, "LA": 4, "RGBA": 4}.get(mode, 3)
+    channels = {"1": 2, "L": 2, "I;16": 2, "LA": 2, "RGBA": 4}.get(mode, 3)
     assert channels == (2 if restored.ndim == 2 else restored.shape[2])
     picture = restorer(Image.open(path))
     assert isinstance(picture, Image.Image)

@@ -74,7 +74,7 @@ def test_a_run_killed_before_its_first_checkpoint_repeats_no_line(tmp_path):
 
 def test_validation_has_a_line_of_its_own(tmp_path, caplog):
     report = RunReport(tmp_path, start=0, total=10)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="absl"):
         report.write(4, {"validation/psnr": 25.125, "validation/ssim": 0.75})
         report.write(5, {"loss": 0.5})
     report.close()
@@ -106,7 +106,7 @@ def test_wrong_picture_is_named(tmp_path, image):
 def test_events_of_all_starts_stay(tmp_path, board, caplog):
     for start, text in ((0, "step 3: loss is NaN, skipped"), (5, "SIGTERM: saved")):
         report = RunReport(tmp_path, start=start, total=10)
-        with caplog.at_level(logging.INFO):
+        with caplog.at_level(logging.INFO, logger="absl"):
             report.event(text)
         report.close()
         assert text in caplog.text
