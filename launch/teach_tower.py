@@ -6,9 +6,9 @@
 The UNet restores what its prompt, made of the tower's vector, tells it to.  Where a photo holds the
 coarse grain that a camera's processing leaves of its noise, a tower that was trained on fine grain
 sees nothing.  So its projection, which makes the vector of the statistics of its features, learns
-here to prompt for coarse grain what it prompted for fine grain, and for all else what it did.  The
-classes, which name degradations, are fitted anew to the vectors.  Every other weight stays as it
-is.  Minutes on two cores: features are computed once, and only these two matrices are fitted.
+here to prompt for coarse grain what it prompted for fine grain, for dark photos with noise what it
+prompted for bright ones, and for all else what it did.  The classes, which name degradations, are
+fitted anew to the vectors.  Every other weight stays as it is.  Minutes on two cores: features are computed once, and only these two matrices are fitted.
 """
 
 import argparse
@@ -41,8 +41,9 @@ _CROP, _BATCH = 128, 32
 _SHARES = {"camera_noise": 5.0}
 # Grain that the first tower knows well, in pixels.
 _FINE = {"luma_grain": 0.4, "chroma_grain": 1.0}
-_STEPS, _RATE = 150, 3e-5
+_STEPS, _RATE = 120, 3e-5
 _KEEP = 2.0  # what the other examples weigh, against those of coarse grain
+_LOW_LIGHT = 1.0  # what those that lack light weigh more: they look much like dark photos
 _PULL = 1e-4  # towards the first projection; per squared coefficient of a statistic of unit spread
 _STEPS_CLASSES, _PULL_CLASSES = 100, 1.0  # of the classes, towards the first ones
 _TESTED = 0.1  # of the lessons, which are not learned from
@@ -129,15 +130,42 @@ def statistics(prior: Any, params: Any, lessons: Iterator[Arrays], count: int) -
     return dict(zip(names, map(np.concatenate, zip(*rows, strict=True)), strict=True))
 
 
+def corrected(found: Arrays, classes: Arrays, names: tuple[str, ...]) -> Arrays:
+    """Return the statistics without what the first tower got wrong: dark photos for lack of light.
+
+    Those with nothing but camera noise are to prompt what such noise does on the average; the
+    others are left out.
+
+    Args:
+      found: of `statistics`.
+      classes: the first ones, {kernel [E, K], bias [K]}.
+      names: of the classes.
+
+    Returns:
+      as `statistics`, and weight [N]: what each example counts.
+    """
+    said = jax.nn.sigmoid(found["wanted"] @ classes["kernel"] + classes["bias"])
+    dark, noisy = np.asarray(said).T[[names.index("low_light"), names.index("camera_noise")]]
+    is_wrong = (found["label"][:, names.index("low_light")] == 0) & (dark > 0.2)
+    alone = found["is_new"] & (found["label"].sum(axis=-1) == 1)
+    wanted = found["wanted"].copy()
+    if (alone & is_wrong).any() and (good := alone & (noisy > 0.7) & (dark < 0.1)).any():
+        wanted[alone & is_wrong] = wanted[good].mean(axis=0)
+    kept = alone | ~is_wrong
+    weight = 1 + _LOW_LIGHT * found["label"][:, names.index("low_light")]
+    new = {"wanted": wanted, "weight": weight.astype(np.float32)}
+    return {name: value[kept] for name, value in (found | new).items()}
+
+
 def fit_projection(found: Arrays, projection: Arrays, prompt: Any) -> Arrays:
     """Return the projection whose vectors prompt what is wanted, near the first one; says how near.
 
     Args:
-      found: of `statistics`.
+      found: of `corrected`.
       projection: {kernel [S, E], bias [E]}.
       prompt: the parameters of the UNet's prompt.
     """
-    seen, is_new = jnp.array(found["seen"]), jnp.array(found["is_new"])
+    seen, is_new, weight = (jnp.array(found[name]) for name in ("seen", "is_new", "weight"))
     learned = jnp.arange(len(seen)) < round(len(seen) * (1 - _TESTED))
     # In directions of unit spread one rate suits all.
     spread, axes = np.linalg.eigh(np.cov(found["seen"].T) + 1e-4 * np.eye(seen.shape[1]))
@@ -159,7 +187,7 @@ def fit_projection(found: Arrays, projection: Arrays, prompt: Any) -> Arrays:
 
     def loss(move):
         away = far(move)
-        new, old = (_mean(away, chosen & learned) for chosen in (is_new, ~is_new))
+        new, old = (_mean(away, weight * (chosen & learned)) for chosen in (is_new, ~is_new))
         return new + _KEEP * old + _PULL * jnp.square(move[0]).sum() / move[0].shape[-1]
 
     optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, _STEPS))
@@ -180,8 +208,8 @@ def fit_projection(found: Arrays, projection: Arrays, prompt: Any) -> Arrays:
     return dict(zip(("kernel", "bias"), map(np.asarray, moved(move)), strict=True))
 
 
-def _mean(values: jax.Array, chosen: jax.Array) -> jax.Array:
-    return jnp.where(chosen, values, 0).sum() / jnp.maximum(chosen.sum(), 1)
+def _mean(values: jax.Array, weight: jax.Array) -> jax.Array:
+    return (weight * values).sum() / jnp.maximum(weight.sum(), 1)
 
 
 def fit_classes(vectors: np.ndarray, label: np.ndarray, classes: Arrays) -> Arrays:
@@ -240,6 +268,8 @@ def main(arguments: list[str] | None = None) -> int:
         config = published.described_config(description, flags.checkpoint)
         if config.priors.encoder != "conv" or config.priors.classification != "multi":
             raise UserError(f"{flags.checkpoint} has no conv tower that names several at once.")
+        if missing := {"low_light", "camera_noise"} - set(config.data.degradations):
+            raise UserError(f"{flags.checkpoint} does not know {', '.join(sorted(missing))}.")
         with config.unlocked():
             config.model.dtype = "float32"  # on CPUs XLA's convolutions are faster in it
         tower = weights["degradation"]
@@ -251,7 +281,8 @@ def main(arguments: list[str] | None = None) -> int:
         if flags.statistics:
             np.savez(flags.statistics, **found)
         prompt = weights["unet"]["degradation"]
-        projection = fit_projection(found, tower["backbone"]["proj"], prompt)
+        right = corrected(found, tower["classes"], tuple(config.data.degradations))
+        projection = fit_projection(right, tower["backbone"]["proj"], prompt)
         vectors = found["seen"] @ projection["kernel"] + projection["bias"]
         tower["backbone"]["proj"] = projection
         tower["classes"] = fit_classes(vectors, found["label"], tower["classes"])
