@@ -8,7 +8,8 @@ coarse grain that a camera's processing leaves of its noise, a tower that was tr
 sees nothing.  So its projection, which makes the vector of the statistics of its features, learns
 here to prompt for coarse grain what it prompted for fine grain, for dark photos with noise what it
 prompted for bright ones, and for all else what it did.  The classes, which name degradations, are
-fitted anew to the vectors.  Every other weight stays as it is.  Minutes on two cores: features are computed once, and only these two matrices are fitted.
+fitted anew to the vectors.  Every other weight stays as it is.  Minutes on two cores: features are
+computed once, and only these two matrices are fitted.
 """
 
 import argparse
