@@ -22,7 +22,7 @@ from tpgdiff_jax import Restorer
 from tpgdiff_jax.data.degradations.mix import degrade, parse
 from tpgdiff_jax.data.images import read_rgb, write_image
 from tpgdiff_jax.evaluation import metrics
-from tpgdiff_jax.inference.forms import Restored
+from tpgdiff_jax.inference.input_images import Restored
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.training.validation_report import captioned, join
 

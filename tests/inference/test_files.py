@@ -11,7 +11,7 @@ from tpgdiff_jax.data.images import UnreadableImageError
 from tpgdiff_jax.data.pictures.door import read_picture
 from tpgdiff_jax.data.pictures.metadata import Metadata
 from tpgdiff_jax.inference import files
-from tpgdiff_jax.inference.forms import form_of_any
+from tpgdiff_jax.inference.input_images import as_input
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 DEEP = np.random.default_rng(0).integers(0, 65536, (5, 7, 4)).astype(np.uint16)
@@ -24,7 +24,7 @@ def test_colours_of_16_bit_come_through_files_unchanged(tmp_path, suffix, channe
     files.write_picture(path, DEEP[..., :channels])
     found = read_picture(path)
     np.testing.assert_array_equal(found.pixels, DEEP[..., :channels])
-    form = form_of_any(path)
+    form = as_input(path)
     np.testing.assert_array_equal(form.rebuild(form.rgb), DEEP[..., :channels])
 
 

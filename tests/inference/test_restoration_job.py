@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tpgdiff_jax.inference import files, job, plan, restore
-from tpgdiff_jax.inference.forms import Restored
+from tpgdiff_jax.inference.input_images import Restored
 from tpgdiff_jax.inference.restore import NOT_FINITE, NotFiniteError
 from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.reporting.files import printable
@@ -216,7 +216,7 @@ def test_a_log_that_fills_the_disk_is_mended_by_the_next_job(folder, tmp_path):
     )
 
 
-@pytest.mark.parametrize("when", ["read_size", "form_of_any"])
+@pytest.mark.parametrize("when", ["read_size", "as_input"])
 def test_an_input_that_the_disk_does_not_give_is_listed(folder, tmp_path, monkeypatch, when):
     real = getattr(job, when)
 
@@ -298,7 +298,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(restorer, folder, tmp_path, 
         )
 
 
-@pytest.mark.parametrize("when", ["form_of_any", "for_format"])
+@pytest.mark.parametrize("when", ["as_input", "for_format"])
 def test_a_file_too_large_for_the_memory_fails_alone(folder, tmp_path, monkeypatch, when):
     real, calls = getattr(job, when), []
 

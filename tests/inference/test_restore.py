@@ -15,7 +15,7 @@ from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of
 from tpgdiff_jax.config import to_json
 from tpgdiff_jax.data.images import UnreadableImageError
 from tpgdiff_jax.inference import restore, sizes
-from tpgdiff_jax.inference.forms import Restored, form_of_any
+from tpgdiff_jax.inference.input_images import Restored, as_input
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.inference.tiling import starts
 from tpgdiff_jax.runs.manager import RunCheckpoints
@@ -310,7 +310,7 @@ def test_a_profile_of_colours_is_kept_where_it_fits():
     for mode, expected in (("RGB", profile), ("L", None)):
         picture = Image.fromarray(PHOTO).convert(mode)
         picture.info["icc_profile"] = profile
-        form = form_of_any(picture)
+        form = as_input(picture)
         assert form.rebuild(form.rgb).info.get("icc_profile") == expected
 
 

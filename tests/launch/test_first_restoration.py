@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tpgdiff_jax.checkpoints import published
-from tpgdiff_jax.inference.forms import Restored
+from tpgdiff_jax.inference.input_images import Restored
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.runs.load import ASSETS, DEFAULT_WEIGHTS
 

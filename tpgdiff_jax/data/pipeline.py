@@ -30,7 +30,7 @@ _MOST_BATCHES_AHEAD = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice(grain.transforms.Map):
+class OfSource(grain.transforms.Map):
     """Mark a number as an element of one of several sources.
 
     Attributes:
@@ -304,7 +304,7 @@ def _places(sources, weights, seed) -> grain.MapDataset:
     orders = []
     for number, source in enumerate(sources):
         order = grain.MapDataset.range(len(source)).seed(seed + number).shuffle().repeat()
-        orders.append(order.map(Choice(number)))
+        orders.append(order.map(OfSource(number)))
     if len(orders) == 1:
         return orders[0]
     shares = np.array(weights or [len(source) for source in sources], np.float64)

@@ -17,7 +17,7 @@ from tpgdiff_jax.data.images import UnreadableImageError, read_size, to_uint8
 from tpgdiff_jax.data.pictures.writing import for_format
 from tpgdiff_jax.inference.engine import Outcome, WriteBehind, reason
 from tpgdiff_jax.inference.files import write_picture
-from tpgdiff_jax.inference.forms import Form, Restored, form_of_any
+from tpgdiff_jax.inference.input_images import InputImage, Restored, as_input
 from tpgdiff_jax.inference.log import made_otherwise
 from tpgdiff_jax.inference.plan import Task
 from tpgdiff_jax.inference.restore import Restorer
@@ -87,8 +87,8 @@ def run(
       log_name: name of the log; processes that share a folder need different ones.
     """
 
-    def read(task: Task) -> Form:
-        return form_of_any(task.source)
+    def read(task: Task) -> InputImage:
+        return as_input(task.source)
 
     def wanted(task: Task) -> bool:  # later, too: another job on this folder may have been faster
         # Not Path.exists: it raises for names too long for the disk, which are to be listed later.
@@ -208,14 +208,14 @@ def _line(outcome: Outcome) -> dict[str, Any]:
     return row
 
 
-def _write(side_by_side: bool, task: Task, form: Form, restored: Restored) -> None:
+def _write(side_by_side: bool, task: Task, degraded: InputImage, restored: Restored) -> None:
     """Write a result, last of all, so that where it is the rest is, too."""
     image = np.asarray(restored.image)
     result = for_format(image, task.target.suffix.lower())
     if restored.deviation is not None:
         write_picture(task.beside("deviation"), restored.deviation_picture())
     if side_by_side:
-        pair = [form.rgb, form_of_any(image).rgb]
+        pair = [degraded.rgb, as_input(image).rgb]
         picture = to_uint8(np.concatenate(pair, axis=1))
-        write_picture(task.beside("side_by_side"), picture, form.metadata)
-    write_picture(task.target, result, form.metadata)
+        write_picture(task.beside("side_by_side"), picture, degraded.metadata)
+    write_picture(task.target, result, degraded.metadata)

@@ -10,15 +10,15 @@ import numpy as np
 from PIL import Image
 
 from tpgdiff_jax.data.images import UnreadableImageError, read_size
-from tpgdiff_jax.inference.forms import Form, form_of_any
+from tpgdiff_jax.inference.input_images import InputImage, as_input
 
 _WINDOW_PIXELS = 2**24
 
 
-def read_named(named: tuple[Any, str | None]) -> Form:
+def read_named(named: tuple[Any, str | None]) -> InputImage:
     """Take an image of any kind apart; a name given with it takes the place of its own."""
     image, name = named
-    picture = form_of_any(image)
+    picture = as_input(image)
     return picture if name is None else dataclasses.replace(picture, name=name)
 
 
@@ -42,6 +42,6 @@ def _pixels(image: Any) -> int:
             return math.prod(read_size(image))
     except (UnreadableImageError, OSError):
         return 0  # reading it will tell why
-    if isinstance(image, Form):
+    if isinstance(image, InputImage):
         image = image.rgb
     return math.prod(image.size if isinstance(image, Image.Image) else np.shape(image)[:2])

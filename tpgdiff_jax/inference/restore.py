@@ -24,8 +24,8 @@ from tpgdiff_jax.inference.batch import (
 )
 from tpgdiff_jax.inference.compile_cache import keep_compiled_programs
 from tpgdiff_jax.inference.engine import Finish, Outcome, stream
-from tpgdiff_jax.inference.forms import Form, Restored, form_of_any
 from tpgdiff_jax.inference.guidance import Guidance
+from tpgdiff_jax.inference.input_images import InputImage, Restored, as_input
 from tpgdiff_jax.inference.reading import read_named, windows
 from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.models.tpgdiff import TPGDiff
@@ -193,14 +193,14 @@ class Restorer:
     def outcomes(
         self,
         chunks: Iterable[Sequence[Any]],
-        read: Callable[[Any], Form],
+        read: Callable[[Any], InputImage],
         batch_size: int,
         sampling: Sampling,
         wanted: Callable[[Any], bool] = lambda source: True,
     ) -> Iterator[Outcome]:
         """Yield what becomes of every image, in order; arguments as for `iterate` and `stream`."""
 
-        def group(pictures: Sequence[Form]) -> Iterator[list[int]]:
+        def group(pictures: Sequence[InputImage]) -> Iterator[list[int]]:
             shapes = [picture.rgb.shape[:2] for picture in pictures]
             return self.groups(shapes, batch_size, sampling)
 
@@ -224,7 +224,7 @@ class Restorer:
         """
         if self._model.encoder is None and self._model.degradation is None:
             return {}
-        rgb = sizes.padded(form_of_any(image).rgb, exact=exact_size)[None]
+        rgb = sizes.padded(as_input(image).rgb, exact=exact_size)[None]
         return self._named(classify(self._variables, rgb, model=self._model)[0])
 
     def groups(
@@ -235,7 +235,7 @@ class Restorer:
         options = (sampling.samples, sampling.exact_size)
         return sizes.groups(shapes, batch_size, sampling.tile, *devices, *options)
 
-    def start(self, pictures: Sequence[Form], sampling: Sampling) -> Finish:
+    def start(self, pictures: Sequence[InputImage], sampling: Sampling) -> Finish:
         """Begin to restore pictures of one padded size, some that `groups` puts together.
 
         Returns:
@@ -274,7 +274,9 @@ class Restorer:
 
         return finish
 
-    def _cut(self, picture: Form, batch: RestoredBatch, row: int) -> Restored | NotFiniteError:
+    def _cut(
+        self, picture: InputImage, batch: RestoredBatch, row: int
+    ) -> Restored | NotFiniteError:
         if not batch.finite[row]:
             return NotFiniteError(NOT_FINITE)
         height, width = picture.rgb.shape[:2]

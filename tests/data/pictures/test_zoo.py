@@ -21,14 +21,14 @@ from tpgdiff_jax.data.pictures.door import read_picture
 from tpgdiff_jax.data.pictures.picture import to_8_bit
 from tpgdiff_jax.data.records import RecordPhotos, write_records
 from tpgdiff_jax.data.sources import PhotoFolder
-from tpgdiff_jax.inference.forms import form_of_any
+from tpgdiff_jax.inference.input_images import as_input
 
 pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # so Pillow says of some
 ANIMALS = {animal.name: animal for animal in zoo()}
 
 
 def _restoring(path):
-    return to_8_bit(form_of_any(path).rgb)
+    return to_8_bit(as_input(path).rgb)
 
 
 def _training(path):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tpgdiff_jax.inference.forms import form_of, form_of_any
+from tpgdiff_jax.inference.input_images import as_input, input_of_array
 
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 5)).flatmap(
     lambda size: st.sampled_from([size, (*size, 1), (*size, 2), (*size, 3), (*size, 4)])
@@ -20,7 +20,7 @@ def test_a_picture_that_is_not_changed_comes_back_as_it_came(shape, dtype, seed)
     rng = np.random.default_rng(seed)
     top = {"uint8": 255, "uint16": 65535}.get(dtype, 1)
     image = (rng.random(shape) * top).astype(dtype)
-    form = form_of(image)
+    form = input_of_array(image)
     assert form.rgb.shape == (*shape[:2], 3)
     assert form.rgb.dtype == np.float32
     assert 0 <= form.rgb.min() <= form.rgb.max() <= 1
@@ -35,13 +35,13 @@ def test_a_picture_that_is_not_changed_comes_back_as_it_came(shape, dtype, seed)
 
 def test_alpha_is_kept_whatever_happens_to_the_colours():
     image = np.random.default_rng(0).integers(0, 256, (4, 5, 4), np.uint8)
-    back = form_of(image).rebuild(np.zeros((4, 5, 3), np.float32))
+    back = input_of_array(image).rebuild(np.zeros((4, 5, 3), np.float32))
     np.testing.assert_array_equal(back[..., 3], image[..., 3])
     assert not back[..., :3].any()
 
 
 def test_a_pil_image_comes_back_as_one():
-    form = form_of(np.zeros((4, 5, 3), np.uint8))
+    form = input_of_array(np.zeros((4, 5, 3), np.uint8))
     form.as_picture = True
     assert isinstance(form.rebuild(form.rgb), Image.Image)
 
@@ -58,7 +58,7 @@ def test_a_picture_that_lies_on_its_side_is_turned_upright(tmp_path):
     exif[0x0112] = 6
     lying = reloaded(Image.fromarray(pixels), exif=exif)
     lying.save(tmp_path / "phone.png", exif=exif)
-    forms = [form_of_any(lying), form_of_any(tmp_path / "phone.png")]
+    forms = [as_input(lying), as_input(tmp_path / "phone.png")]
     for form in forms:
         np.testing.assert_array_equal(np.asarray(form.rebuild(form.rgb)), np.rot90(pixels, -1))
     back = forms[0].rebuild(forms[0].rgb)
@@ -76,11 +76,11 @@ def test_one_colour_that_stands_for_transparent_becomes_alpha(tmp_path, mode, tr
     image = reloaded(Image.fromarray(grey).convert(mode), transparency=transparent)
     image.save(tmp_path / "a.png", transparency=transparent)
     alpha = np.where(grey == 7, 0, 255)
-    form = form_of_any(image)
+    form = as_input(image)
     picture = form.rebuild(form.rgb)
     assert picture.mode == back
     np.testing.assert_array_equal(np.asarray(picture)[..., -1], alpha)
-    form = form_of_any(tmp_path / "a.png")
+    form = as_input(tmp_path / "a.png")
     np.testing.assert_array_equal(form.rebuild(form.rgb)[..., -1], alpha)
     np.testing.assert_array_equal(form.rebuild(form.rgb)[..., 0], grey)
 
@@ -98,4 +98,4 @@ def test_one_colour_that_stands_for_transparent_becomes_alpha(tmp_path, mode, tr
 )
 def test_what_is_no_picture_is_refused(image, words):
     with pytest.raises(ValueError, match=words):
-        form_of(image)
+        input_of_array(image)

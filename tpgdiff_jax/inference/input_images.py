@@ -19,7 +19,7 @@ _SCALES = {"uint8": 255, "uint16": 65535}
 
 
 @dataclasses.dataclass
-class Form:
+class InputImage:
     """A picture, and how it came.
 
     Attributes:
@@ -87,37 +87,37 @@ class Restored:
         return np.round(np.clip(self.deviation / _DEVIATION_WHITE, 0, 1) * 255).astype(np.uint8)
 
 
-def form_of_any(image: Any) -> Form:
+def as_input(image: Any) -> InputImage:
     """Take any picture apart.
 
     Args:
-      image: a path, a PIL image, an array as `form_of` takes it, or a `Form`.  Files and PIL images
-        are turned upright, as their EXIF orientation says.
+      image: a path, a PIL image, an array as `input_of_array` takes it, or an `InputImage`.  Files
+        and PIL images are turned upright, as their EXIF orientation says.
 
     Raises:
-      UserError: as `form_of`.
+      UserError: as `input_of_array`.
       UnreadableImageError: a path that is no image.
     """
-    if isinstance(image, Form):
+    if isinstance(image, InputImage):
         return image
     if isinstance(image, str | os.PathLike):
-        form = _form_of_picture(read_picture(image))
-        form.name = pathlib.Path(image).name
-        return form
+        found = _input_of_picture(read_picture(image))
+        found.name = pathlib.Path(image).name
+        return found
     if isinstance(image, Image.Image):
-        form = _form_of_picture(of_pillow(image))
-        form.as_picture = True
-        return form
-    return form_of(np.asarray(image))
+        found = _input_of_picture(of_pillow(image))
+        found.as_picture = True
+        return found
+    return input_of_array(np.asarray(image))
 
 
-def _form_of_picture(picture: Picture) -> Form:
-    form = form_of(picture.pixels)
-    form.metadata = picture.metadata
-    return form
+def _input_of_picture(picture: Picture) -> InputImage:
+    found = input_of_array(picture.pixels)
+    found.metadata = picture.metadata
+    return found
 
 
-def form_of(array: np.ndarray) -> Form:
+def input_of_array(array: np.ndarray) -> InputImage:
     """Take an array apart.
 
     Args:
@@ -145,4 +145,4 @@ def form_of(array: np.ndarray) -> Form:
     np.clip(rgb, 0, 1, out=rgb)
     if rgb.shape[-1] == 1:
         rgb = np.repeat(rgb, 3, axis=-1)
-    return Form(rgb, array.shape, array.dtype, alpha)
+    return InputImage(rgb, array.shape, array.dtype, alpha)
