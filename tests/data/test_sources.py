@@ -81,7 +81,7 @@ def test_linked_folders_are_followed_and_loops_are_not(tmp_path, caplog):
     (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
     (folder / "gone").symlink_to(tmp_path / "nowhere")
     (folder / "itself").symlink_to(folder / "itself")
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="absl"):
         found = image_names(folder)
     expected = ["a.png", "deep/b.png", "file.png", "linked/c.png", "linked/deeper/d.JPG"]
     assert found == expected
@@ -102,7 +102,7 @@ def test_hidden_folders_are_left_out_like_hidden_files(tmp_path, caplog):
     folder = tmp_path / ".cache" / "photos"  # only what is hidden below the folder counts
     _touch(folder / "a.png", folder / "._a.png", folder / ".notes.txt", folder / ".thumbs/b.png")
     _touch(folder / "deep/.git/c.png", folder / "deep/d.png")
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="absl"):
         assert image_names(folder) == ["a.png", "deep/d.png"]
     assert "1 hidden image files left out: ._a.png" in caplog.text
     assert "2 hidden folders left out: .thumbs, deep/.git" in caplog.text

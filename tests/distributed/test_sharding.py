@@ -105,11 +105,11 @@ def test_every_leaf_needs_a_rule():
 @pytest.mark.parametrize("axis", ["fsdp", "tensor"])
 def test_an_axis_that_splits_nothing_is_reported_with_its_rules(caplog, axis):
     rules = (("conv", "tensor+fsdp", 0), ("kernel", "fsdp"), (".*", "replicate"))
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="absl"):
         sharding.infer_shardings({"conv": kernel(7, 7, 3, 3)}, mesh(**{axis: 4}), rules)
     assert re.search(rf"config\.mesh\.{axis}=4 splits no parameter.*'conv' \(0\)", caplog.text)
     caplog.clear()
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="absl"):
         sharding.infer_shardings({"conv": kernel(7, 7, 3, 4)}, mesh(**{axis: 4}), rules)
     assert not caplog.text
 

@@ -24,7 +24,10 @@ def clock(monkeypatch):
 
 
 def test_lines_come_every_half_minute_and_at_the_end(caplog, clock):
-    with caplog.at_level(logging.INFO), Progress(100, "scoring", initial=10) as shown:
+    with (
+        caplog.at_level(logging.INFO, logger="absl"),
+        Progress(100, "scoring", initial=10) as shown,
+    ):
         for _ in range(9):
             clock[0] += 10
             shown.advance(10)
@@ -38,7 +41,10 @@ def test_lines_come_every_half_minute_and_at_the_end(caplog, clock):
 def test_a_terminal_has_a_bar_and_no_lines(monkeypatch, caplog):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with caplog.at_level(logging.INFO), Progress(2, "degrading", unit="pair") as shown:
+    with (
+        caplog.at_level(logging.INFO, logger="absl"),
+        Progress(2, "degrading", unit="pair") as shown,
+    ):
         shown.advance()
         shown.show(loss="0.5")
         shown.advance()
@@ -51,13 +57,13 @@ def test_a_terminal_has_a_bar_and_no_lines(monkeypatch, caplog):
 
 @pytest.mark.parametrize("silent", [{"speaks": False}, {"lines": False}])
 def test_who_is_told_not_to_speak_says_nothing(caplog, silent):
-    with caplog.at_level(logging.INFO), Progress(1, "scoring", **silent) as shown:
+    with caplog.at_level(logging.INFO, logger="absl"), Progress(1, "scoring", **silent) as shown:
         shown.advance()
     assert not caplog.messages
 
 
 def test_only_process_0_speaks(monkeypatch, caplog):
     monkeypatch.setattr(progress.jax, "process_index", lambda: 1)
-    with caplog.at_level(logging.INFO), Progress(1, "scoring") as shown:
+    with caplog.at_level(logging.INFO, logger="absl"), Progress(1, "scoring") as shown:
         shown.advance()
     assert not caplog.messages

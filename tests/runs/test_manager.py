@@ -215,7 +215,10 @@ def test_any_harmed_file_costs_one_step_at_most(tmp_path, caplog, how):
         shutil.copytree(good, folder)
         harm(folder / "20" / name, how)
         caplog.clear()
-        with caplog.at_level(logging.WARNING), RunCheckpoints(folder, keep=3) as checkpoints:
+        with (
+            caplog.at_level(logging.WARNING, logger="absl"),
+            RunCheckpoints(folder, keep=3) as checkpoints,
+        ):
             step, state, data = checkpoints.restore_latest(shapes(make_state()))
         # Some files are not needed for reading; but what is read is right.
         assert_equal(state, make_state(step))
@@ -234,7 +237,7 @@ def test_damaged_step_is_set_aside_when_its_number_is_saved_again(tmp_path, capl
     (tmp_path / "20" / "data" / "metadata").write_text("{")
     (tmp_path / "40.orbax-checkpoint-tmp").mkdir()
     with (
-        caplog.at_level(logging.WARNING),
+        caplog.at_level(logging.WARNING, logger="absl"),
         RunCheckpoints(tmp_path, keep=2) as checkpoints,
     ):
         assert checkpoints.restore_latest(shapes(make_state()))[0] == 10
@@ -263,7 +266,10 @@ def test_harmed_scores_do_not_stop_a_run(tmp_path, caplog):
         checkpoints.save(1, make_state(1), {}, {"psnr": 30.0})
         checkpoints.save(2, make_state(2), {}, {"psnr": 20.0})
     (tmp_path / "1" / "scores" / "metadata").write_text("{")
-    with caplog.at_level(logging.WARNING), RunCheckpoints(tmp_path, keep=1) as checkpoints:
+    with (
+        caplog.at_level(logging.WARNING, logger="absl"),
+        RunCheckpoints(tmp_path, keep=1) as checkpoints,
+    ):
         assert "Step 1" in caplog.text
         assert checkpoints.best_step() == 2
 
