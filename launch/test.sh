@@ -9,4 +9,4 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 prepare_environment test
-exec "$python" -m pytest -n "${TPGDIFF_TEST_JOBS:-2}" --dist loadfile "$@"
+exec "$python" -m pytest -n "${TPGDIFF_TEST_JOBS:-2}" --dist loadfile --no-loadscope-reorder "$@"

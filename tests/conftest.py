@@ -221,3 +221,21 @@ def tiny_system(random_params):
     params = random_params(model, image, image, jnp.ones(1))
     params["unet"]["final_conv"]["kernel"] *= 0.05
     return System(model, {"params": params, "frozen": {}}, config)
+
+
+# Files of few but long tests: handed out last, one process would end long after the other.
+_LONG_FILES = (
+    "test_resume.py",
+    "test_main.py",
+    "test_experiment.py",
+    "test_samplers.py",
+    "test_same_training.py",
+    "test_as_users_run.py",
+    "test_bfloat16.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files of long tests first; the others keep their order."""
+    order = {name: number for number, name in enumerate(_LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
