@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from tpgdiff_jax.data.images import UnreadableImageError, read_rgb, read_size
+from tpgdiff_jax.data.images import read_rgb, read_size
+from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.sources import image_names
 from tpgdiff_jax.reporting.errors import UserError
 

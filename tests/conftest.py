@@ -6,6 +6,7 @@ Tests run on the CPU, split into eight devices, so that sharded programs can be 
 import atexit
 import functools
 import gc
+import json
 import os
 import pathlib
 import resource
@@ -204,6 +205,34 @@ def tiny_config(photo_folder):
     config.log.every_steps = 1
     config.eval.update({"steps": 2, "crop_size": 24})
     return config
+
+
+_EXPERIMENT = """
+import json
+from tpgdiff_jax.config import base_config
+
+def get_config():
+    config = base_config()
+    change(config, json.loads({values!r}))
+    return config
+
+def change(group, values):
+    for key, value in values.items():
+        if isinstance(value, dict):
+            change(group[key], value)
+        else:
+            group[key] = tuple(value) if isinstance(value, list) else value
+"""
+
+
+@pytest.fixture
+def tiny_experiment(tmp_path, tiny_config):
+    """The tiny configuration as an experiment file."""
+    path = tmp_path / "tiny.py"
+    values = json.loads(tiny_config.to_json())
+    values.pop("sharding")
+    path.write_text(_EXPERIMENT.format(values=json.dumps(values)))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -14,32 +14,11 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Half as much to compile, for tests that are not about the network.
 SMALLER = ("--config.model.use_semantic=False", "--config.model.use_structure=False")
 
-EXPERIMENT = '''
-"""A tiny experiment."""
-import json
-from ml_collections import ConfigDict
-from tpgdiff_jax.config import base_config
-def get_config():
-    config = base_config()
-    change(config, json.loads({values!r}))
-    return config
-def change(group, values):
-    for key, value in values.items():
-        if isinstance(value, dict):
-            change(group[key], value)
-        else:
-            group[key] = tuple(value) if isinstance(value, list) else value
-'''
-
 
 @pytest.fixture
-def experiment(tmp_path, tiny_config):
-    """Write the tiny configuration as an experiment file; return its path."""
-    path = tmp_path / "tiny.py"
-    values = json.loads(tiny_config.to_json())
-    values.pop("sharding")
-    path.write_text(EXPERIMENT.format(values=json.dumps(values)))
-    return path
+def experiment(tiny_experiment):
+    """The tiny configuration as an experiment file."""
+    return tiny_experiment
 
 
 def command(experiment, workdir, *flags):

@@ -15,16 +15,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from tpgdiff_jax.data.images import (
-    UnreadableImageError,
-    decode_rgb,
-    encode_png,
-    read_rgb,
-    read_size,
-    write_image,
-)
+from tpgdiff_jax.data.images import decode_rgb, encode_png, read_rgb, read_size, write_image
 from tpgdiff_jax.data.pictures import door, memory
 from tpgdiff_jax.data.pictures.door import read_picture
+from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.reporting.files import printable
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)

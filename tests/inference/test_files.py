@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from tpgdiff_jax.data.images import UnreadableImageError
 from tpgdiff_jax.data.pictures.door import read_picture
+from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.pictures.metadata import Metadata
 from tpgdiff_jax.inference import files
 from tpgdiff_jax.inference.input_images import as_input

@@ -13,7 +13,7 @@ import tpgdiff_jax
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of
 from tpgdiff_jax.config import to_json
-from tpgdiff_jax.data.images import UnreadableImageError
+from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.inference import restore, sizes
 from tpgdiff_jax.inference.input_images import Restored, as_input
 from tpgdiff_jax.inference.restore import Restorer

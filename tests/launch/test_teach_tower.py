@@ -72,3 +72,23 @@ def test_lessons_change_projection_and_classes_and_nothing_else(
 
     assert teach_tower.main([*command, f"--output={again}", "--checkpoint=none.safetensors"]) == 2
     assert "error: " in capsys.readouterr().err
+
+
+def test_dark_photos_that_were_taken_for_low_light_prompt_what_their_noise_prompts(teach_tower):
+    names = ("low_light", "camera_noise", "rain")
+    # Each vector says by its two numbers whether the first tower named low light, camera noise.
+    wanted = np.array([[1, 1], [-1, 1], [-1, 1], [1, -1], [1, -1]], np.float32)
+    found = {
+        "seen": np.arange(5)[:, None],
+        "wanted": wanted * [[9, 9], [9, 8], [9, 10], [9, 9], [9, 9]],
+        # Noise taken for low light; noise named right, twice; rain taken for low light; low light.
+        "label": np.array([[0, 1, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]),
+        "is_new": np.array([True, True, True, False, False]),
+    }
+    classes = {"kernel": np.eye(2, 3, dtype=np.float32), "bias": np.zeros(3, np.float32)}
+    right = teach_tower.corrected(found, classes, names)
+    np.testing.assert_array_equal(right["seen"][:, 0], [0, 1, 2, 4])  # without the rain
+    np.testing.assert_allclose(right["wanted"][0], [-9, 9])  # the mean of the two named right
+    np.testing.assert_allclose(right["wanted"][1:], found["wanted"][[1, 2, 4]])
+    np.testing.assert_array_equal(right["weight"], [1, 1, 1, 1 + teach_tower._LOW_LIGHT])
+    np.testing.assert_array_equal(found["wanted"][0], [9, 9])  # what was measured stays

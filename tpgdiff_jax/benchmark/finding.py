@@ -11,8 +11,8 @@ import numpy as np
 
 from tpgdiff_jax.benchmark.sets import Item, OpenSet, SetSpec
 from tpgdiff_jax.data.folders import home, images_below
-from tpgdiff_jax.data.images import EXTENSIONS
 from tpgdiff_jax.data.matching import match_names, why_no_pair
+from tpgdiff_jax.data.pictures.kinds import EXTENSIONS
 from tpgdiff_jax.data.sources import scan_sizes
 from tpgdiff_jax.evaluation.protocols import PROTOCOLS, cropped_size
 

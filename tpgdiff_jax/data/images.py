@@ -6,24 +6,9 @@ import pathlib
 import numpy as np
 
 from tpgdiff_jax.data.pictures import door
-from tpgdiff_jax.data.pictures.errors import UnreadableImageError
-from tpgdiff_jax.data.pictures.kinds import EXTENSIONS
 from tpgdiff_jax.data.pictures.picture import to_8_bit
 from tpgdiff_jax.data.pictures.writing import encode_picture, for_format
 from tpgdiff_jax.reporting.files import replacing
-
-__all__ = [
-    "EXTENSIONS",
-    "UnreadableImageError",
-    "centre_crop",
-    "cut_like",
-    "decode_rgb",
-    "encode_png",
-    "read_rgb",
-    "read_size",
-    "to_uint8",
-    "write_image",
-]
 
 
 def read_size(path: str | os.PathLike) -> tuple[int, int]:

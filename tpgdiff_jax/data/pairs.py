@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from tpgdiff_jax.data.folders import home, images_below
-from tpgdiff_jax.data.images import EXTENSIONS, UnreadableImageError, cut_like, read_rgb
+from tpgdiff_jax.data.images import cut_like, read_rgb
 from tpgdiff_jax.data.matching import match_names, sides_of, why_no_pair
+from tpgdiff_jax.data.pictures.errors import UnreadableImageError
+from tpgdiff_jax.data.pictures.kinds import EXTENSIONS
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import Source, relabelled, scan_sizes, too_small
 from tpgdiff_jax.reporting.errors import UserError

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from tpgdiff_jax.data.images import UnreadableImageError, decode_rgb, encode_png
+from tpgdiff_jax.data.images import decode_rgb, encode_png
+from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import Source, file_identity, relabelled
 from tpgdiff_jax.reporting.errors import UserError

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from tpgdiff_jax.data.folders import home, list_images
-from tpgdiff_jax.data.images import EXTENSIONS, UnreadableImageError, read_rgb, read_size
+from tpgdiff_jax.data.images import read_rgb, read_size
+from tpgdiff_jax.data.pictures.errors import UnreadableImageError
+from tpgdiff_jax.data.pictures.kinds import EXTENSIONS
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.reporting.errors import UserError
 

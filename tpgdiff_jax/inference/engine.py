@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from tpgdiff_jax.data.images import UnreadableImageError
+from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.reporting.errors import UserError
 
 _THREADS = 4

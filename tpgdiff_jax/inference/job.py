@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from tpgdiff_jax.data.images import UnreadableImageError, read_size, to_uint8
+from tpgdiff_jax.data.images import read_size, to_uint8
+from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.pictures.writing import for_format
 from tpgdiff_jax.inference.engine import Outcome, WriteBehind, reason
 from tpgdiff_jax.inference.files import write_picture

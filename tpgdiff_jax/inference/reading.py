@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tpgdiff_jax.data.images import UnreadableImageError, read_size
+from tpgdiff_jax.data.images import read_size
+from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.inference.input_images import InputImage, as_input
 
 _WINDOW_PIXELS = 2**24

@@ -9,15 +9,10 @@ from PIL import Image
 from zoo import U8, Animal, zoo
 
 from tpgdiff_jax.benchmark.sets import Item, SetSpec
-from tpgdiff_jax.data.images import (
-    UnreadableImageError,
-    decode_rgb,
-    encode_png,
-    read_rgb,
-    read_size,
-)
+from tpgdiff_jax.data.images import decode_rgb, encode_png, read_rgb, read_size
 from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.data.pictures.door import read_picture
+from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.pictures.picture import to_8_bit
 from tpgdiff_jax.data.records import RecordPhotos, write_records
 from tpgdiff_jax.data.sources import PhotoFolder

@@ -10,7 +10,6 @@ import pytest
 import tensorflow_datasets as tfds
 
 from tpgdiff_jax.data.images import encode_png
-from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.data.tfds.sets import TfdsSource
 from tpgdiff_jax.data.tfds.writing import write_tfds
 
@@ -55,28 +54,6 @@ for i, example in enumerate(examples):
 assert "tensorflow" not in sys.modules
 print("equal")
 """
-
-
-@pytest.fixture(scope="module")
-def photos():
-    """A few real photos."""
-    folder = PhotoFolder(PHOTOS)
-    return [{"name": folder.name(i), "image": folder[i][:200, :240]} for i in range(4)]
-
-
-@pytest.fixture(scope="module")
-def pairs(photos):
-    """Pairs of real photos and darker copies."""
-    return [
-        {
-            "name": photo["name"],
-            "lq": photo["image"] // 3,
-            "gt": photo["image"],
-            "label": number % 2,
-            "recipe": {"low_light": {"exposure": 0.3, "seed": number}},
-        }
-        for number, photo in enumerate(photos)
-    ]
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tpgdiff_jax.data.images import UnreadableImageError, decode_rgb
+from tpgdiff_jax.data.images import decode_rgb
+from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import Source, file_identity, relabelled
 from tpgdiff_jax.data.tfds.writing import import_tfds
