@@ -20,6 +20,7 @@ from launch.bench import (
     kernels,
     measure,
     model,
+    naming,
     options,
     pairs,
     parity,
@@ -222,6 +223,27 @@ def test_samplers_and_tiles(tiny, tmp_path, monkeypatch):
     assert rows[0]["pictures"] == 1
 
 
+def test_naming_counts_first_names_and_verdicts(tmp_path, monkeypatch):
+    Image.fromarray(sample.picture((64, 64))).save(tmp_path / "a.png")
+    said = {"noise": 0.9, "jpeg": 0.2}
+
+    class Answers:
+        def __init__(self, restorer):
+            self.config = restorer.config
+
+        def degradations(self, _):
+            return said
+
+    real = naming.Restorer.load
+    monkeypatch.setattr(naming.Restorer, "load", lambda *a, **k: Answers(real(*a, **k)))
+    rows = {row["degradation"]: row for row in naming.bench_naming(None, str(tmp_path), 32)}
+    assert rows["noise"]["first"] == rows["noise"]["verdict"] == 1
+    assert rows["jpeg"]["first"] == rows["jpeg"]["verdict"] == 0
+    assert rows["jpeg"]["instead"] == "noise"
+    assert rows["nothing"]["verdict"] == 0
+    assert rows["mean of the degradations"]["first"] == pytest.approx(1 / 11)
+
+
 def test_preset_measures_all_in_one_call(tiny, capsys):
     preset = {"dtype": "bfloat16", "batch": 2, "size": 16, "calls": (2,), "parity_batch": 1}
     config = copy.deepcopy(tiny)
@@ -253,6 +275,7 @@ def test_command_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatch):
         (["nothing"], "expected one of model, sample"),
         (["model", "--dtype=int8"], "--dtype"),
         (["samplers"], "--pairs is missing"),
+        (["naming", "--photos=nowhere"], "nowhere"),
         (["parity", "--photos=nowhere"], "--photos=nowhere is no folder"),
         (["parity", "--checkpoint=nowhere"], "nowhere"),
         (["restore", "--sizes=7"], "HEIGHTxWIDTH"),

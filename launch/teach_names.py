@@ -1,0 +1,207 @@
+"""Teach the degradation tower of weights to name what it sees, while its prompt stays as it is.
+
+    python launch/teach_names.py --photos=PHOTOS --output=FILE.safetensors
+        [--checkpoint=FILE.safetensors] [--steps=6000] [--state=FILE.msgpack]
+
+All of the tower learns, its convolutions too.  Two losses pull at it: the classes are to be right,
+and what the UNet's prompt makes of the vector is to be what it made of the first tower's.  So the
+UNet restores as it did, and need not learn anything anew.  The state is kept every few minutes;
+the same command goes on from it.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import flags as absl_flags
+from flax import serialization, struct
+from ml_collections import ConfigDict
+
+from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.data.degradations.mix import Mixture
+from tpgdiff_jax.data.pipeline import training_batches
+from tpgdiff_jax.data.sources import PhotoFolder
+from tpgdiff_jax.models.layers import DegradationPrompt
+from tpgdiff_jax.models.tpgdiff import degradation_prior
+from tpgdiff_jax.priors.degradation import classification_loss
+from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.files import replacing
+from tpgdiff_jax.reporting.progress import Progress
+from tpgdiff_jax.runs.load import DEFAULT_WEIGHTS
+from tpgdiff_jax.training.state import make_optimizer, to_unit_range
+
+START = DEFAULT_WEIGHTS
+_CROP, _BATCH = 224, 32
+_RATE, _WARMUP = 2e-3, 100
+# What one unit of the prompt's distance, relative to how much prompts vary, weighs against the sum
+# of the classes' losses.
+_KEEP = 20.0
+# How often each degradation comes, relative to the others: those that were mistaken more often.
+_SHARES = {"blur": 1.5, "defocus": 1.5, "motion_blur": 1.3, "raindrops": 2.0, "rain": 1.3}
+_KEPT_EVERY, _SHOWN_EVERY = 250, 50
+
+Batch = dict[str, jax.Array]
+
+
+class Learner(struct.PyTreeNode):
+    """What changes while the tower learns: its parameters, the optimiser's numbers, the step."""
+
+    params: Any
+    moments: Any
+    step: int
+
+
+def batches_of(photos: pathlib.Path, names: tuple[str, ...], first: int) -> Any:
+    """Return endless batches of degraded crops, from the `first` on; see `training_batches`."""
+    mixture = Mixture(
+        names=names,
+        weights=tuple(_SHARES.get(name, 1.0) for name in names),
+        max_mixed=3,
+        severity=(0.5, 5.0),
+        mix_share=0.15,
+        clean_share=0.1,
+    )
+    return training_batches(
+        [PhotoFolder(photos, min_size=_CROP, cache_mb=600)],
+        seed=11,
+        crop_size=_CROP,
+        batch_size=_BATCH,
+        mixture=mixture,
+        multi_hot=True,
+        tone_jitter=0.2,
+        dark_share=0.2,
+        vivid_share=0.3,
+        soft_share=0.1,
+        first_batch=first,
+        workers=1,
+        read_threads=1,
+    )
+
+
+def make_step(
+    config: ConfigDict, first: Any, prompt: Any, optimizer: optax.GradientTransformation
+) -> Callable[[Learner, Batch], tuple[Learner, Batch]]:
+    """Return one step of learning, compiled.
+
+    Args:
+      config: of the weights.
+      first: the tower's parameters at the start.
+      prompt: the parameters of the UNet's prompt, which stay.
+      optimizer: of the tower's parameters.
+
+    Returns:
+      (learner, {lq, label}) -> (learner, {wrong: the classes' loss, far: of the prompt from the
+      first one relative to how much prompts vary, named: share of single degradations that are
+      named first}).
+    """
+    prior = degradation_prior(config)
+    ask = DegradationPrompt(prompt["prompt"].shape[-1])
+
+    def look(params, images):
+        vectors, logits = prior.apply({"params": params}, prior.backbone.view(images))
+        return ask.apply({"params": prompt}, vectors), logits
+
+    def loss(params, images, label, wanted):
+        asked, logits = look(params, images)
+        wrong = classification_loss(logits, label, kind="multi").mean() * label.shape[-1]
+        varies = jnp.square(wanted - wanted.mean(axis=0)).sum(axis=-1).mean()
+        far = jnp.square(asked - wanted).sum(axis=-1).mean() / varies
+        single = label.sum(axis=-1) == 1
+        right = (logits.argmax(axis=-1) == label.argmax(axis=-1)) & single
+        told = {"wrong": wrong, "far": far, "named": right.sum() / jnp.maximum(single.sum(), 1)}
+        return wrong + _KEEP * far, told
+
+    @jax.jit
+    def step(learner, batch):
+        images = to_unit_range(batch["lq"])
+        wanted = jax.lax.stop_gradient(look(first, images)[0])
+        gradient, told = jax.grad(loss, has_aux=True)(
+            learner.params, images, batch["label"], wanted
+        )
+        updates, moments = optimizer.update(gradient, learner.moments, learner.params)
+        params = optax.apply_updates(learner.params, updates)
+        return Learner(params, moments, learner.step + 1), told
+
+    return step
+
+
+def learn(
+    config: ConfigDict, weights: dict[str, Any], photos: pathlib.Path, steps: int, kept: Any
+) -> Any:
+    """Return the tower's parameters after learning; goes on from what was kept.
+
+    Args:
+      config, weights: published ones.
+      photos: folder of clean photos.
+      steps: of learning in all; the learning rate falls to zero over them.
+      kept: file of the state, or None.
+    """
+    first = jax.tree.map(jnp.asarray, weights["degradation"])
+    prompt = jax.tree.map(jnp.asarray, weights["unet"]["degradation"])
+    with config.unlocked():
+        config.stage_one.optim.update({"name": "muon", "steps": steps, "learning_rate": _RATE})
+        config.stage_one.optim.update({"warmup_steps": min(_WARMUP, steps // 10)})
+        config.stage_one.optim.update({"weight_decay": 0.0, "clip_norm": 1.0})
+    optimizer = make_optimizer(config.stage_one.optim)
+    learner = Learner(first, optimizer.init(first), 0)
+    if kept and kept.exists():
+        learner = serialization.from_bytes(learner, kept.read_bytes())
+        print(f"{kept}: goes on after step {learner.step} of {steps}", flush=True)
+    step = make_step(config, first, prompt, optimizer)
+    batches = iter(batches_of(photos, tuple(config.data.degradations), int(learner.step)))
+    recent = []
+    begun = int(learner.step)
+    with Progress(steps, "teaching", unit="step", initial=begun, lines=False) as progress:
+        for number in range(begun + 1, steps + 1):
+            batch = next(batches)
+            learner, told = step(learner, {key: batch[key] for key in ("lq", "label")})
+            recent = [*recent[1 - _SHOWN_EVERY :], jax.device_get(told)]
+            progress.advance()
+            if number % _SHOWN_EVERY == 0 or number == steps:
+                means = {key: np.mean([row[key] for row in recent]) for key in told}
+                shown = ", ".join(f"{name} {mean:.4f}" for name, mean in means.items())
+                print(f"step {number} of {steps}: {shown}", flush=True)
+            if kept and (number % _KEPT_EVERY == 0 or number == steps):
+                with replacing(kept) as path:
+                    path.write_bytes(serialization.to_bytes(jax.device_get(learner)))
+    return jax.device_get(learner.params)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Teach and write the weights; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", type=pathlib.Path, required=True, help="clean ones")
+    parser.add_argument("--output", type=pathlib.Path, required=True, help="weights to write")
+    parser.add_argument("--checkpoint", default=str(START), help="to start from")
+    parser.add_argument("--steps", type=int, default=6000, help=f"of {_BATCH} crops each")
+    parser.add_argument("--state", type=pathlib.Path, help="kept here, to go on from")
+    flags = parser.parse_args(arguments)
+    if not absl_flags.FLAGS.is_parsed():  # the data pipeline's worker process reads them
+        absl_flags.FLAGS(["teach_names"])
+    try:
+        description, weights = published.load(flags.checkpoint)
+        config = published.described_config(description, flags.checkpoint)
+        if config.priors.encoder != "conv" or config.priors.classification != "multi":
+            raise UserError(f"{flags.checkpoint} has no conv tower that names several at once.")
+        if flags.output.exists():
+            raise UserError(f"{flags.output} exists; name another file or remove it.")
+        tower = learn(config, weights, flags.photos, flags.steps, flags.state)
+        weights["degradation"] = tower
+        published.save(flags.output, weights, description, description["stored_as"])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"Written: {flags.output.absolute()}, described in the .json beside it.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
