@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 
 from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
 from tpgdiff_jax.runs import step_folder
-from tpgdiff_jax.runs.keeping import NewestAndBest, QuietManager, best
+from tpgdiff_jax.runs.keeping import NewestAndBest, QuietManager, best, item_handlers
 from tpgdiff_jax.runs.preemption import Preemption
 from tpgdiff_jax.runs.step_folder import DATA, METADATA, SCORES, STATE, DamagedStepError
 
@@ -63,6 +63,7 @@ class RunCheckpoints:
         self._scores: dict[int, dict[str, float]] = {}
         self._manager = QuietManager(
             self._folder,
+            item_handlers=item_handlers(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=NewestAndBest(keep, self._scores, best_by), create=True
             ),
@@ -139,7 +140,7 @@ class RunCheckpoints:
         if step in self.all_steps():
             raise UserError(f"{self._folder} holds step {step} already; it is not overwritten.")
         items = {
-            STATE: ocp.args.StandardSave(state),
+            STATE: ocp.args.PyTreeSave(state),
             DATA: ocp.args.JsonSave(dict(data)),
             METADATA: ocp.args.JsonSave(self._metadata),
         }
