@@ -16,6 +16,7 @@ case $count in
 esac
 shift
 prepare_environment ""
+: "${python:?}"
 export JAX_PLATFORMS=cpu
 port=$("$python" -c '
 import socket

@@ -21,6 +21,7 @@ FLAGS = flags.FLAGS
 def main(_) -> None:
     """Check the configuration, start JAX, run the mode."""
     config = typed.checked_config(FLAGS["config"].value)
+    typed.quiet_libraries()
     wanted = joining(FLAGS)
     check_processes(wanted)
     join_processes(wanted)
@@ -32,10 +33,10 @@ def main(_) -> None:
 
     peers.watch()
     logging.set_verbosity(logging.INFO if peers.is_first() else logging.WARNING)
-    typed.quiet_libraries()
     use_precision(config.model.matmul_precision)
     if FLAGS.compile_cache:
-        keep_compiled_programs()
+        shared = modes.folder_of(FLAGS) / ".compiled" if peers.are_watched() else None
+        keep_compiled_programs(shared)
     modes.run(config, FLAGS)
 
 

@@ -48,31 +48,37 @@ def run(config: ConfigDict, flags: FlagValues) -> None:
       config: the checked configuration.
       flags: of `mode_flags.define_flags`, parsed and checked.
     """
+    with ending_together(folder_of(flags)):
+        _run(chosen_program(flags), config, flags)
+
+
+def folder_of(flags: FlagValues) -> pathlib.Path:
+    """Return the folder that all processes of a program write to."""
     program = chosen_program(flags)
-    workdir = pathlib.Path(".")
+    if program == "restore":
+        return pathlib.Path(flags.output or RESTORED)
+    if program == "benchmark" and flags.output:
+        return pathlib.Path(flags.output)
     if "workdir" in MODES[program].reads:
-        workdir = pathlib.Path(flags.workdir or default_workdir(sys.argv))
-    folder = workdir
-    if program in ("restore", "benchmark"):
-        folder = pathlib.Path(flags.output or (RESTORED if program == "restore" else workdir))
-    with ending_together(folder):
-        _run(program, config, flags, workdir)
+        return pathlib.Path(flags.workdir or default_workdir(sys.argv))
+    return pathlib.Path(".")
 
 
-def _run(program: str, config: ConfigDict, flags: FlagValues, workdir: pathlib.Path) -> None:
+def _run(program: str, config: ConfigDict, flags: FlagValues) -> None:
+    folder = folder_of(flags)
     if program not in ("prepare", "convert", "benchmark"):  # a benchmark sets threads before
         check_devices()
     match program:
         case "train":
-            train(config, workdir)
+            train(config, folder)
         case "eval":
-            eval_(config, workdir)
+            eval_(config, folder)
         case "benchmark":
-            benchmark(config, flags, pathlib.Path(flags.output or workdir))
+            benchmark(config, flags, folder)
         case "restore":
             restore(flags, {name: flags[name].value for name in SAMPLING})
         case "export":
-            export(config, workdir, flags.output, flags.weights_dtype)
+            export(config, folder, flags.output, flags.weights_dtype)
         case "prepare":
             prepare(config, flags.input, flags.output, flags.preview)
         case "convert":
@@ -83,7 +89,9 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Train (or continue) the run in `workdir`, then restore photos it has not trained on."""
     if experiment.train(config, workdir):
         return
-    print(f"Stopped before its end; the same command continues the run in {workdir}.", flush=True)
+    if peers.is_first():
+        text = f"Stopped before its end; the same command continues the run in {workdir}."
+        print(text, flush=True)
     if preemption.was_interrupted():
         sys.exit(INTERRUPTED)
 

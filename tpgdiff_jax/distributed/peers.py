@@ -179,6 +179,11 @@ def is_first() -> bool:
     return not jax.distributed.is_initialized() or distributed.global_state.process_id == 0
 
 
+def are_watched() -> bool:
+    """Tell whether this process works together with others."""
+    return bool(_WATCHES)
+
+
 def keep_crashes_in(folder: pathlib.Path) -> None:
     """Let this process describe its end in `folder`, should it fail while others are watched."""
     for own in _WATCHES:
