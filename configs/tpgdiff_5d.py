@@ -7,8 +7,8 @@ Command:   python -m tpgdiff_jax.main --config=configs/tpgdiff_5d.py --workdir=r
            frozen.safetensors holds CLIP, Depth-Anything-Small and SegFormer-B0 (--mode=convert).
            pairs:FOLDER has CLASS/LQ and CLASS/GT for low_light, blur, rain, haze and noise; with
            data.train_folder=PHOTOS instead, or besides, degradations are made on the fly.
-Hardware:  meant for 8 GPUs or a TPU slice, patches of 256, batch 8 in all; several hosts with
-           --distributed.  Large stage-one batches fit smaller devices with
+Hardware:  meant for 8 GPUs or a TPU slice, patches of 256, batch 8 in all; several hosts as
+           docs/launching.md says.  Large stage-one batches fit smaller devices with
            --config.stage_one.optim.accumulate=8.
 Expected:  the paper reports 30.60 dB / 0.908 on LOL, GoPro, Rain100L, SOTS outdoor and BSD68
            sigma 25 (arXiv 2601.20306).  Not measured: no such hardware or data were at hand.

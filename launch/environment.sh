@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Prepare a virtual environment for the scripts beside this file; they source it.
 #
 #   prepare_environment EXTRA     makes (or reuses) .venv, installs this clone with [EXTRA] or with
@@ -62,5 +63,6 @@ prepare_environment() {
             say "note: the extra 'cpu' could not be installed; convolutions run through XLA."
         printf '%s' "$wanted" > "$stamp"
     fi
+    # shellcheck disable=SC2034  # read by who sources this
     python=$venv/bin/python
 }

@@ -12,6 +12,9 @@ import pathlib
 import resource
 import runpy
 import shutil
+import socket
+import subprocess
+import sys
 import tempfile
 
 import hypothesis
@@ -206,6 +209,33 @@ def tiny_config(photo_folder):
     config.log.every_steps = 1
     config.eval.update({"steps": 2, "crop_size": 24})
     return config
+
+
+@pytest.fixture
+def free_address():
+    """HOST:PORT of this machine at which nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture
+def start_python():
+    """`start_python(code, *arguments)` -> a process of its own, with one CPU device."""
+    root = pathlib.Path(__file__).parent.parent
+
+    def start(code, *arguments):
+        quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            cwd=root,
+            env=os.environ | quick | {"PYTHONPATH": str(root)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
 
 
 _EXPERIMENT = """

@@ -12,7 +12,7 @@ from absl import app, flags, logging
 
 from tpgdiff_jax.commands import flags as typed
 from tpgdiff_jax.commands.ending import ending_on_ctrl_c
-from tpgdiff_jax.commands.processes import check_processes, start_processes
+from tpgdiff_jax.commands.processes import check_processes, join_processes, joining
 from tpgdiff_jax.reporting.errors import plain_errors
 
 FLAGS = flags.FLAGS
@@ -21,19 +21,22 @@ FLAGS = flags.FLAGS
 def main(_) -> None:
     """Check the configuration, start JAX, run the mode."""
     config = typed.checked_config(FLAGS["config"].value)
-    processes = (FLAGS.distributed, FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
-    check_processes(*processes)
-    start_processes(*processes)
+    typed.quiet_libraries()
+    wanted = joining(FLAGS)
+    check_processes(wanted)
+    join_processes(wanted)
     # Imported after the checks: a mistyped key should not cost the import of JAX.
     from tpgdiff_jax.commands import modes
+    from tpgdiff_jax.distributed import peers
     from tpgdiff_jax.inference.compile_cache import keep_compiled_programs
     from tpgdiff_jax.precision import use_precision
 
-    logging.set_verbosity(logging.INFO)
-    typed.quiet_libraries()
+    peers.watch()
+    logging.set_verbosity(logging.INFO if peers.is_first() else logging.WARNING)
     use_precision(config.model.matmul_precision)
     if FLAGS.compile_cache:
-        keep_compiled_programs()
+        shared = modes.folder_of(FLAGS) / ".compiled" if peers.are_watched() else None
+        keep_compiled_programs(shared)
     modes.run(config, FLAGS)
 
 

@@ -59,7 +59,9 @@ def plain_rows():
 def run_job(tiny_system, benchmark_config):
     """`run_job(folder, devices=1, reverse=False, **keys of config.benchmark)` -> count scored."""
 
-    def run(folder, devices=1, reverse=False, system=tiny_system, predictions=None, **keys):
+    def run(
+        folder, devices=1, reverse=False, system=tiny_system, predictions=None, share=None, **keys
+    ):
         benchmark_config.benchmark.update(keys)
         settings = read_settings(benchmark_config)
         variants = settings.variants("posterior", 2) if system else [Variant()]
@@ -67,7 +69,8 @@ def run_job(tiny_system, benchmark_config):
         tasks = [Task(item, v) for v in variants for opened in sets for item in opened.items]
         sizes = {"data": devices, "fsdp": 1, "tensor": 1, "spatial": 1}
         mesh = make_mesh(sizes, jax.devices()[:devices])
-        return Job(settings, folder, mesh, system, predictions).run(tasks[:: -1 if reverse else 1])
+        job = Job(settings, folder, mesh, system, predictions, share)
+        return job.run(tasks[:: -1 if reverse else 1])
 
     return run
 

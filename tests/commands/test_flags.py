@@ -8,7 +8,7 @@ import pytest
 
 from tpgdiff_jax import config
 from tpgdiff_jax.commands import flags as typed
-from tpgdiff_jax.commands.processes import check_processes
+from tpgdiff_jax.commands.processes import Joining, check_processes
 from tpgdiff_jax.reporting.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -89,12 +89,11 @@ def test_values_that_begin_with_config_name_no_experiment_file(arguments):
     ],
 )
 def test_numbers_of_processes_that_nothing_joins_are_refused(joining, words):
-    alone = {"distributed": False, "coordinator": None, "num_processes": None, "process_id": None}
-    with pytest.raises(UserError, match=f"{words}.*--coordinator=.*--distributed"):
-        check_processes(**alone | joining)
-    for joined in ({"distributed": True}, {"coordinator": "host:1"}):
-        check_processes(**alone | joining | joined)
-    check_processes(**alone)
+    with pytest.raises(UserError, match=f"{words}.*--coordinator=.*--distributed=on"):
+        check_processes(Joining(**joining))
+    for joined in ({"distributed": "on"}, {"coordinator": "host:1"}):
+        check_processes(Joining(**joining | joined))
+    check_processes(Joining())
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from tpgdiff_jax.commands import flags as typed
 from tpgdiff_jax.commands import mode_flags, modes, processes, refusing
+from tpgdiff_jax.commands.processes import Joining
 from tpgdiff_jax.reporting.errors import UserError
 
 QUICKSTART = "--config=configs/quickstart.py"
@@ -75,6 +76,11 @@ def _at_home(monkeypatch):
         (["--mode=restore", "--seed", "-1"], ["--seed=-1", "from 0 to 4294967295"]),
         (["--mode=restore", "--seed=4294967296"], ["--seed=4294967296", "4294967295"]),
         (["--mode=restore", f"--seed={'9' * 20}"], [f"--seed={'9' * 20}", "4294967295"]),
+        (["--mode=restore", "--share=8/8"], ["--share=8/8", "I/N", "for example --share=0/8"]),
+        (["--mode=restore", "--share=1"], ["--share=1", "I/N"]),
+        ([QUICKSTART, "--share=0/2"], ["--share", "--mode=restore"]),
+        (["--mode=restore", "--merge"], ["--merge", "--mode=eval with --checkpoint"]),
+        ([QUICKSTART, "--distributed=yes"], ["--distributed=yes", "one of auto, on, off"]),
         (["--mode=convert", "--to=theirs"], ["--to=theirs", "one of ours, released"]),
         (
             [QUICKSTART, "--config.optim.steps=1e3"],
@@ -120,6 +126,10 @@ def test_mistakes_on_the_command_line(parse, arguments, words):
             ["--coordinator=host:1", "--num_processes=2", "--process_id=2"],
             ["--process_id=2", "from 0 to 1"],
         ),
+        (
+            ["--distributed=off", "--coordinator=host:1"],
+            ["--distributed=off runs one process", "--coordinator=host:1"],
+        ),
     ],
 )
 def test_mistakes_found_before_training(parse, tiny_experiment, tmp_path, flags, words):
@@ -132,30 +142,32 @@ def test_mistakes_found_before_training(parse, tiny_experiment, tmp_path, flags,
 def _start(found) -> None:
     """What main does, without joining other processes."""
     config = typed.checked_config(found["config"].value)
-    names = ("distributed", "coordinator", "num_processes", "process_id")
-    processes.check_processes(*(found[name].value for name in names))
+    processes.check_processes(processes.joining(found))
     modes.run(config, found)
 
 
 @pytest.mark.parametrize(
     ("joined", "words"),
     [
-        ((True, None, None, None), ["--distributed: JAX finds no", "--num_processes=N"]),
-        ((False, "host:1", None, None), ["--coordinator=host:1: JAX finds no", "--process_id=I"]),
-        ((False, "host:1", 2, None), ["add --process_id=I, or"]),
+        (
+            ("on", None, None, None),
+            ["--distributed=on: JAX finds no", "--num_processes=N", "Slurm: "],
+        ),
+        (("auto", "host:1", None, None), ["--coordinator=host:1: JAX finds no", "--process_id=I"]),
+        (("auto", "host:1", 2, None), ["add --process_id=I, or"]),
     ],
 )
 def test_processes_that_do_not_find_each_other(monkeypatch, joined, words):
-    def fail(*_):
+    def fail(*_, **__):
         raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     monkeypatch.setattr(processes, "_wait_for", lambda _: None)
     with pytest.raises(UserError) as refused:
-        processes.start_processes(*joined)
+        processes.join_processes(Joining(*joined))
     assert all(word in str(refused.value) for word in words), str(refused.value)
     with pytest.raises(ValueError, match="should be defined") as bug:
-        processes.start_processes(False, "host:1", 2, 1)
+        processes.join_processes(Joining("auto", "host:1", 2, 1))
     assert not isinstance(bug.value, UserError)
 
 
@@ -259,9 +271,9 @@ def test_a_first_process_that_does_not_answer_is_one_sentence(monkeypatch):
         closed.bind(("127.0.0.1", 0))  # but listens to nobody
         address = f"127.0.0.1:{closed.getsockname()[1]}"
         with pytest.raises(UserError, match=f"{address}: nothing answers there.*process 0"):
-            processes.start_processes(False, address, 2, 1)
+            processes.join_processes(Joining("auto", address, 2, 1))
     with pytest.raises(UserError, match=r"no host is called 'no-such-host\.invalid'"):
-        processes.start_processes(False, "no-such-host.invalid:1", 2, 1)
+        processes.join_processes(Joining("auto", "no-such-host.invalid:1", 2, 1))
 
 
 def test_a_port_that_is_taken_is_one_sentence():
@@ -270,17 +282,17 @@ def test_a_port_that_is_taken_is_one_sentence():
         other.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(UserError, match=f"{address}: process 0 cannot use this port"):
-            processes.start_processes(False, address, 2, 0)
+            processes.join_processes(Joining("auto", address, 2, 0))
 
 
 def test_other_processes_wait_until_the_first_listens(monkeypatch):
     joined = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *given: joined.append(given))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **_: joined.append(given))
     with socket.socket() as first:
         first.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{first.getsockname()[1]}"
         later = threading.Timer(0.5, first.listen)
         later.start()
-        processes.start_processes(False, address, 2, 1)
+        processes.join_processes(Joining("auto", address, 2, 1))
         later.join()
     assert joined == [(address, 2, 1)]

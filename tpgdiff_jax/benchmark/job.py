@@ -24,6 +24,7 @@ from tpgdiff_jax.benchmark.work import (
     chunks,
     kept_name,
     load,
+    share_of,
 )
 from tpgdiff_jax.benchmark.worker import System, Worker
 from tpgdiff_jax.data.images import write_image
@@ -41,6 +42,11 @@ def image_path(folder: pathlib.Path, variant: str, set_name: str, image: str) ->
     return folder / IMAGES / variant / set_name / kept_name(image)
 
 
+def row_log_of(share: tuple[int, int] | None) -> int:
+    """Return the number of the file that this process writes its lines to."""
+    return share[0] if share else jax.process_index()
+
+
 class Job:
     """One run over tasks; `run` may be called again and goes on where it stopped."""
 
@@ -51,6 +57,7 @@ class Job:
         mesh: Mesh,
         system: System | None = None,
         predictions: Predictions | None = None,
+        share: tuple[int, int] | None = None,
     ):
         """Prepare.
 
@@ -60,14 +67,17 @@ class Job:
           mesh: the devices of all processes; each process works on its own.
           system: what restores, or
           predictions: what somebody else has restored.
+          share: (index, count) of the part that this process does alone; None: it does its part of
+            what all processes of JAX do together.
         """
+        self._share = share
         self._settings, self._folder, self._system = settings, folder, system
         self._predictions = predictions
         self._worker = Worker(settings, program.own_devices(mesh), system)
         self._stamps: dict[Key, Stamp] = {}
 
     def run(self, tasks: Sequence[Task]) -> int:
-        """Do what is not done yet; one line per image is on disk when its batch is.
+        """Do what of them (or of the share) is not done yet; lines are on disk when batches are.
 
         Args:
           tasks: every process must name the same, in any order that all share.
@@ -76,6 +86,8 @@ class Job:
           how many images this process scored (or found to be bad) now.
         """
         _check_same(tasks)
+        if self._share:
+            tasks = share_of(tasks, self._settings.bucket, *self._share)
         stamps = agreed_stamps(read_stamps(tasks, self._predictions))
         self._stamps = {task.key: stamp for task, stamp in zip(tasks, stamps, strict=True)}
         done = _agreed(self._done(tasks))
@@ -83,7 +95,8 @@ class Job:
         if len(waiting) < len(tasks):
             logging.info("%d of %d images are done already.", len(tasks) - len(waiting), len(tasks))
         bucket, together = self._settings.bucket, self._worker.devices * self._settings.batch_size
-        own = chunks(waiting, bucket, together, jax.process_index(), jax.process_count())
+        place = (0, 1) if self._share else (jax.process_index(), jax.process_count())
+        own = chunks(waiting, bucket, together, *place)
         total = sum(map(len, own))
 
         def read(task: Task) -> Loaded:
@@ -95,7 +108,7 @@ class Job:
             log.write([row])  # last: a line vouches for its image
 
         with (
-            contextlib.closing(RowLog(self._folder / ROWS, jax.process_index())) as log,
+            contextlib.closing(RowLog(self._folder / ROWS, row_log_of(self._share))) as log,
             Progress(total, "scoring") as bar,
             WriteBehind(write_image, file) as writer,
         ):

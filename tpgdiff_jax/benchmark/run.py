@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 import tpgdiff_jax
 from tpgdiff_jax.benchmark.finding import AbsentSetError, open_set
-from tpgdiff_jax.benchmark.job import ROWS, Job, image_path
+from tpgdiff_jax.benchmark.job import ROWS, Job, image_path, row_log_of
 from tpgdiff_jax.benchmark.report import html
 from tpgdiff_jax.benchmark.report.pictures import Picture, chosen_pictures
 from tpgdiff_jax.benchmark.report.summary import add_set_scores, summarise
@@ -27,6 +27,7 @@ from tpgdiff_jax.benchmark.stamps import read_stamps
 from tpgdiff_jax.benchmark.work import Predictions, Task
 from tpgdiff_jax.benchmark.worker import System
 from tpgdiff_jax.data.images import read_rgb
+from tpgdiff_jax.distributed import peers
 from tpgdiff_jax.evaluation.protocols import centre_cropped
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable, replacing, write_text
@@ -89,12 +90,17 @@ def claim(folder: pathlib.Path, identity: Mapping[str, Any], sets: Sequence[Open
                 "Choose another --output."
             )
         specs = old["sets"] | specs
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and any(map(_is_foreign, folder.iterdir())):
         raise UserError(f"{folder} holds other files; choose an empty --output.")
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**identity, "sets": specs}, indent=2) + "\n"
     if not (path.is_file() and path.read_text() == text):  # a job that runs may be reading it
         write_text(path, text)
+
+
+def _is_foreign(path: pathlib.Path) -> bool:
+    """Tell whether a file is none of a job that has just begun, here or in another process."""
+    return not path.name.startswith((".", "crash_process_"))
 
 
 def _plain_spec(opened: OpenSet) -> dict[str, Any]:
@@ -117,6 +123,8 @@ def run_benchmark(
     predictions: pathlib.Path | None = None,
     weights: str = "",
     title: str = "",
+    share: tuple[int, int] | None = None,
+    merge: bool = False,
 ) -> dict[str, Any] | None:
     """Score a system, or somebody's outputs, on every set, and write the report.
 
@@ -128,12 +136,14 @@ def run_benchmark(
       predictions: a folder of outputs.
       weights: fingerprint of the system.
       title: what the report calls the system.
+      share: (index, count): score this part of the images alone, and write no report.
+      merge: score nothing, and write the report of what all shares have scored.
 
     Returns:
-      the summary, in process 0; None in others.
+      the summary, in process 0; None in others, and of a share.
 
     Raises:
-      UserError: nothing to score, or a folder of another job.
+      UserError: nothing to score, a folder of another job, or shares to merge are not done.
     """
     sets, absent = open_sets(settings)
     found = predictions and Predictions(predictions, [opened.spec.name for opened in sets])
@@ -147,14 +157,16 @@ def run_benchmark(
         Task(item, variant) for opened in sets for variant in variants for item in opened.items
     ]
     _wait_for_all("claimed")  # to `claim`, the others' locks would be foreign files
-    with locked(folder / ROWS, jax.process_index()):
-        Job(settings, folder, mesh, system, found).run(tasks)
+    with locked(folder / ROWS, row_log_of(share)):
+        if merge:
+            _check_complete(folder, tasks, found)
+        else:
+            Job(settings, folder, mesh, system, found, share).run(tasks)
         _wait_for_all("scored")
-        if jax.process_count() > 1:
-            # The others have done their part.  Leaving as ends of one job they would wait minutes
-            # for process 0, then fail: whole sets' scores and pictures can take longer.
-            jax.distributed.shutdown()
-        if jax.process_index() != 0:
+        # The others have done their part.  Leaving as ends of one job they would wait minutes for
+        # process 0, then fail: whole sets' scores and pictures can take longer.
+        peers.part()
+        if share or jax.process_index() != 0:
             return None
         facts = of | settings.identity() | _circumstances(mesh, title, settings)
         if system is not None:
@@ -163,6 +175,19 @@ def run_benchmark(
         summary = summarise(rows, sets, absent, variants, settings, facts)
         _report(settings, folder, summary, rows, sets, found)
     return summary
+
+
+def _check_complete(folder: pathlib.Path, tasks: Sequence[Task], found: Predictions | None) -> None:
+    """Raise UserError where an image was neither scored nor found to be bad."""
+    keys = [task.key for task in tasks]
+    rows = read_rows(folder / ROWS, dict(zip(keys, read_stamps(tasks, found), strict=True)))
+    missing = [key for key in keys if key not in rows]
+    if missing:
+        raise UserError(
+            f"{folder}: {len(missing)} of {len(keys)} images have no score yet; the first is "
+            f"{printable(' '.join(missing[0]))}. Run their --share=I/N, or this command without "
+            "--merge, which scores what is missing."
+        )
 
 
 def _wait_for_all(what: str) -> None:

@@ -55,6 +55,20 @@ def bucket_of(size: tuple[int, int], multiple: int) -> tuple[int, int]:
     return height, width
 
 
+def share_of(tasks: Sequence[Task], multiple: int, index: int, count: int) -> list[Task]:
+    """Return part `index` of `count`, the same whenever the tasks are.
+
+    Args:
+      tasks: all of them.
+      multiple: of the buckets' sides, pixels; images of one bucket stay together, so that a part
+        compiles few programs.
+      index, count: which part, of how many.
+    """
+    kinds = {task.key: str(kind_of(task, multiple)) for task in tasks}
+    ordered = sorted(tasks, key=lambda task: (kinds[task.key], task.key))
+    return ordered[len(tasks) * index // count : len(tasks) * (index + 1) // count]
+
+
 def chunks(
     tasks: Sequence[Task], multiple: int, together: int, process: int, processes: int
 ) -> list[list[Task]]:

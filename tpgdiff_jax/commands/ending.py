@@ -1,16 +1,15 @@
 """Ctrl-C: once ends with a sentence and exit code 130, twice at once."""
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Iterator
-from typing import NoReturn
 
 from tpgdiff_jax.commands import flags, mode_flags
+from tpgdiff_jax.reporting.leaving import leave_now
 
 INTERRUPTED = 130  # exit code of programs that a Ctrl-C ended: 128 + SIGINT
 
@@ -32,18 +31,10 @@ def ending_on_ctrl_c() -> Iterator[None]:
         kept = mode_flags.MODES[flags.program_typed(sys.argv)].kept
         done = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
         print(f"\nStopped by Ctrl-C{done}. {kept}", file=sys.stderr, flush=True)
-        _leave()
+        leave_now(INTERRUPTED)  # all is closed; JAX would wait for what its devices compute
     signal.set_wakeup_fd(-1)
     mouth.close()
     signal.signal(signal.SIGINT, before)
-
-
-def _leave() -> NoReturn:
-    """End the process now.  Everything is closed; JAX would wait for what its devices compute."""
-    for child in multiprocessing.active_children():
-        child.terminate()
-    sys.stdout.flush()
-    os._exit(INTERRUPTED)
 
 
 def _interrupt(number, frame) -> None:

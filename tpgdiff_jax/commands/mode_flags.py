@@ -8,9 +8,10 @@ from collections.abc import Collection
 from absl import flags
 from ml_collections import config_flags
 
+SHARE = "I/N with I from 0 to N - 1"  # what --share takes
 SEEDS = 2**32  # random generators take seeds below this
 _WEIGHTS_TYPES = ("float32", "float16", "bfloat16")
-_PROCESSES = ("distributed", "coordinator", "num_processes", "process_id")
+PROCESSES = ("distributed", "coordinator", "num_processes", "process_id")
 # How to restore; those of `--mode=restore` that say nothing of files or devices.
 SAMPLING = (
     *("steps", "sampler", "seed", "samples", "guidance"),
@@ -42,7 +43,7 @@ MODES = {
     "train": Mode(
         "--mode=train (if none is named)",
         "Train, or continue, the experiment of --config in --workdir.",
-        ("config", "workdir", *_PROCESSES),
+        ("config", "workdir", *PROCESSES),
         kept="The run stays at its last checkpoint; the same command continues there.",
     ),
     "restore": Mode(
@@ -51,7 +52,7 @@ MODES = {
         (
             *("input", "output", "checkpoint", "format", "side_by_side"),
             *SAMPLING,
-            *("batch_size", "spatial", *_PROCESSES),
+            *("batch_size", "spatial", "share", *PROCESSES),
         ),
         keys=(),
         kept="Results that are there are whole; the same command makes those that are missing.",
@@ -59,19 +60,22 @@ MODES = {
     "benchmark": Mode(
         "--mode=eval with --checkpoint or --predictions",
         "Score weights, or somebody's outputs, on test sets, and write a report.",
-        ("config", "checkpoint", "predictions", "output", "workdir", *_PROCESSES),
+        (
+            *("config", "checkpoint", "predictions", "output", "workdir"),
+            *("share", "merge", *PROCESSES),
+        ),
         keys=("benchmark.", "mesh.", "model.matmul_precision"),
         kept="Scores made so far are kept; the same command makes those that are missing.",
     ),
     "eval": Mode(
         "--mode=eval",
         "Score the newest checkpoint of the run in --workdir on config.data.eval_folder.",
-        ("config", "workdir", *_PROCESSES),
+        ("config", "workdir", *PROCESSES),
     ),
     "export": Mode(
         "--mode=export",
         "Publish the averaged weights of the run in --workdir as one file.",
-        ("config", "workdir", "output", "weights_dtype", *_PROCESSES),
+        ("config", "workdir", "output", "weights_dtype", *PROCESSES),
     ),
     "prepare": Mode(
         "--mode=prepare",
@@ -101,6 +105,21 @@ class _Path(flags.ArgumentParser):
         return "path"
 
 
+class _Share(flags.ArgumentParser):
+    """A part of the work, I/N; its value is (I, N)."""
+
+    def parse(self, argument: str | tuple[int, int]) -> tuple[int, int]:
+        if isinstance(argument, tuple):  # absl parses a flag's value anew
+            return argument
+        index, _, count = argument.partition("/")
+        if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+            raise ValueError("no I/N")
+        return int(index), int(count)
+
+    def flag_type(self) -> str:
+        return SHARE
+
+
 def define_flags() -> None:
     """Define every flag, once; later calls do nothing."""
     if "mode" in flags.FLAGS:
@@ -112,7 +131,14 @@ def define_flags() -> None:
     _define_sampling()
     flags.DEFINE_integer("batch_size", 4, "Images a device restores together, at most.", 1)
     flags.DEFINE_integer("spatial", 1, "Devices that share the rows of each image.", 1)
-    flags.DEFINE_bool("distributed", False, "Join several processes (TPU pod, Slurm, Open MPI).")
+    words = "Do part I of N alone, such as one task of an array job; parts may run again."
+    flags.DEFINE(_Share(), "share", None, words)
+    flags.DEFINE_bool("merge", False, "Score nothing: write the report of what all shares scored.")
+    words = (
+        "Whether to join other processes; auto: where a TPU pod, GKE, Slurm or MPI has started "
+        "several."
+    )
+    flags.DEFINE_enum("distributed", "auto", ("auto", "on", "off"), words)
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if JAX cannot find it.")
     flags.DEFINE_integer("num_processes", None, "Number of processes; with --coordinator.", 1)
     flags.DEFINE_integer("process_id", None, "Number of this process; with --coordinator.", 0)
@@ -164,6 +190,12 @@ def program_of(mode: str, given: Collection[str]) -> str:
     return "benchmark" if scores_files else mode
 
 
+def chosen_program(values: flags.FlagValues) -> str:
+    """Return which program of `MODES` the parsed flags choose."""
+    given = [name for name in ("checkpoint", "predictions") if values[name].value]
+    return program_of(values.mode, given)
+
+
 def help_text(program: str | None = None) -> str:
     """Return every flag under the modes that read it, in the order of the table.
 
@@ -175,10 +207,10 @@ def help_text(program: str | None = None) -> str:
         if program not in (None, name):
             continue
         lines += ["", f"{about.typed}: {about.words}"]
-        lines += [_flag_line(flag) for flag in about.reads if flag not in _PROCESSES]
+        lines += [_flag_line(flag) for flag in about.reads if flag not in PROCESSES]
         if "distributed" in about.reads:
             lines.append("  and the flags of several processes, below")
-    lines += ["", "Several processes:", *map(_flag_line, _PROCESSES)]
+    lines += ["", "Several processes:", *map(_flag_line, PROCESSES)]
     lines += ["", "Always:", _flag_line("compile_cache")]
     lines.append("  --flagfile=FILE    Flags from a file, one a line.")
     return "\n".join(lines)

@@ -17,14 +17,16 @@ from tpgdiff_jax.benchmark.worker import System
 from tpgdiff_jax.checkpoints import assemble
 from tpgdiff_jax.commands.ending import INTERRUPTED
 from tpgdiff_jax.commands.flags import default_workdir, parse_strengths
-from tpgdiff_jax.commands.mode_flags import MODES, SAMPLING, program_of
+from tpgdiff_jax.commands.mode_flags import MODES, SAMPLING, chosen_program
 from tpgdiff_jax.commands.processes import check_devices
+from tpgdiff_jax.commands.together import ending_together
 from tpgdiff_jax.data.prepare import paired_set as prepared
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
-from tpgdiff_jax.distributed import sharding
+from tpgdiff_jax.distributed import peers, sharding
 from tpgdiff_jax.inference import job, plan
+from tpgdiff_jax.inference.log import log_name
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.precision import use_precision
@@ -46,25 +48,37 @@ def run(config: ConfigDict, flags: FlagValues) -> None:
       config: the checked configuration.
       flags: of `mode_flags.define_flags`, parsed and checked.
     """
-    given = [name for name in ("checkpoint", "predictions") if flags[name].value]
-    program = program_of(flags.mode, given)
-    workdir = pathlib.Path(".")
+    with ending_together(folder_of(flags)):
+        _run(chosen_program(flags), config, flags)
+
+
+def folder_of(flags: FlagValues) -> pathlib.Path:
+    """Return the folder that all processes of a program write to."""
+    program = chosen_program(flags)
+    if program == "restore":
+        return pathlib.Path(flags.output or RESTORED)
+    if program == "benchmark" and flags.output:
+        return pathlib.Path(flags.output)
     if "workdir" in MODES[program].reads:
-        workdir = pathlib.Path(flags.workdir or default_workdir(sys.argv))
+        return pathlib.Path(flags.workdir or default_workdir(sys.argv))
+    return pathlib.Path(".")
+
+
+def _run(program: str, config: ConfigDict, flags: FlagValues) -> None:
+    folder = folder_of(flags)
     if program not in ("prepare", "convert", "benchmark"):  # a benchmark sets threads before
         check_devices()
     match program:
         case "train":
-            train(config, workdir)
+            train(config, folder)
         case "eval":
-            eval_(config, workdir)
+            eval_(config, folder)
         case "benchmark":
-            folder = pathlib.Path(flags.output or workdir)
-            benchmark(config, flags.checkpoint, flags.predictions, folder)
+            benchmark(config, flags, folder)
         case "restore":
             restore(flags, {name: flags[name].value for name in SAMPLING})
         case "export":
-            export(config, workdir, flags.output, flags.weights_dtype)
+            export(config, folder, flags.output, flags.weights_dtype)
         case "prepare":
             prepare(config, flags.input, flags.output, flags.preview)
         case "convert":
@@ -75,7 +89,9 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Train (or continue) the run in `workdir`, then restore photos it has not trained on."""
     if experiment.train(config, workdir):
         return
-    print(f"Stopped before its end; the same command continues the run in {workdir}.", flush=True)
+    if peers.is_first():
+        text = f"Stopped before its end; the same command continues the run in {workdir}."
+        print(text, flush=True)
     if preemption.was_interrupted():
         sys.exit(INTERRUPTED)
 
@@ -90,12 +106,19 @@ def eval_(config: ConfigDict, workdir: pathlib.Path) -> None:
     experiment.score(stage, workdir, source, params, frozen, mesh)
 
 
-def benchmark(
-    config: ConfigDict, checkpoint: str | None, predictions: str | None, folder: pathlib.Path
-) -> None:
-    """Score published weights, or somebody's outputs, on every test set; write the report."""
+def benchmark(config: ConfigDict, flags: FlagValues, folder: pathlib.Path) -> None:
+    """Score published weights, or somebody's outputs, on every test set; write the report.
+
+    Args:
+      config: reads `benchmark` and `mesh`.
+      flags: `checkpoint` or `predictions`, `share`, `merge`.
+      folder: of the job.
+    """
+    checkpoint, predictions = flags.checkpoint, flags.predictions
     if checkpoint and predictions:
         raise UserError("--checkpoint and --predictions exclude each other; give one.")
+    if flags.share and flags.merge:
+        raise UserError("--share scores, and --merge writes the report afterwards; give one.")
     settings = read_settings(config)
     if settings.exact:
         fix_cpu_threads()
@@ -118,7 +141,15 @@ def benchmark(
         predictions=pathlib.Path(predictions) if predictions else None,
         weights=weights,
         title=pathlib.Path(checkpoint or predictions).stem,
+        share=flags.share,
+        merge=flags.merge,
     )
+    if flags.share:
+        index, count = flags.share
+        print(
+            f"Share {index} of {count} is scored. Once all are, the same command with --merge in "
+            f"the place of --share writes the report: {folder.absolute()}"
+        )
     if summary is not None:
         print(f"\n{short_table(summary)}\n\nReport: {(folder / 'report.html').absolute()}")
 
@@ -138,10 +169,8 @@ def restore(flags: FlagValues, options: dict[str, Any]) -> None:
     sampling = Sampling(**options | {"guidance": parse_strengths(options["guidance"])})
     every_task = plan.plan(flags.input, output, flags.format)
     plan.check_output(output)
-    index, count = jax.process_index(), jax.process_count()
-    if count > 1:
-        # Nothing is shared from here on, so the first to finish must not end the others.
-        jax.distributed.shutdown()
+    index, count = flags.share or (jax.process_index(), jax.process_count())
+    peers.part()  # nothing is shared from here on: the first to finish must not end the others
     devices = jax.local_devices()
     mesh = None
     if len(devices) > 1:
@@ -158,9 +187,10 @@ def restore(flags: FlagValues, options: dict[str, Any]) -> None:
         sampling=restorer.checked(sampling),
         batch_size=flags.batch_size,
         side_by_side=flags.side_by_side,
-        log_name=f"restored_{index}.jsonl" if count > 1 else job.LOG_NAME,
+        log_name=log_name(index if count > 1 else None),
     )
-    whose = f"process {index} of {count}, {len(tasks)} of {len(every_task)} files: "
+    part = "share" if flags.share else "process"
+    whose = f"{part} {index} of {count}, {len(tasks)} of {len(every_task)} files: "
     said = (whose if count > 1 else "") + job.describe(summary, output)
     print(printable(said, sys.stdout.encoding), flush=True)
     if summary.failed or summary.stopped:

@@ -22,6 +22,7 @@ _INSTEAD = {
         "weights_dtype": "--config.model.dtype=TYPE says in which type to compute",
     },
     "eval": {
+        "share": "with --checkpoint=RUN, benchmarks score a run's weights in shares",
         "input": "--config.data.eval_folder=FOLDER names the photos",
         "output": "--workdir=RUN names the folder; --output goes with --checkpoint, --predictions",
         "steps": "--config.eval.steps=N says how many network calls an image takes",

@@ -8,11 +8,17 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from tpgdiff_jax import config as configuration
+from tpgdiff_jax.commands.mode_flags import SHARE
 from tpgdiff_jax.reporting.errors import UserError
 
 # Kind of value -> what it is called.
 _CALLED = {bool: "True or False", int: "a whole number", float: "a number"}
-_EXAMPLES = {"int": (int, "100"), "float": (float, "0.5"), "bool": (bool, "True")}
+_EXAMPLES = {
+    "int": (int, "100"),
+    "float": (float, "0.5"),
+    "bool": (bool, "True"),
+    SHARE: (None, "0/8"),
+}
 
 
 def value_error(name: str, text: str | None, config: ConfigDict | None) -> UserError:

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tpgdiff_jax.distributed.rules import DEFAULT_RULES, Rule, check_rules, full_rule
+from tpgdiff_jax.distributed.slices import arranged
 from tpgdiff_jax.reporting.errors import UserError
 
 AXES = ("data", "fsdp", "tensor", "spatial")
@@ -31,7 +31,8 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
       a mesh with automatic axes.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices; shows the arithmetic.
+      UserError: the sizes do not multiply to the number of devices (shows the arithmetic), or
+        `data` does not divide among the TPU slices.
     """
     devices = jax.devices() if devices is None else devices
     shape = [int(sizes[axis]) for axis in AXES]
@@ -53,7 +54,7 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
             "sizes must multiply to that number (-1 takes the rest)."
         )
     types = (AxisType.Auto,) * len(AXES)
-    return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=types)
+    return Mesh(arranged(devices, shape), AXES, axis_types=types)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

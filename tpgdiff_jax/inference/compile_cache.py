@@ -21,11 +21,15 @@ def default_folder() -> pathlib.Path:
     return pathlib.Path(base) / "tpgdiff_jax" / "compiled"
 
 
-def keep_compiled_programs() -> pathlib.Path | None:
+def keep_compiled_programs(shared: pathlib.Path | None = None) -> pathlib.Path | None:
     """Let JAX store what it compiles from now on; for the whole process, all programs.
 
     A folder that JAX was told to use before (JAX_COMPILATION_CACHE_DIR) stays in use, and
     JAX_ENABLE_COMPILATION_CACHE=false stays off.
+
+    Args:
+      shared: of several processes: a folder that all of them see.  Process 0 alone writes what it
+        has compiled, and the others can read it there only.  It is made when it is needed.
 
     Returns:
       the folder; None where it cannot be written, and nothing is kept then.
@@ -34,13 +38,14 @@ def keep_compiled_programs() -> pathlib.Path | None:
         return None
     if jax.config.jax_compilation_cache_dir:
         return pathlib.Path(jax.config.jax_compilation_cache_dir)
-    folder = default_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None  # a home that is read-only costs time, not results
-    if not os.access(folder, os.W_OK):
-        return None
+    folder = default_folder() if shared is None else shared
+    if shared is None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return None  # a home that is read-only costs time, not results
+        if not os.access(folder, os.W_OK):
+            return None
     jax.config.update("jax_compilation_cache_max_size", _MAX_BYTES)
     if _MIN_SECONDS_SETTING.upper() not in os.environ:
         jax.config.update(_MIN_SECONDS_SETTING, _MIN_SECONDS)

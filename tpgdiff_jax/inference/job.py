@@ -19,7 +19,7 @@ from tpgdiff_jax.data.pictures.writing import for_format
 from tpgdiff_jax.inference.engine import Outcome, WriteBehind, reason
 from tpgdiff_jax.inference.files import write_picture
 from tpgdiff_jax.inference.input_images import InputImage, Restored, as_input
-from tpgdiff_jax.inference.log import made_otherwise
+from tpgdiff_jax.inference.log import LOG_NAME, made_otherwise
 from tpgdiff_jax.inference.plan import Task
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.inference.sampling import Sampling
@@ -28,7 +28,6 @@ from tpgdiff_jax.reporting.files import printable
 from tpgdiff_jax.reporting.json_lines import JsonLines
 from tpgdiff_jax.reporting.progress import Progress
 
-LOG_NAME = "restored.jsonl"
 # Not this file is at fault but the folder or the disk: every other file would fail, too.
 _FOLDER_AT_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 _LOG_AT_FAULT = (*_FOLDER_AT_FAULT, errno.EFBIG)
@@ -99,7 +98,7 @@ def run(
     settings = {**sampling.as_logged(), "weights": restorer.fingerprint}
     present = {str(task.target) for task in tasks} - {str(task.target) for task in waiting}
     summary = Summary(
-        present=len(present), other_settings=made_otherwise(output / log_name, present, settings)
+        present=len(present), other_settings=made_otherwise(output, present, settings)
     )
     chunks = list(_chunks(restorer, waiting, batch_size, sampling, summary))
 

@@ -11,6 +11,7 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
+from tpgdiff_jax.distributed import peers
 from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
 from tpgdiff_jax.runs import step_folder
 from tpgdiff_jax.runs.keeping import NewestAndBest, QuietManager, best, item_handlers
@@ -33,7 +34,7 @@ class RunCheckpoints:
     are renamed to `<step>.corrupt` when this run saves for the first time.
 
     In a run of several processes all of them make the same calls.  If only one of them cannot
-    write, the others learn it when orbax stops waiting for it (20 minutes).
+    write, `distributed.peers` ends the others; orbax alone would wait 20 minutes for it.
     """
 
     def __init__(
@@ -78,6 +79,8 @@ class RunCheckpoints:
         return self
 
     def __exit__(self, error_type, error, traceback) -> None:
+        if error is not None:
+            peers.fail(error)  # before the waits for all processes below
         if self._preemption is not None:
             self._preemption.__exit__(None, None, None)
         try:

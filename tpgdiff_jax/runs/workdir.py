@@ -40,7 +40,7 @@ def prepare_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
         return
     # Another process of this run may have listed bad files already; the quickstart restores photos
     # before it trains.
-    ours = (".", "skipped_", "first_restoration.")
+    ours = (".", "skipped_", "first_restoration.", "crash_process_")
     strangers = sorted(p.name for p in workdir.iterdir() if not p.name.startswith(ours))
     if strangers:
         raise UserError(

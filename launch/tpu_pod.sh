@@ -1,0 +1,175 @@
+#!/usr/bin/env bash
+# Run a command of tpgdiff_jax on every host of a TPU slice; make the slice, and start again after a
+# spot slice was taken away, until the run is done.
+#
+#   bash launch/tpu_pod.sh --name=NAME --zone=ZONE --type=v5litepod-16 -- FLAGS...
+#
+# FLAGS are those of tpgdiff_jax.main; --workdir and data must be where all hosts see them.  What is
+# committed in this clone is copied.  Needs gcloud, logged in.
+#
+#   --name=NAME       of the slice and of its queued resource; one that is there is used again
+#   --zone=ZONE       where, e.g. europe-west4-b
+#   --type=TYPE       accelerator type, e.g. v5litepod-16, v4-32, v6e-16
+#   --version=V       runtime version of its VMs [the one for the type]
+#   --spot            take a spot slice, which may be taken away
+#   --tries=N         start N times at most [100]
+#   --logs=FOLDER     where the hosts' logs are collected [logs/NAME]
+#   --delete          delete the slice at the end; else it goes on, and costs
+#   --dry-run         print every command instead, for a first start that goes well
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/environment.sh
+
+name='' zone='' type='' version='' spot=no tries=100 logs='' delete=no dry=no
+while (($#)); do
+    case $1 in
+        --name=?*) name=${1#*=} ;;
+        --zone=?*) zone=${1#*=} ;;
+        --type=?*) type=${1#*=} ;;
+        --version=?*) version=${1#*=} ;;
+        --tries=?*) tries=${1#*=} ;;
+        --logs=?*) logs=${1#*=} ;;
+        --spot) spot=yes ;;
+        --delete) delete=yes ;;
+        --dry-run) dry=yes ;;
+        --) shift; break ;;
+        *) fail "$1 is no flag of this script; flags of the program follow after --." ;;
+    esac
+    shift
+done
+for value in "$name" "$zone" "$type"; do
+    [ -n "$value" ] || fail "--name, --zone and --type are needed."
+done
+(($#)) || fail "no flags of the program; write them after --, e.g. -- --config=configs/tpgdiff_5d.py"
+case $tries in '' | *[!0-9]*) fail "--tries=$tries: expected a whole number." ;; esac
+case $type in
+    v5litepod-*) version=${version:-v2-alpha-tpuv5-lite} ;;
+    v5p-*) version=${version:-v2-alpha-tpuv5} ;;
+    v6e-*) version=${version:-v2-alpha-tpuv6e} ;;
+    *) version=${version:-tpu-ubuntu2204-base} ;;
+esac
+logs=${logs:-logs/$name}
+PAUSE=${TPGDIFF_PAUSE:-30}    # seconds between two looks
+
+# Run a command; a dry run prints it.
+run() {
+    if [ "$dry" = yes ]; then
+        local words
+        printf -v words ' %q' "$@"
+        printf '%s\n' "${words# }"
+    else
+        "$@"
+    fi
+}
+
+tpus=(gcloud compute tpus)
+here=("--zone=$zone" --quiet)
+
+state_of_slice() {
+    "${tpus[@]}" queued-resources describe "$name" "${here[@]}" \
+        --format='value(state.state)' 2>/dev/null || printf 'ABSENT'
+}
+
+create_slice() {
+    local kind=()
+    [ "$spot" = no ] || kind=(--spot)
+    run "${tpus[@]}" queued-resources create "$name" "--node-id=$name" "${here[@]}" \
+        "--accelerator-type=$type" "--runtime-version=$version" "${kind[@]}"
+}
+
+delete_slice() {
+    run "${tpus[@]}" queued-resources delete "$name" "${here[@]}" --force
+}
+
+# Make the slice, or wait until the one that is there can be used.
+need_slice() {
+    if [ "$dry" = yes ]; then
+        create_slice
+        return
+    fi
+    local state said=''
+    while true; do
+        state=$(state_of_slice)
+        [ "$state" = "$said" ] || say "The slice $name is $state."
+        said=$state
+        case $state in
+            ACTIVE) return ;;
+            ABSENT) create_slice ;;
+            FAILED | SUSPENDED) delete_slice ;;    # taken away; its name is free after that
+        esac
+        sleep "$PAUSE"
+    done
+}
+
+# Run a command on every host of the slice, side by side.
+on_hosts() {
+    run "${tpus[@]}" tpu-vm ssh "$name" "${here[@]}" --worker=all "$@"
+}
+
+# The runtime images come with Python 3.10, which is too old.
+install() {
+    # The first connection makes SSH keys, host by host; side by side they would hinder each other.
+    on_hosts --batch-size=1 --command=true &&
+        run git archive --format=tar.gz --output=/tmp/tpgdiff_jax.tar.gz HEAD &&
+        run "${tpus[@]}" tpu-vm scp /tmp/tpgdiff_jax.tar.gz "$name:" "${here[@]}" --worker=all &&
+        on_hosts "--command=mkdir -p tpgdiff_jax && tar -xzf tpgdiff_jax.tar.gz -C tpgdiff_jax &&\
+ (command -v python3.11 > /dev/null || sudo apt-get -qq install -y python3.11 python3.11-venv) &&\
+ cd tpgdiff_jax && (test -x .venv/bin/python || python3.11 -m venv .venv) &&\
+ .venv/bin/pip install --quiet --editable . 'jax[tpu]'"
+}
+
+# Start the program on all hosts, so that it goes on when a connection ends.
+start() {
+    local words
+    printf -v words ' %q' "$@"
+    on_hosts "--command=cd tpgdiff_jax && rm -f ../code && source launch/env/tpu.sh &&\
+ (nohup sh -c '.venv/bin/python -u -m tpgdiff_jax.main \"\$@\"; echo \$? > ../code' sh$words\
+ > ../log 2>&1 < /dev/null &)"
+}
+
+ask_for_codes() {
+    on_hosts '--command=test -f code && cat code || echo works'
+}
+
+# Print the exit codes of all hosts, as one word, or nothing while any of them works.
+codes() {
+    ask_for_codes 2>/dev/null | grep -E '^[0-9]+$|^works$' |
+        sort -u | paste -sd, | grep -v works || true
+}
+
+collect_logs() {
+    run mkdir -p "$logs"
+    on_hosts "--output-directory=$logs" '--command=cat log' ||
+        say "The logs could not be collected; the slice may be gone."
+}
+
+for ((try = 1; try <= tries; try++)); do
+    need_slice
+    if install && start "$@"; then
+        found=''
+        while [ "$dry" = no ] && [ "$(state_of_slice)" = ACTIVE ]; do
+            found=$(codes)
+            [ -z "$found" ] || break
+            sleep "$PAUSE"
+        done
+        if [ "$dry" = yes ]; then
+            ask_for_codes
+            found=0
+        fi
+        collect_logs
+        if [ "$found" = 0 ] && ! grep -qs 'Stopped before its end' "$logs"/*; then
+            [ "$delete" = no ] || delete_slice
+            say "Done; the hosts' logs are in $logs."
+            exit 0
+        fi
+        # 2: a mistake that a new start would not mend; 3: another host's.
+        case ",$found," in
+            *,2,*) fail "the program was refused; see $logs." ;;
+        esac
+        say "Try $try ended with '${found:-the slice taken away}'."
+    else
+        say "Try $try could not be started."
+    fi
+    sleep "$PAUSE"
+done
+fail "not done after $tries tries; see $logs."

@@ -1,0 +1,52 @@
+"""Say in a sentence that process 0 is gone, where JAX would only abort with a dump of its stack.
+
+Process 0 holds the service of `jax.distributed`.  Once it is gone, JAX (0.10.2) aborts in C++,
+where neither Python's exceptions nor its signal handlers are asked.  So the C library is given a
+handler of SIGABRT that looks whether process 0 still answers, and leaves other aborts alone.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+
+from tpgdiff_jax.reporting.leaving import leave_now
+
+_Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
+_PATIENCE = 5  # seconds for process 0's host to answer
+_kept: list[object] = []  # what the C library points to must stay
+
+
+def speak_when_first_is_lost(address: str, sentence: str, code: int) -> None:
+    """Print a sentence and leave, where JAX aborts because process 0 does not answer any more.
+
+    Args:
+      address: HOST:PORT of its service.
+      sentence: what is printed.
+      code: the exit code then.
+    """
+    if os.name != "posix":
+        return
+    libc = ctypes.CDLL(None)
+    libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
+    before: list[int | None] = []
+
+    def aborted(number: int) -> None:
+        if not _answers(address):
+            os.write(2, f"\n{sentence}\n".encode(errors="backslashreplace"))
+            leave_now(code)
+        if before[0]:  # of faulthandler, which prints what the threads did; 0 is the default
+            _Handler(before[0])(number)
+
+    handler = _Handler(aborted)
+    _kept.append(handler)
+    before.append(libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p)))
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+    except OSError:
+        return False
+    return True
