@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from tpgdiff_jax.training import train
+from tpgdiff_jax.training import program, train
 
 
 class Checkpoints:
@@ -68,7 +68,7 @@ def loop(tiny_config, tmp_path, monkeypatch):
     config.optim.steps, config.checkpoint.every_steps, config.log.every_steps = 6, 4, 2
     config.eval.every_steps = 3
     quiet = {
-        "_step_program": lambda run: lambda state, *_: (state + 1, state + 1),
+        "step_program": lambda *_: lambda state, *_: (state + 1, state + 1),
         "_compiled": lambda step_fn, *_: (step_fn, train.StepClock()),
         "_base_key": lambda run: None,
         "to_global": lambda batch, *_, **__: batch,
@@ -94,7 +94,7 @@ def loop(tiny_config, tmp_path, monkeypatch):
             Report(said),
             validate if validates else None,
         )
-        shapes = train._batch_shapes(config)
+        shapes = program.batch_shapes(config)
         batch = {name: np.zeros(shape.shape) for name, shape in shapes.items()}
         batches = iter([batch] * 100)
         return train._loop(parts, start, start, batches), said
@@ -165,14 +165,14 @@ def test_a_finished_run_takes_no_step(loop):
 
 def test_labels_are_numbers_or_one_per_degradation(tiny_config):
     def label():
-        return train._batch_shapes(tiny_config)["label"]
+        return program.batch_shapes(tiny_config)["label"]
 
     assert (label().shape, label().dtype) == ((8,), np.int32)
     tiny_config.data.max_mixed = 2
     assert (label().shape, label().dtype) == ((8, 2), np.float32)
     tiny_config.data.update({"max_mixed": 1, "clean_share": 0.1})
     assert label().shape == (8, 2)
-    image = train._batch_shapes(tiny_config)["lq"]
+    image = program.batch_shapes(tiny_config)["lq"]
     assert (image.shape, image.dtype) == ((8, 16, 16, 3), np.uint8)
 
 

@@ -15,7 +15,7 @@ from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.distributed import sharding
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.training import validate
-from tpgdiff_jax.training.validate import Result, TestPair, _restore_and_score, evaluate
+from tpgdiff_jax.training.validate import Result, TestPair, evaluate, restore_and_score
 from tpgdiff_jax.training.validation_report import Report
 
 
@@ -32,9 +32,9 @@ def config(tiny_system, tiny_config):
 def test_a_mesh_gives_the_scores_of_one_device(tiny_system, config, photo_folder, tmp_path):
     photos = PhotoFolder(photo_folder)
     alone = list(evaluate(tiny_system.variables, config, photos))
-    programs = _restore_and_score._cache_size()
+    programs = restore_and_score._cache_size()
     again = list(evaluate(tiny_system.variables, copy.deepcopy(config), photos))
-    assert _restore_and_score._cache_size() == programs  # validations of a run share a program
+    assert restore_and_score._cache_size() == programs  # validations of a run share a program
     assert [r.psnr for r in again] == [r.psnr for r in alone]
     sizes = {"data": 2, "fsdp": 2, "tensor": 2, "spatial": 1}
     mesh = sharding.make_mesh(sizes)
@@ -103,7 +103,7 @@ def test_only_a_few_pairs_are_in_memory(tiny_system, config, photo_folder, monke
 def test_a_batch_that_does_not_fit_is_halved_an_image_that_does_not_is_named(
     tiny_system, config, photo_folder, monkeypatch
 ):
-    photos, real, rows = PhotoFolder(photo_folder), validate._restore_and_score, []
+    photos, real, rows = PhotoFolder(photo_folder), validate.restore_and_score, []
     expected = list(evaluate(tiny_system.variables, config, photos))
 
     def small(most):
@@ -115,12 +115,12 @@ def test_a_batch_that_does_not_fit_is_halved_an_image_that_does_not_is_named(
 
         return restore
 
-    monkeypatch.setattr(validate, "_restore_and_score", small(1))
+    monkeypatch.setattr(validate, "restore_and_score", small(1))
     found = list(evaluate(tiny_system.variables, config, photos))
     assert set(rows) == {4, 2, 1}
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one.restored.astype(int), other.restored, atol=1)
-    monkeypatch.setattr(validate, "_restore_and_score", small(0))
+    monkeypatch.setattr(validate, "restore_and_score", small(0))
     words = r"0\.png: needs more memory than the device has; lower config\.eval\.crop_size"
     with pytest.raises(UserError, match=words):
         list(evaluate(tiny_system.variables, config, photos))

@@ -89,6 +89,12 @@ MODES = {
         "Convert weights: PyTorch files to one published file, or back.",
         ("config", "input", "output", "to", "weights_dtype"),
     ),
+    "plan": Mode(
+        "--mode=plan",
+        "Compile what --config would run on TPU pods, without one: memory, traffic, hours.",
+        ("config", "topology", "mesh", "what", "by", "remedies", "output"),
+        kept="Nothing was written; what was compiled so far is printed above.",
+    ),
 }
 TYPED_MODES = tuple(name for name in MODES if name != "benchmark")
 WITHOUT_CONFIG = ("restore", "convert")  # weights bring their own settings
@@ -129,6 +135,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("compile_cache", True, "Keep compiled programs for the next run.")
     _define_files()
     _define_sampling()
+    _define_plan()
     flags.DEFINE_integer("batch_size", 4, "Images a device restores together, at most.", 1)
     flags.DEFINE_integer("spatial", 1, "Devices that share the rows of each image.", 1)
     words = "Do part I of N alone, such as one task of an array job; parts may run again."
@@ -142,6 +149,17 @@ def define_flags() -> None:
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if JAX cannot find it.")
     flags.DEFINE_integer("num_processes", None, "Number of processes; with --coordinator.", 1)
     flags.DEFINE_integer("process_id", None, "Number of this process; with --coordinator.", 0)
+
+
+def _define_plan() -> None:
+    flags.DEFINE_multi_string("topology", [], "Chips, e.g. v5e:4x4 or h100:8.  May be repeated.")
+    words = "Devices along data x fsdp x tensor x spatial, e.g. 16x1x1x1, if not config.mesh."
+    flags.DEFINE_multi_string("mesh", [], f"{words}  May be repeated.")
+    whats = ["train", "sample", "evaluate"]
+    flags.DEFINE_multi_enum("what", ["train"], whats, "Which program.  May be repeated.")
+    flags.DEFINE_enum("by", None, ["operation"], "Also print what moves the most bytes.")
+    words = "Where a program does not fit, compile what might make it fit."
+    flags.DEFINE_bool("remedies", True, words)
 
 
 def _define_files() -> None:

@@ -29,6 +29,9 @@ from tpgdiff_jax.inference import job, plan
 from tpgdiff_jax.inference.log import log_name
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.inference.sampling import Sampling
+from tpgdiff_jax.planning import plan as pods
+from tpgdiff_jax.planning import report as planning_report
+from tpgdiff_jax.planning.chips import known_topologies
 from tpgdiff_jax.precision import use_precision
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
@@ -39,6 +42,8 @@ from tpgdiff_jax.training.state import averaged
 
 # Where --mode=restore writes without --output; it says so at its end.
 RESTORED = "restored"
+# Where --mode=plan writes without --output; it says so at its end.
+PLAN = "plan.json"
 
 
 def run(config: ConfigDict, flags: FlagValues) -> None:
@@ -66,7 +71,8 @@ def folder_of(flags: FlagValues) -> pathlib.Path:
 
 def _run(program: str, config: ConfigDict, flags: FlagValues) -> None:
     folder = folder_of(flags)
-    if program not in ("prepare", "convert", "benchmark"):  # a benchmark sets threads before
+    # A benchmark sets threads before; the others need no device.
+    if program not in ("prepare", "convert", "benchmark", "plan"):
         check_devices()
     match program:
         case "train":
@@ -83,6 +89,8 @@ def _run(program: str, config: ConfigDict, flags: FlagValues) -> None:
             prepare(config, flags.input, flags.output, flags.preview)
         case "convert":
             convert(config, flags.input, flags.output, flags.to, flags.weights_dtype)
+        case "plan":
+            plan_(config, flags)
 
 
 def train(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -245,3 +253,28 @@ def convert(
     print(assemble.table(rows))
     print("missing 0, unexpected 0, misshapen 0", *remarks, sep="\n")
     print(f"Written: {pathlib.Path(output).absolute()}, described in the .json beside it.")
+
+
+def plan_(config: ConfigDict, flags: FlagValues) -> None:
+    """Compile what a configuration would run on pods; print and write what that needs.
+
+    Args:
+      config: the checked configuration.
+      flags: `topology`, `mesh`, `what`, `by`, `remedies` and `output`.
+    """
+    if not flags.topology:
+        raise UserError(f"--mode=plan needs --topology; known are {known_topologies()}.")
+    records = []
+    options = {"remedy": flags.remedies}
+    for record in pods.plan(config, flags.topology, flags.what, flags.mesh, **options):
+        records.append(record)
+        print(f"\n{planning_report.table([record])}", flush=True)
+        if record.get("messages"):
+            print(f"\n{planning_report.message_table(record)}", flush=True)
+        if flags.by == "operation" and "movers" in record:
+            print(f"\n{planning_report.mover_table(record)}", flush=True)
+    if len(records) > 1:
+        print(f"\n{planning_report.table(records)}")
+    output = pathlib.Path(flags.output or PLAN)
+    planning_report.write(output, records)
+    print(f"\nWritten: {output.absolute()}")

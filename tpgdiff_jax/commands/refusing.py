@@ -58,6 +58,13 @@ _INSTEAD = {
         "checkpoint": "--input=FILE names the weights",
         "workdir": "--output=FILE names where to write",
     },
+    "plan": {
+        "batch_size": "--config.data.batch_size=N and --config.eval.batch_size=N say how many",
+        "spatial": "--mesh=DATAxFSDPxTENSORxSPATIAL names the devices along each axis",
+        "steps": "--config.optim.steps=N, --config.eval.steps=N say how many",
+        "workdir": "--output=FILE names where to write",
+        "checkpoint": "shapes suffice, no weights are read",
+    },
 }
 # Program -> a key it does not read -> what to set instead.
 _INSTEAD_OF_KEYS = {

@@ -1,7 +1,11 @@
 """Attention over pixels whose cost is linear in their number (Shen et al., arXiv 1812.01243).
 
 Keys and values are summed up to one small matrix, which every query then reads; large images do
-both block by block.
+both block by block.  What is linear in the pixels is multiplied with the small matrix instead:
+
+    K^T V = (K^T X) W_v,    (Q C) W_out = Q (C W_out),
+
+so neither values nor the heads' answers ever exist for all pixels.
 """
 
 import functools
@@ -14,6 +18,7 @@ import jax.numpy as jnp
 from tpgdiff_jax.backbones.convolution import Dense
 from tpgdiff_jax.backbones.typed import TypedModule
 from tpgdiff_jax.models.layers import PixelNorm
+from tpgdiff_jax.precision import EXACT
 
 
 class LinearAttention(TypedModule):
@@ -41,64 +46,78 @@ class LinearAttention(TypedModule):
         qkv = Dense(3 * hidden, use_bias=False, name="qkv", **self.dtypes)
         out = Dense(channels, name="out", **self.dtypes)
         norm = PixelNorm(zero_init=self.zero_init, name="norm", **self.dtypes)
-        if self.is_initializing() or height * width <= _MAX_PIXELS:
-            q, k, v = jnp.split(qkv(x).reshape(batch, -1, 3 * hidden), 3, axis=-1)
-            answer = linear_attention(q, k, v, self.heads)
-            return norm(out(answer.reshape(batch, height, width, hidden)))
+        if self.is_initializing():
+            return norm(out(jnp.split(qkv(x), 3, axis=-1)[0]))
         # Loops may not call bound modules; these are the same layers as functions of parameters.
         params = self.variables["params"]
         matrix = Dense(hidden, use_bias=False, parent=None, **self.dtypes)
+        to_q, to_k, to_v = jnp.split(params["qkv"]["kernel"], 3, axis=1)
         projections = [
             functools.partial(matrix.apply, {"params": {"kernel": kernel}})
-            for kernel in jnp.split(params["qkv"]["kernel"], 3, axis=1)
+            for kernel in (to_q, to_k)
         ]
+        small = (to_v, params["out"]["kernel"])
+        unbound = norm.clone(parent=None, name=None)
 
         def finish(answer):
-            answer = out.clone(parent=None, name=None).apply({"params": params["out"]}, answer)
-            return norm.clone(parent=None, name=None).apply({"params": params["norm"]}, answer)
+            answer = answer + params["out"]["bias"].astype(answer.dtype)
+            return unbound.apply({"params": params["norm"]}, answer)
 
-        return linear_attention_in_turns(x, projections, finish, self.heads)
+        if height * width > _MAX_PIXELS:
+            return linear_attention_in_turns(x, projections, small, finish, self.heads)
+        pixels = x.reshape(batch, -1, channels)
+        return finish(linear_attention(pixels, projections, small, self.heads)).reshape(x.shape)
 
 
 # Pixels of an image whose queries, keys and values are held at once: 128 MiB each at 128 channels.
 _MAX_PIXELS = 2**18
 
 
-def linear_attention(q: jax.Array, k: jax.Array, v: jax.Array, heads: int) -> jax.Array:
-    """Return softmax_features(q) d^-1/2 [softmax_pixels(k)^T v / N] for each head.
+Projection = Callable[[jax.Array], jax.Array]
+Small = tuple[jax.Array, jax.Array]
+
+
+def linear_attention(
+    x: jax.Array, projections: Sequence[Projection], small: Small, heads: int
+) -> jax.Array:
+    """Return (softmax_features(q) d^-1/2 [softmax_pixels(k)^T v / N]) W_out, head by head.
 
     Args:
-      q, k, v: [B, N, heads * d], heads in contiguous groups of d channels.
+      x: pixels [B, N, C].
+      projections: of pixels to queries and keys [B, N, heads * d], heads in contiguous groups.
+      small: W_v [C, heads * d] and W_out [heads * d, C'].
       heads: number of heads.
 
     Returns:
-      [B, N, heads * d] in q's dtype; softmax statistics and the context are float32.
+      [B, N, C'] in x's dtype; softmax statistics and the small matrices are float32.
     """
-    return _answer(q, _context(_summarise(k, v), q.shape[1], heads), heads)
+    to_q, to_k = projections
+    context = _context(_summarise(to_k(x), x), small, x.shape[1], heads)
+    return _answer(to_q(x), context, heads)
 
 
 def linear_attention_in_turns(
     x: jax.Array,
-    projections: Sequence[Callable[[jax.Array], jax.Array]],
-    finish: Callable[[jax.Array], jax.Array],
+    projections: Sequence[Projection],
+    small: Small,
+    finish: Projection,
     heads: int,
 ) -> jax.Array:
-    """Attend over a large image without ever holding all its queries, keys or values.
+    """Attend over a large image without ever holding all its queries or keys.
 
-    One pass over blocks of columns sums up keys and values, a second one answers the queries.
-    Columns, since rows may be split over devices.
+    One pass over blocks of columns sums up the keys, a second one answers the queries.  Columns,
+    since rows may be split over devices.
 
     Args:
       x: [B, H, W, C].
-      projections: of pixels [B, N, C] to queries, keys and values [B, N, heads * d].
-      finish: applied to the attention's result at each pixel, [B, N, heads * d] -> [B, N, C].
-      heads: number of heads.
+      projections, small, heads: as in `linear_attention`.
+      finish: applied to the attention's result at each pixel, [B, N, C] -> [B, N, C].
 
     Returns:
       `finish(linear_attention(...))` as [B, H, W, C], the same but for rounding.
     """
     batch, height, width, channels = x.shape
-    to_q, to_k, to_v = projections
+    to_q, to_k = projections
     least = -(-width // max(1, _MAX_PIXELS // height))
     turns = next(n for n in range(least, width + 1) if width % n == 0)
     columns = width // turns
@@ -108,7 +127,7 @@ def linear_attention_in_turns(
         return part.reshape(batch, -1, channels)
 
     def summarise(turn):
-        return _summarise(to_k(block(turn)), to_v(block(turn)))
+        return _summarise(to_k(block(turn)), block(turn))
 
     # Recomputed in the backward pass, which would otherwise keep what all turns hold.
     @jax.checkpoint
@@ -121,16 +140,16 @@ def linear_attention_in_turns(
         return part.reshape(batch, height, columns, channels)
 
     summary, _ = jax.lax.scan(add, summarise(0), jnp.arange(1, turns))
-    context = _context(summary, height * width, heads)
+    context = _context(summary, small, height * width, heads)
     return jnp.moveaxis(jax.lax.map(answer, jnp.arange(turns)), 0, 2).reshape(x.shape)
 
 
-def _summarise(k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return max k [B, D], sum exp(k - max) [B, D] and exp(k - max)^T v [B, D, D], sums over N."""
-    top = jax.lax.stop_gradient(k.astype(jnp.float32).max(axis=1))
+def _summarise(k: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return max k [B, D], sum exp(k - max) [B, D] and exp(k - max)^T x [B, D, C], sums over N."""
+    top = jax.lax.stop_gradient(k.max(axis=1).astype(jnp.float32))
     weights = jnp.exp(k.astype(jnp.float32) - top[:, None])
     context = jnp.einsum(
-        "bnd,bne->bde", weights.astype(k.dtype), v, preferred_element_type=jnp.float32
+        "bnd,bnc->bdc", weights.astype(k.dtype), x, preferred_element_type=jnp.float32
     )
     return top, weights.sum(axis=1), context
 
@@ -143,19 +162,21 @@ def _merge(one, other):
     return top, total, one[2] * shrink[..., None] + other[2] * its[..., None]
 
 
-def _context(summary, pixels: int, heads: int) -> jax.Array:
-    """Return softmax_pixels(k)^T v / N [B, heads * d, heads * d], zero between heads."""
+def _context(summary, small: Small, pixels: int, heads: int) -> jax.Array:
+    """Return d^-1/2 [softmax_pixels(k)^T x W_v / N] W_out, [B, heads * d, C'], head by head."""
     _, total, context = summary
+    to_v, to_out = (kernel.astype(jnp.float32) for kernel in small)
     # softmax over pixels = exp(k - max) / sum.  The division is done here, where it is small.
     context = context / (total[:, :, None] * pixels)
+    context = jnp.einsum("bdc,ce->bde", context, to_v, precision=EXACT)
     head = jnp.arange(total.shape[-1]) // (total.shape[-1] // heads)
-    return jnp.where(head[:, None] == head[None, :], context, 0.0)
+    context = jnp.where(head[:, None] == head[None, :], context, 0.0)
+    context = context * (total.shape[-1] // heads) ** -0.5
+    return jnp.einsum("bde,ec->bdc", context, to_out, precision=EXACT)
 
 
 def _answer(q: jax.Array, context: jax.Array, heads: int) -> jax.Array:
-    # One product for all heads; the blocks of the context that mix two heads are zero.
     batch, pixels, hidden = q.shape
     q_heads = q.astype(jnp.float32).reshape(batch, pixels, heads, -1)
     q_soft = jax.nn.softmax(q_heads, axis=-1).reshape(batch, pixels, hidden)
-    q_soft = q_soft * (hidden // heads) ** -0.5
-    return jnp.einsum("bnd,bde->bne", q_soft.astype(q.dtype), context.astype(q.dtype))
+    return jnp.einsum("bnd,bdc->bnc", q_soft.astype(q.dtype), context.astype(q.dtype))

@@ -24,19 +24,24 @@ BEST_BY = {"priors": "score", "diffusion": "psnr"}
 
 
 def make_checked_mesh(config: ConfigDict) -> Mesh:
-    """Build the mesh of a configuration and check that batch and crops divide over it.
+    """Build the mesh of a configuration over all devices, and check it; see `check_mesh`."""
+    mesh = sharding.make_mesh(config.mesh)
+    check_mesh(config, mesh)
+    return mesh
+
+
+def check_mesh(config: ConfigDict, mesh: Mesh) -> None:
+    """Check that batch and crops of a configuration divide over a mesh.
 
     Raises:
       UserError: they do not; shows the arithmetic.
     """
-    mesh = sharding.make_mesh(config.mesh)
     batch, parts = config.data.batch_size, {"accumulate": config.optim.accumulate}
     if splits_rows(config):
         batches.check_batch(mesh, batch, config.data.crop_size, **parts)
         batches.check_rows(mesh, row_shrinking(config))
     else:
         batches.check_batch(mesh, batch, mesh.shape["spatial"], **parts, prefix="stage_one.")
-    return mesh
 
 
 def splits_rows(config: ConfigDict) -> bool:
@@ -108,12 +113,16 @@ def start_from(state: TrainState, weights: Any) -> TrainState:
     return state.replace(params=put(state.params), ema=put(state.ema), more_ema=more)
 
 
-def place_frozen(stage: Stage, mesh: Mesh) -> Any:
-    """Lay a stage's frozen weights out over the mesh, by the same rules as parameters."""
+def frozen_shardings(stage: Stage, mesh: Mesh) -> Any:
+    """Return how a stage's frozen weights lie on the mesh, by the same rules as parameters."""
     weights = {"frozen": stage.frozen}
     rules = stage.config.sharding
-    shardings = sharding.infer_shardings(weights, mesh, rules, warn_if_idle=False)
-    return jax.tree.map(batches.place, weights, shardings)["frozen"]
+    return sharding.infer_shardings(weights, mesh, rules, warn_if_idle=False)["frozen"]
+
+
+def place_frozen(stage: Stage, mesh: Mesh) -> Any:
+    """Lay a stage's frozen weights out over the mesh; see `frozen_shardings`."""
+    return jax.tree.map(batches.place, stage.frozen, frozen_shardings(stage, mesh))
 
 
 def open_checkpoints(

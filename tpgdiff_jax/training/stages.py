@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.backbones.vgg import vgg16_params
 from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.checkpoints.shapes import abstract_params
 from tpgdiff_jax.config import get, require, stage_config
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.models import tpgdiff
@@ -32,7 +33,8 @@ class Stage:
       config: the configuration as this stage sees it, see `config.stage_config`.
       init: key -> random parameters of all that learns; a pure function, to be compiled.
       loss_fn: see `step.Loss`.
-      frozen: weights that are used but do not learn, nested dict of numpy arrays.
+      frozen: weights that are used but do not learn, nested dict of numpy arrays (or of shapes, see
+        `build_stage`).
       start: weights that a new run starts from instead of random ones, a tree like a part of the
         parameters', of numpy arrays; {} for none.
     """
@@ -44,19 +46,27 @@ class Stage:
     start: Any
 
 
-def build_stage(config: ConfigDict) -> Stage:
+def build_stage(config: ConfigDict, *, read: bool = True) -> Stage:
     """Build the stage that `config.stage` names and read the weights it needs; no device is used.
+
+    Args:
+      config: a whole configuration.
+      read: False reads no file: `frozen` holds shapes then, and `start` nothing.
 
     Raises:
       UserError: a weight file cannot be read or does not fit; names the file and the field.
     """
-    return _priors_stage(config) if config.stage == "priors" else _diffusion_stage(config)
+    return (
+        _priors_stage(config, read) if config.stage == "priors" else _diffusion_stage(config, read)
+    )
 
 
-def _priors_stage(config: ConfigDict) -> Stage:
+def _priors_stage(config: ConfigDict, read: bool) -> Stage:
     networks = build_stage_one(config)
     start = {}
-    if config.priors.teacher == "vgg":
+    if not read:
+        teacher = abstract_params(networks.teacher)
+    elif config.priors.teacher == "vgg":
         teacher = vgg16_params()
     else:
         teacher = published.load_clip(config.priors.weights, networks.teacher)
@@ -65,7 +75,7 @@ def _priors_stage(config: ConfigDict) -> Stage:
     return Stage(config, networks.init, loss_fn, teacher, start)
 
 
-def _diffusion_stage(config: ConfigDict) -> Stage:
+def _diffusion_stage(config: ConfigDict, read: bool) -> Stage:
     model = tpgdiff.build(config)
 
     def init(key: jax.Array) -> Any:
@@ -74,6 +84,9 @@ def _diffusion_stage(config: ConfigDict) -> Stage:
 
     sde = IRSDE(**config.diffusion)
     loss_fn = functools.partial(diffusion_step.loss_fn, model=model, sde=sde, config=config)
+    if not read:
+        frozen = abstract_params(tpgdiff.frozen_networks(model))
+        return Stage(config, init, loss_fn, frozen, {})
     start = {}
     if config.init_from:
         check_start(config, pathlib.Path(config.init_from))

@@ -34,12 +34,12 @@ from tpgdiff_jax.runs.read_run import check_frozen
 from tpgdiff_jax.runs.workdir import only_run, write_config
 from tpgdiff_jax.training import setup
 from tpgdiff_jax.training.profiling import TraceWindow
+from tpgdiff_jax.training.program import batch_shapes, is_multi_hot, step_program
 from tpgdiff_jax.training.provenance import record_start
 from tpgdiff_jax.training.run_report import RunReport
 from tpgdiff_jax.training.speed import StepClock, step_flops
 from tpgdiff_jax.training.stages import Stage
-from tpgdiff_jax.training.state import TrainState, averaged, learning_rate_schedule, make_optimizer
-from tpgdiff_jax.training.step import jit_train_step
+from tpgdiff_jax.training.state import TrainState, averaged, learning_rate_schedule
 from tpgdiff_jax.training.trouble import StepRecord, Watch, recipes_of
 
 # Averaged weights on the mesh -> (scores by name, a picture uint8 [H, W, 3] or None).  The score
@@ -126,7 +126,7 @@ def _train(stage, workdir, data, mesh, frozen, validate) -> Outcome:
         if found is None:
             start, state = 0, make_state()
             table = describe_shardings(
-                shapes, shardings, mesh, _batch_shapes(config), split_rows=setup.splits_rows(config)
+                shapes, shardings, mesh, batch_shapes(config), split_rows=setup.splits_rows(config)
             )
             logging.info("New run in %s.\n%s", workdir, table)
         else:
@@ -146,16 +146,6 @@ def _train(stage, workdir, data, mesh, frozen, validate) -> Outcome:
     return outcome
 
 
-def _batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return what of a batch goes to the devices."""
-    data = config.data
-    count, size, classes = data.batch_size, data.crop_size, len(data.degradations)
-    image = jax.ShapeDtypeStruct((count, size, size, 3), np.uint8)
-    one, several = ((count,), np.int32), ((count, classes), np.float32)
-    label = jax.ShapeDtypeStruct(*(several if _multi_hot(config) else one))
-    return {"gt": image, "lq": image, "label": label}
-
-
 def _batches(
     config: ConfigDict, data: TrainingData, mesh: Mesh, first_batch: int
 ) -> grain.IterDataset:
@@ -168,7 +158,7 @@ def _batches(
         batch_size=options.batch_size,
         mixture=mixture_of(config),
         source_weights=data.weights,
-        multi_hot=_multi_hot(config),
+        multi_hot=is_multi_hot(config),
         tone_jitter=options.tone_jitter,
         dark_share=options.dark_share,
         vivid_share=options.vivid_share,
@@ -196,11 +186,6 @@ def mixture_of(config: ConfigDict) -> Mixture:
     )
 
 
-def _multi_hot(config: ConfigDict) -> bool:
-    """Tell whether an example may have several degradations, or none."""
-    return config.data.max_mixed > 1 or config.data.clean_share > 0
-
-
 def _check_place(place: dict[str, Any], step: int, data: TrainingData) -> None:
     """Raise unless a checkpoint's place in the data is one in these data."""
     check_frozen(place, data.fingerprint["frozen"])
@@ -214,7 +199,9 @@ def _check_place(place: dict[str, Any], step: int, data: TrainingData) -> None:
 
 def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterator) -> Outcome:
     config, total = run.config, run.config.optim.steps
-    step_fn, key, split_rows = _step_program(run), _base_key(run), setup.splits_rows(config)
+    frozen_shardings = jax.tree.map(lambda leaf: leaf.sharding, run.frozen)
+    step_fn = step_program(run.stage, run.mesh, run.shardings, frozen_shardings)
+    key, split_rows = _base_key(run), setup.splits_rows(config)
     clock, watch = StepClock(), Watch(config, run.workdir, run.report.event)
     run.checkpoints.reached_preemption()
     if start == 0 and run.validate is not None and config.eval.every_steps:
@@ -224,7 +211,7 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
             with trace.step(step) as traced:
                 with clock.waiting_for_data():
                     example = next(batches)
-                batch = {name: example[name] for name in _batch_shapes(config)}
+                batch = {name: example[name] for name in batch_shapes(config)}
                 batch = to_global(batch, run.mesh, split_rows=split_rows)
                 if step == start + 1:
                     step_fn, clock = _compiled(step_fn, state, run, batch, key)
@@ -260,20 +247,6 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
                 return Outcome(state, is_finished=False, is_preempted=True)
         is_preempted = run.checkpoints.reached_preemption()
     return Outcome(state, is_finished=True, is_preempted=is_preempted)
-
-
-def _step_program(run: _Run) -> Any:
-    shapes = _batch_shapes(run.config)
-    return jit_train_step(
-        run.stage.loss_fn,
-        make_optimizer(run.config.optim),
-        run.config,
-        mesh=run.mesh,
-        state_shardings=run.shardings,
-        frozen_shardings=jax.tree.map(lambda leaf: leaf.sharding, run.frozen),
-        batch_ndims={name: len(leaf.shape) for name, leaf in shapes.items()},
-        split_rows=setup.splits_rows(run.config),
-    )
 
 
 def _base_key(run: _Run) -> jax.Array:

@@ -190,7 +190,7 @@ def evaluate(
         if mesh is not None:  # whole images per device
             where = (batch_sharding(mesh, array.ndim, split_rows=False) for array in arrays)
             arrays = list(map(place, arrays, where))
-        answer = _restore_and_score(variables, *arrays, **settings)
+        answer = restore_and_score(variables, *arrays, **settings)
 
         def finish() -> list[tuple[np.ndarray, dict[str, float]]]:
             restored, scores = jax.device_get(answer)
@@ -209,7 +209,7 @@ def evaluate(
 
 
 @functools.partial(jax.jit, static_argnames=("model", "sde", "seed", "mesh", "options"))
-def _restore_and_score(
+def restore_and_score(
     variables: Any,
     lq: jax.Array,
     gt: jax.Array,

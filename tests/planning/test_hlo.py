@@ -1,0 +1,107 @@
+"""Compiled text is read as XLA means it: bytes with padding, products, loops, messages."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tpgdiff_jax.planning.collectives import axes_of, device_groups, messages
+from tpgdiff_jax.planning.hlo import Hlo, arrays
+from tpgdiff_jax.planning.movers import layer_of, movers
+
+MESH = (("data", 2), ("fsdp", 1), ("tensor", 1), ("spatial", 4))
+TEXT = """HloModule jit_step, is_scheduled=true
+
+%fused (p0: bf16[16,128], p1: bf16[128,256]) -> bf16[16,256] {
+  %p0 = bf16[16,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %p1 = bf16[128,256]{1,0:T(8,128)(2,1)} parameter(1)
+  %gather = bf16[16,128]{1,0} all-gather(%p0), channel_id=7, replica_groups=[2,4]<=[8], \
+metadata={op_name="jit(step)/jvp(TPGDiff)/TPGDiff.denoise/unet/k/dot_general"}
+  ROOT %dot.1 = bf16[16,256]{1,0:T(8,128)(2,1)} dot(%p0, %p1), lhs_contracting_dims={1}
+}
+
+%body (state: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
+  %state = (s32[], f32[8,128]{1,0:T(8,128)}) parameter(0)
+  %i = s32[] get-tuple-element(%state), index=0
+  %x = f32[8,128]{1,0:T(8,128)} get-tuple-element(%state), index=1
+  %y = f32[8,128]{1,0:T(8,128)} negate(%x), metadata={op_name="jit(step)/while/body/unet/neg"}
+  ROOT %next = (s32[], f32[8,128]{1,0:T(8,128)}) tuple(%i, %y)
+}
+
+ENTRY %main (a: bf16[16,128], b: bf16[128,256], c: f32[8,64]) -> bf16[16,256] {
+  %a = bf16[16,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %b = bf16[128,256]{1,0:T(8,128)(2,1)S(1)} parameter(1)
+  %c = f32[8,64]{1,0:T(8,128)} parameter(2)
+  %f.1 = bf16[16,256]{1,0:T(8,128)(2,1)} fusion(%a, %b), kind=kOutput, calls=%fused, \
+metadata={op_name="jit(step)/transpose(jvp(TPGDiff))/TPGDiff.denoise/unet/qkv/dot_general"}
+  %f.2 = bf16[16,256]{1,0:T(8,128)(2,1)} fusion(%a, %b), kind=kOutput, calls=%fused
+  %loop = (s32[], f32[8,128]{1,0:T(8,128)}) while(%t), condition=%cond, body=%body, \
+backend_config={"known_trip_count":{"n":"5"}}
+  %sum = f32[8,64]{1,0:T(8,128)} all-reduce(%c), channel_id=2, replica_groups={{0,4},{1,5}}
+  ROOT %done = bf16[16,256]{1,0:T(8,128)(2,1)} copy(%f.1)
+}
+"""
+
+
+def test_arrays_are_padded_to_tiles_and_know_their_memory():
+    tiled, fast, plain = arrays("(f32[9,64]{1,0:T(8,128)}, bf16[4]{0:T(128)S(1)}, u8[3]{0})")
+    assert (tiled.bytes, tiled.space) == (16 * 128 * 4, 0)
+    assert (fast.bytes, fast.space) == (128 * 2, 1)
+    assert plain.bytes == 3
+
+
+def test_fast_memory_costs_no_traffic_and_loops_count_their_turns():
+    costs = {cost.instruction.name: cost for cost in Hlo(TEXT).costs()}
+    assert costs["f.1"].bytes == (16 * 128 + 16 * 256) * 2  # %b lies in memory space 1
+    assert costs["f.1"].flops == 2 * 16 * 256 * 128
+    assert (costs["y"].times, costs["y"].bytes) == (5, 2 * 8 * 128 * 4)
+    assert costs["sum"].bytes == 2 * 8 * 128 * 4  # padded to 128 lanes
+
+
+def test_a_message_counts_once_however_often_it_is_fused():
+    found = {message.kind: message for message in messages(Hlo(TEXT), MESH)}
+    gather, sum_ = found["all-gather"], found["all-reduce"]
+    assert (gather.count, gather.axis, gather.sources) == (1, "spatial", ("unet/k",))
+    assert gather.sent == gather.bytes * 3 / 4
+    assert (sum_.count, sum_.axis, sum_.sent) == (1, "data", sum_.bytes)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "groups", "axis"),
+    [
+        ("replica_groups={{0,1},{2,3}}", [[0, 1], [2, 3]], "spatial"),
+        ("replica_groups=[4,2]<=[2,4]T(1,0)", [[0, 4], [1, 5], [2, 6], [3, 7]], "data"),
+        ("replica_groups=mesh['a'=2,'b'=4] {'a'}", [[0, 4], [1, 5], [2, 6], [3, 7]], "data"),
+        ("replica_groups=[1,8]<=[8]", [list(range(8))], "data+spatial"),
+        ("source_target_pairs={{0,1},{1,2}}, x={}", [[0, 1], [1, 2]], "spatial"),
+    ],
+)
+def test_every_spelling_of_groups_is_read(attribute, groups, axis):
+    line = f"ENTRY %m (a: f32[8]) -> f32[8] {{\n  %r = f32[8] all-reduce(%a), {attribute}\n}}"
+    hlo = Hlo(line)
+    found = device_groups(hlo.computations["m"]["r"])
+    assert found == groups
+    assert axes_of(found, MESH) == axis
+
+
+def test_movers_are_named_by_layer_and_direction():
+    rows = {(row.layer, row.kind): row for row in movers(Hlo(TEXT).costs())}
+    assert rows["unet/qkv (backward)", "product"].count == 1
+    assert rows["unet", "negate"].count == 5
+    assert layer_of("jit(step)/jvp(TPGDiff)/TPGDiff.denoise/unet/cond/branch_0_fun/dot") == "unet"
+
+
+@pytest.mark.parametrize(("stride", "size"), [(1, 3), (2, 4)])
+def test_products_of_convolutions_are_those_xla_counts(stride, size):
+    def gradients(x, kernel):
+        def convolve(x, kernel):
+            how = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+            return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, ((1, 1),) * 2, **how)
+
+        y, vjp = jax.vjp(convolve, x, kernel)
+        return y, vjp(y)
+
+    shapes = ((2, 12, 16, 8), (size, size, 8, 24))
+    operands = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    compiled = jax.jit(gradients).lower(*operands).compile()
+    found = sum(cost.flops for cost in Hlo(compiled.as_text()).costs())
+    assert found == pytest.approx(compiled.cost_analysis()["flops"], rel=0.01)

@@ -1,0 +1,133 @@
+"""Plans: topologies and meshes that are typed, rooflines, remedies, GPUs, what is written."""
+
+import json
+
+import pytest
+
+from tpgdiff_jax.commands import modes
+from tpgdiff_jax.planning import estimate, plan, remedies, report, roofline, tpu
+from tpgdiff_jax.planning.chips import CHIPS, find_topology
+from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.training.speed import PEAK_TFLOPS
+
+
+def record(**changes):
+    """A program of which all figures are round."""
+    return {
+        "topology": "v5e:4x4",
+        "slice": "v5litepod-16",
+        "chips": 16,
+        "what": "train",
+        "change": "",
+        "mesh": {"data": 16, "fsdp": 1, "tensor": 1, "spatial": 1},
+        "images": 128,
+        "parameters": 10**6,
+        "parameter_bytes": 4 * 10**6,
+        "optimizer_bytes": 8 * 10**6,
+        "average_bytes": 4 * 10**6,
+        "argument_bytes": 16 * 10**6,
+        "temporary_bytes": 10**9,
+        "peak_bytes": 2 * 10**9,
+        "memory": 16 * 2**30,
+        "fits": True,
+        "flops": 197e12 / 10,
+        "bytes": 819e9 / 5,
+        "messages": [],
+        "movers": [],
+        "compile_seconds": 1.0,
+    } | changes
+
+
+def test_topologies_have_slices_chips_and_the_peaks_that_training_reports():
+    found = {n: find_topology(n) for n in ("v5e:4x4", "v4:4x4x4", "v5p:4x4x4", "v6e:4x4", "h100:8")}
+    slices = [(t.slice_name, t.count) for t in found.values()]
+    expected = [("v5litepod-16", 16), ("v4-128", 64), ("v5p-128", 64), ("v6e-16", 16)]
+    assert slices == [*expected, ("8xH100", 8)]
+    assert {chip.flops / 1e12 for chip in CHIPS} <= {peak for _, peak in PEAK_TFLOPS}
+
+
+@pytest.mark.parametrize("name", ["v5e", "v5e:3x5", "v9:4x4", "h100:0", ""])
+def test_an_unknown_topology_lists_the_known_ones(name):
+    with pytest.raises(UserError, match=r"v5e:\{2x2, .*16x16\}.*v5p:\{.*h100:NUMBER"):
+        find_topology(name)
+
+
+@pytest.mark.parametrize("text", ["16", "2x2x2", "axbxcxd", "2x2x2x2x2"])
+def test_a_mesh_of_another_form_is_one_sentence(text):
+    with pytest.raises(UserError, match=f"--mesh={text}: expected.*data x fsdp x tensor"):
+        plan.read_mesh(text)
+
+
+def test_without_libtpu_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(tpu.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'tpgdiff_jax\[plan\]'"):
+        tpu.check_libtpu()
+
+
+def test_a_rooflines_largest_part_is_its_bound():
+    bound = roofline.roofline(record(), find_topology("v5e:4x4"))
+    assert (bound.arithmetic, bound.memory, bound.links) == (0.1, 0.2, 0)
+    assert (bound.seconds, bound.limit, bound.share_of_peak) == (0.2, "memory", 0.5)
+    found = roofline.use(record(), bound, steps=36_000)
+    assert (found["images_per_second"], found["hours"], found["chip_hours"]) == (640, 2, 32)
+    slow = record(messages=[{"sent": 100e9}])
+    assert roofline.roofline(slow, find_topology("v5e:4x4")).limit == "links"
+
+
+def test_gpus_of_several_nodes_are_as_fast_as_their_network():
+    one = record(chips=1, mesh={}, images=8)
+    eight, many = (find_topology(f"h100:{count}") for count in (8, 64))
+    near, far = estimate.estimated(one, eight), estimate.estimated(one, many)
+    assert (near["images"], far["images"]) == (64, 512)
+    assert near["messages"][0]["sent"] == 2 * 7 / 8 * 4e6
+    assert roofline.roofline(far, many).links > 9 * roofline.roofline(near, eight).links
+    assert "estimated" in report.table(
+        [far | {"change": ""} | roofline.use(far, roofline.roofline(far, many), 10)]
+    )
+
+
+def test_remedies_recompute_then_split_the_state_then_shrink_the_batch(tiny_config):
+    found = list(remedies.remedies(tiny_config, record(images=64)))
+    assert [change for change, _, _ in found] == [
+        "--config.model.remat=attention",
+        "--config.model.remat=blocks",
+        "--config.model.remat=blocks --config.mesh.fsdp=16",
+        "--config.model.remat=blocks --config.data.batch_size=32 --config.mesh.fsdp=16",
+        "--config.model.remat=blocks --config.data.batch_size=16 --config.mesh.fsdp=16",
+    ]
+    assert [config.model.remat for _, config, _ in found[:2]] == ["attention", "blocks"]
+    assert found[-1][1].data.batch_size == 16
+    assert tiny_config.model.remat == "none"
+
+
+def test_what_does_not_fit_is_followed_by_what_does(tiny_config, monkeypatch):
+    def compiled(config, topology, mesh, what):
+        fits = config.model.remat == "blocks"
+        return (
+            record(fits=fits)
+            if fits
+            else {
+                k: v for k, v in record(fits=False).items() if k not in ("flops", "temporary_bytes")
+            }
+        )
+
+    monkeypatch.setattr(plan, "compile_apart", compiled)
+    monkeypatch.setattr(plan, "check_libtpu", lambda: None)
+    records = list(plan.plan(tiny_config, ["v5e:4x4"], ["train"], []))
+    assert [each["fits"] for each in records] == [False, False, True]
+    assert "--config.model.remat=blocks" in report.table(records)
+
+
+def test_the_mode_writes_what_it_found(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "compile_apart", lambda *_: record())
+    monkeypatch.setattr(plan, "check_libtpu", lambda: None)
+    flags = type("Flags", (), {})()
+    flags.topology, flags.mesh, flags.what = ["v5e:4x4", "v6e:4x4"], [], ["train"]
+    flags.by, flags.remedies, flags.output = "operation", True, str(tmp_path / "plan.json")
+    modes.plan_(tiny_config, flags)
+    written = json.loads((tmp_path / "plan.json").read_text())
+    assert len(written["programs"]) == 2
+    assert {chip["kind"] for chip in written["chips"]} == {"v5e", "v6e", "v4", "v5p", "h100"}
+    flags.topology = []
+    with pytest.raises(UserError, match="needs --topology; known are v5e"):
+        modes.plan_(tiny_config, flags)

@@ -1,0 +1,134 @@
+"""Chips and the pods made of them: one table of peaks, memories and links, with its sources."""
+
+import dataclasses
+import math
+import re
+
+from tpgdiff_jax.reporting.errors import UserError
+
+GIB, TERA, GIGA = 2**30, 1e12, 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What one accelerator can do, by its maker's sheet.
+
+    Attributes:
+      kind: beginning of a topology's name, e.g. "v5e" in "v5e:4x4".
+      flops: dense bfloat16 products, FLOP/s.
+      memory: bytes of high-bandwidth memory that a program can have.
+      bandwidth: of that memory, bytes/s.
+      link: to all neighbours together, one direction, bytes/s.
+      network: to chips of other nodes, one direction, bytes/s; None where `link` reaches all.
+      node: chips that `link` joins where `network` joins the rest.
+      accelerator: name of a slice, a format of its number.
+      cores: what that number counts of each chip.
+      topologies: shapes that can be asked for; () for any number.
+      source: where the figures stand.
+    """
+
+    kind: str
+    flops: float
+    memory: float
+    bandwidth: float
+    link: float
+    source: str
+    topologies: tuple[str, ...] = ()
+    accelerator: str = ""
+    cores: int = 1
+    network: float | None = None
+    node: int = 1
+
+    @property
+    def is_tpu(self) -> bool:
+        """Tell whether libtpu compiles for it."""
+        return bool(self.accelerator)
+
+
+_FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBES = (
+    *("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"),
+    *("8x8x16", "8x16x16"),
+)
+
+# Links: the sheets give both directions together (v4: 2400 Gbit/s of one); one is the half.
+CHIPS = (
+    Chip(
+        *("v5e", 197 * TERA, 16 * GIB, 819 * GIGA, 200 * GIGA),
+        source="cloud.google.com/tpu/docs/v5e",
+        topologies=_FLAT,
+        accelerator="v5litepod-{}",
+    ),
+    Chip(
+        *("v6e", 918 * TERA, 32 * GIB, 1638 * GIGA, 400 * GIGA),
+        source="cloud.google.com/tpu/docs/v6e",
+        topologies=_FLAT,
+        accelerator="v6e-{}",
+    ),
+    Chip(
+        *("v4", 275 * TERA, 32 * GIB, 1200 * GIGA, 300 * GIGA),
+        source="cloud.google.com/tpu/docs/v4",
+        topologies=_CUBES,
+        accelerator="v4-{}",
+        cores=2,
+    ),
+    Chip(
+        *("v5p", 459 * TERA, 95 * GIB, 2765 * GIGA, 600 * GIGA),
+        source="cloud.google.com/tpu/docs/v5p",
+        topologies=_CUBES,
+        accelerator="v5p-{}",
+        cores=2,
+    ),
+    Chip(
+        *("h100", 989 * TERA, 80e9, 3350 * GIGA, 450 * GIGA),
+        source="data sheet of the H100 SXM; 400 Gbit/s of network a GPU, as in a DGX H100",
+        network=50 * GIGA,
+        node=8,
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """Chips that a program runs on.
+
+    Attributes:
+      name: as typed, e.g. "v5e:4x4" or "h100:64".
+      chip: of which kind they are.
+      count: how many.
+    """
+
+    name: str
+    chip: Chip
+    count: int
+
+    @property
+    def slice_name(self) -> str:
+        """What one asks a cloud for, e.g. "v5litepod-16" or "v4-128"."""
+        if not self.chip.is_tpu:
+            return f"{self.count}x{self.chip.kind.upper()}"
+        return self.chip.accelerator.format(self.count * self.chip.cores)
+
+
+def find_topology(name: str) -> Topology:
+    """Return the topology of a name such as "v5e:4x4" (TPU) or "h100:8" (GPUs).
+
+    Raises:
+      UserError: it is unknown; lists the known ones.
+    """
+    kind, _, shape = name.partition(":")
+    for chip in CHIPS:
+        if chip.kind != kind:
+            continue
+        if shape in chip.topologies or (not chip.is_tpu and re.fullmatch(r"[1-9]\d*", shape)):
+            return Topology(name, chip, math.prod(map(int, shape.split("x"))))
+    raise UserError(f"--topology={name} is unknown; known are {known_topologies()}.")
+
+
+def known_topologies() -> str:
+    """Return every topology that can be asked for, as words."""
+    named = [
+        f"{chip.kind}:{{{', '.join(chip.topologies)}}}" if chip.is_tpu else f"{chip.kind}:NUMBER"
+        for chip in CHIPS
+    ]
+    return "; ".join(named)

@@ -1,0 +1,50 @@
+"""What might make a program fit into a chip's memory, the cheapest first."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tpgdiff_jax.models.unet import REMAT
+
+Remedy = tuple[str, ConfigDict, dict[str, int]]
+
+
+def remedies(config: ConfigDict, record: Mapping[str, Any]) -> Iterator[Remedy]:
+    """Yield changes of a configuration that need less memory.
+
+    Args:
+      config: that does not fit.
+      record: of it, see `compiling.compile_program`; reads `what`, `mesh` and `images`.
+
+    Yields:
+      (the change as typed, the changed configuration, the mesh).
+    """
+    mesh, training = dict(record["mesh"]), record["what"] == "train"
+    changes: dict[str, Any] = {}
+    if training:
+        for remat in REMAT[REMAT.index(config.model.remat) + 1 :]:
+            changes = {"model.remat": remat}
+            yield _changed(config, changes, mesh)
+        # Parameters, moments and averages split over all devices that hold them whole.
+        if mesh["fsdp"] == 1 and mesh["data"] > 1:
+            mesh = mesh | {"data": 1, "fsdp": mesh["data"]}
+            yield _changed(config, changes, mesh, f" --config.mesh.fsdp={mesh['fsdp']}")
+    key = "data.batch_size" if training else "eval.batch_size"
+    parts = mesh["data"] * mesh["fsdp"]
+    fsdp = f" --config.mesh.fsdp={mesh['fsdp']}" if mesh != record["mesh"] else ""
+    batch = record["images"] // 2
+    while batch >= parts and batch % parts == 0:
+        yield _changed(config, changes | {key: batch}, mesh, fsdp)
+        batch //= 2
+
+
+def _changed(
+    config: ConfigDict, changes: Mapping[str, Any], mesh: dict[str, int], more: str = ""
+) -> Remedy:
+    changed = copy.deepcopy(config)
+    with changed.unlocked():
+        changed.update_from_flattened_dict(dict(changes))
+    typed = " ".join(f"--config.{key}={value}" for key, value in changes.items())
+    return (typed + more).strip(), changed.lock(), mesh

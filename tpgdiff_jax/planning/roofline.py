@@ -1,0 +1,76 @@
+"""How fast a program can be at best: arithmetic, memory and links, of which the slowest counts.
+
+Williams et al., "Roofline" (CACM 52(4), 2009).  It is a bound from below: nothing overlaps
+perfectly, and no kernel reaches its peak.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from tpgdiff_jax.planning.chips import Topology
+
+LIMITS = ("arithmetic", "memory", "links")
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline:
+    """Seconds that one run of a program takes at least.
+
+    Attributes:
+      arithmetic: at the peak of the chip's matrix units.
+      memory: at the full bandwidth of its memory.
+      links: at the full bandwidth of its links, in one direction.
+    """
+
+    arithmetic: float
+    memory: float
+    links: float
+
+    @property
+    def seconds(self) -> float:
+        """The bound: each of the three works at the same time as the others."""
+        return max(self.arithmetic, self.memory, self.links)
+
+    @property
+    def limit(self) -> str:
+        """What bounds it, one of `LIMITS`."""
+        return max(LIMITS, key=lambda name: getattr(self, name))
+
+    @property
+    def share_of_peak(self) -> float:
+        """Share of the matrix units' peak that the bound leaves, at most 1."""
+        return self.arithmetic / self.seconds
+
+
+def roofline(record: Mapping[str, Any], topology: Topology) -> Roofline:
+    """Return the bound of a compiled program; see `compiling.compile_program`."""
+    chip = topology.chip
+    sent = sum(message["sent"] for message in record["messages"])
+    link = chip.link
+    if chip.network is not None and topology.count > chip.node:
+        link = min(link, chip.network)  # a ring is as fast as its slowest link
+    return Roofline(record["flops"] / chip.flops, record["bytes"] / chip.bandwidth, sent / link)
+
+
+def use(record: Mapping[str, Any], bound: Roofline, steps: int) -> dict[str, float]:
+    """Return what a pod would reach at best, and what the configuration's training would cost.
+
+    Args:
+      record: of the program.
+      bound: its roofline.
+      steps: of the training; 0 where nothing is trained.
+    """
+    values = {
+        "seconds": bound.seconds,
+        "limit": bound.limit,
+        "arithmetic_seconds": bound.arithmetic,
+        "memory_seconds": bound.memory,
+        "links_seconds": bound.links,
+        "share_of_peak": bound.share_of_peak,
+        "images_per_second": record["images"] / bound.seconds,
+    }
+    if steps:
+        values["hours"] = steps * bound.seconds / 3600
+        values["chip_hours"] = values["hours"] * record["chips"]
+    return values

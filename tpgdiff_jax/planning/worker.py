@@ -1,0 +1,54 @@
+"""A process of its own for each program that is compiled.
+
+libtpu reads from the environment which slice it stands for, once; and what fails in it may end the
+process.  So the program that plans never loads it: it starts this one, on the CPU.
+
+python -m tpgdiff_jax.planning.worker JOB.json RESULT.json
+"""
+
+import json
+import math
+import pathlib
+import sys
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from tpgdiff_jax.distributed.sharding import make_mesh
+from tpgdiff_jax.planning.chips import find_topology
+from tpgdiff_jax.planning.compiling import compile_program
+from tpgdiff_jax.planning.tpu import compile_only_devices
+from tpgdiff_jax.precision import use_precision
+from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.files import write_text
+from tpgdiff_jax.reporting.json_text import dumps
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Compile one program.
+
+    Args:
+      job: {"topology": its name, "mesh": axis -> size, "what": of `programs.WHATS`, "config": a
+        configuration as nested dict}.
+
+    Returns:
+      the record of `compile_program`, or {"error": a sentence for the user}.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    config = ConfigDict(job["config"]).lock()
+    use_precision(config.model.matmul_precision)
+    topology = find_topology(job["topology"])
+    try:
+        devices = compile_only_devices(topology)
+        if -1 not in job["mesh"].values():  # a program may use fewer chips than there are
+            devices = devices[: math.prod(job["mesh"].values())]
+        mesh = make_mesh(job["mesh"], devices)
+        return compile_program(job["what"], config, mesh, topology)
+    except UserError as error:
+        return {"error": str(error)}
+
+
+if __name__ == "__main__":
+    job, result = map(pathlib.Path, sys.argv[1:])
+    write_text(result, dumps(run(json.loads(job.read_text()))))
