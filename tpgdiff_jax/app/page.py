@@ -6,7 +6,7 @@ Only this file and `server.py` need the extra `app`.
 import asyncio
 import dataclasses
 import pathlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -45,6 +45,13 @@ _ANNOUNCE = """
 element.setAttribute("role", "status");
 element.setAttribute("aria-live", "polite");
 """
+# On a phone the result lies below what asked for it.
+_SHOW = """
+watch("value", () => {
+  const isNarrow = window.matchMedia("(max-width: 640px)").matches;
+  if (isNarrow && element.querySelector(".comparison")) element.scrollIntoView();
+});
+"""
 _FILES = ("before", "after", "file", "deviation", "difference")  # of an `Answer`
 
 
@@ -79,7 +86,6 @@ def build(service: Service) -> gr.Blocks:
                 upload = gr.File(
                     label="Drop, paste or choose a picture", elem_id="upload", height=150
                 )
-                upload.preprocess = _as_it_came
                 samples = gr.HTML(
                     views.samples(service.samples),
                     js_on_load=_CLICK_SAMPLE,
@@ -96,14 +102,15 @@ def build(service: Service) -> gr.Blocks:
                             "Degrade and restore", variant="primary", elem_id="degrade"
                         )
                 cancel = gr.Button("Cancel", interactive=False, elem_id="cancel")
+                status = gr.HTML(elem_id="status", js_on_load=_ANNOUNCE)
                 settings = _settings(service)
             with gr.Column(scale=7, min_width=300):
-                status = gr.HTML(elem_id="status", js_on_load=_ANNOUNCE)
-                result = gr.HTML(elem_id="result")
+                result = gr.HTML(elem_id="result", js_on_load=_SHOW)
         handlers = Handlers(service, tuple(settings.strengths), tuple(severities))
         shows = [picture, chosen, status, result]
         options: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        upload.upload(handlers.accept, upload, [upload, *shows], **options)
+        # As the browser says it: Gradio would copy what a link leads to, and lose the name.
+        upload.upload(handlers.accept, upload, [upload, *shows], preprocess=False, **options)
         samples.click(handlers.accept_sample, None, shows, **options)
         options |= {"concurrency_limit": None}
         asked = [picture, *settings.components()]
@@ -116,17 +123,14 @@ def build(service: Service) -> gr.Blocks:
     return blocks
 
 
-def _as_it_came(payload: Any) -> tuple[str, str] | None:
-    """Return (path, name) of an upload; what Gradio would do instead loses the name."""
-    return None if payload is None else (payload.path, payload.orig_name or payload.path)
-
-
 def _settings(service: Service) -> Settings:
     own = service.restorer.config.eval
     most = max(IRSDE(**service.restorer.config.diffusion).steps, own.steps)
-    with gr.Accordion("How to restore", open=False):
+    with gr.Accordion("How to restore", open=False, elem_id="settings"):
         sampler = gr.Dropdown(list(SAMPLERS), value=own.sampler, label="Sampler")
-        steps = gr.Slider(1, most, own.steps, step=1, label="Steps (network calls)")
+        steps = gr.Slider(
+            1, most, own.steps, step=1, label="Steps (network calls)", elem_id="steps"
+        )
         seed = _seed("Seed of the sampling noise")
         uncertainty = gr.Checkbox(
             False, label=f"Map of the uncertainty ({_UNCERTAINTY_SAMPLES} samples)"
@@ -165,11 +169,12 @@ class Handlers:
         config = service.restorer.config
         self._own_steps = IRSDE(**config.diffusion).steps
 
-    def accept(self, upload: tuple[str, str] | None, request: gr.Request) -> tuple:
-        """Take what was uploaded; the field is emptied for the next one."""
+    def accept(self, upload: Mapping[str, Any] | None, request: gr.Request) -> tuple:
+        """Take what was uploaded, a `FileData` of Gradio's; the field is emptied for the next."""
         if upload is None:
             return tuple(gr.skip() for _ in range(5))
-        shown = self._chosen(lambda: self._service.accept(request.session_hash, *upload))
+        path, name = str(upload.get("path")), str(upload.get("orig_name"))
+        shown = self._chosen(lambda: self._service.accept(request.session_hash, path, name))
         return (None, *shown)
 
     def accept_sample(self, event: gr.EventData, request: gr.Request) -> tuple:
