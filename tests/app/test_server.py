@@ -160,7 +160,7 @@ def test_files_of_the_machine_are_not_served(client, tmp_path, asked_for, url):
     assert asked_for == []
 
 
-def test_a_link_or_a_path_given_for_an_upload_is_not_taken(client, service, tmp_path):
+def test_a_link_or_a_path_given_for_an_upload_is_not_taken(client, service, tmp_path, asked_for):
     """The page's own browser never sends these."""
     secret = tmp_path / "secret.png"
     secret.write_bytes(PHOTO_PNG)
@@ -169,10 +169,11 @@ def test_a_link_or_a_path_given_for_an_upload_is_not_taken(client, service, tmp_
     (folder / "link.png").symlink_to(secret)
     for path in (secret, folder / ".." / ".." / ".." / "secret.png", folder / "link.png"):
         shown = json.dumps(call(client, "upload", [of_file(str(path), "photo.png")])[-1])
-        assert "pictures/" not in shown
+        assert "pictures/" not in shown, path
     assert secret.is_file()
     shown = json.dumps(call(client, "upload", [of_file("http://example.com/a.png", "a.png")]))
     assert "pictures/" not in shown
+    assert asked_for == []
 
 
 def test_an_upload_is_not_served_under_its_path(client):

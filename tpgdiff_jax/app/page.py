@@ -109,7 +109,7 @@ def build(service: Service) -> gr.Blocks:
         handlers = Handlers(service, tuple(settings.strengths), tuple(severities))
         shows = [picture, chosen, status, result]
         options: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        # As the browser says it: Gradio would copy what a link leads to, and lose the name.
+        # As the browser says it: Gradio would lose the name.
         upload.upload(handlers.accept, upload, [upload, *shows], preprocess=False, **options)
         samples.click(handlers.accept_sample, None, shows, **options)
         options |= {"concurrency_limit": None}
@@ -120,7 +120,14 @@ def build(service: Service) -> gr.Blocks:
         degrade.click(handlers.degrade, [*asked, *recipe], outputs, **options)
         cancel.click(handlers.cancel, None, None, **options)
         blocks.unload(handlers.close)
+    for block in blocks.blocks.values():
+        # Gradio would fetch an address, and copy what a link leads to; `Store.take` looks instead.
+        block.async_move_resource_to_block_cache = _left_alone
     return blocks
+
+
+async def _left_alone(path: str | None) -> str | None:
+    return path
 
 
 def _settings(service: Service) -> Settings:
