@@ -8,8 +8,11 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from tpgdiff_jax.app.limits import Limits
+
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(60, 200, (5, 6, 3), np.uint8).repeat(8, 0).repeat(8, 1)  # 40 x 48
+LIMITS = Limits(file_bytes=2**20, pixels=300_000, side=2048, waiting=3)
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:

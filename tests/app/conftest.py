@@ -3,14 +3,11 @@
 import pathlib
 
 import pytest
-from app_files import PHOTO
+from app_files import LIMITS, PHOTO
 from PIL import Image
 
-from tpgdiff_jax.app.limits import Limits
 from tpgdiff_jax.app.service import Service
 from tpgdiff_jax.inference.restore import Restorer
-
-LIMITS = Limits(file_bytes=2**20, pixels=300_000, side=2048, waiting=3)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from app_files import PHOTO, encoded, png_of
+from app_files import LIMITS, PHOTO, encoded, png_of
 from PIL import Image
 
 pytest.importorskip("gradio", reason="the extra app is not installed: pip install '.[app]'")
@@ -15,15 +15,34 @@ pytest.importorskip("gradio", reason="the extra app is not installed: pip instal
 from fastapi.testclient import TestClient
 
 from tpgdiff_jax.app import server
+from tpgdiff_jax.app.service import Service, shipped_samples
 from tpgdiff_jax.commands import modes
 from tpgdiff_jax.reporting.errors import UserError
 
 PHOTO_PNG = encoded(Image.fromarray(PHOTO), "PNG")
 
 
+@pytest.fixture(scope="module")
+def service(restorer, tmp_path_factory):
+    """A service that all tests here share: a page takes a while to be laid out."""
+    return Service(restorer, tmp_path_factory.mktemp("served"), LIMITS)
+
+
+@pytest.fixture(scope="module")
+def client(service):
+    """A client of the page's server."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", "")  # so that it is as before afterwards
+        patch.setenv("GRADIO_ANALYTICS_ENABLED", "")
+        server.use_folder(service.store.uploads.parent)
+        app = server.create_app(service, ["127.0.0.1", "localhost", "[::1]"])
+        with TestClient(app, base_url="http://127.0.0.1") as client:
+            yield client
+
+
 @pytest.fixture
 def asked_for(monkeypatch):
-    """Addresses outside this machine that anything in this process asked for."""
+    """Addresses outside this machine that anything in this process asks for."""
     found, connect, look_up = [], socket.socket.connect, socket.getaddrinfo
 
     def is_local(host) -> bool:
@@ -44,17 +63,6 @@ def asked_for(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", watched_connect)
     monkeypatch.setattr(socket, "getaddrinfo", watched_look_up)
     return found
-
-
-@pytest.fixture
-def client(service, monkeypatch, asked_for):
-    """A client of the page's server; `asked_for` watches."""
-    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # so that it is as before afterwards
-    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "")
-    server.use_folder(service.store.uploads.parent)
-    app = server.create_app(service, ["127.0.0.1", "localhost", "[::1]"])
-    with TestClient(app, base_url="http://127.0.0.1") as client:
-        yield client
 
 
 def uploaded(client, name: str, content: bytes) -> str:
@@ -107,7 +115,6 @@ def test_nothing_leaves_while_a_picture_is_chosen(client, service, asked_for):
     preview = client.get(f"/pictures/{token}")
     assert preview.headers["content-type"] == "image/png"
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(preview.content))), PHOTO)
-    time.sleep(0.5)  # threads that would tell somebody
     assert asked_for == []
 
 
@@ -185,15 +192,6 @@ def test_another_sites_name_is_not_answered(client):
     assert client.get("/", headers={"host": "example.com"}).status_code == 400
 
 
-def test_a_stop_removes_every_file(service, tmp_path):
-    server.use_folder(service.store.uploads.parent)
-    with TestClient(server.create_app(service), base_url="http://127.0.0.1") as client:
-        uploaded(client, "photo.png", PHOTO_PNG)
-        service.accept_sample("me", "example")
-        assert [path for path in service.store.uploads.parent.glob("**/*") if path.is_file()]
-    assert not [path for path in service.store.uploads.parent.glob("**/*") if path.is_file()]
-
-
 def test_a_port_that_is_taken_is_one_sentence():
     with server.listening("127.0.0.1", 0) as ear:
         port = ear.getsockname()[1]
@@ -201,3 +199,19 @@ def test_a_port_that_is_taken_is_one_sentence():
             modes.serve("127.0.0.1", port, None, False)
     with pytest.raises(UserError, match=r"--host=192\.0\.2\.1 .*cannot be used"):
         server.listening("192.0.2.1", 0)
+
+
+def test_nothing_leaves_while_a_page_is_laid_out_and_a_stop_removes_every_file(
+    restorer, tmp_path, monkeypatch, asked_for
+):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "")
+    server.use_folder(tmp_path)
+    service = Service(restorer, tmp_path, LIMITS, shipped_samples())
+    with TestClient(server.create_app(service), base_url="http://127.0.0.1") as client:
+        uploaded(client, "photo.png", PHOTO_PNG)
+        service.accept_sample("me", "clock")
+        assert [path for path in tmp_path.glob("**/*") if path.is_file()]
+        time.sleep(0.5)  # threads that would tell somebody
+    assert not [path for path in tmp_path.glob("**/*") if path.is_file()]
+    assert asked_for == []
