@@ -2,6 +2,7 @@
 
 python -m tpgdiff_jax.main --config=configs/quickstart.py [--workdir=DIR] [--config.key=value]
 python -m tpgdiff_jax.main --mode=restore --input=IMAGES [--output=FOLDER] [--checkpoint=FILE]
+python -m tpgdiff_jax.main --mode=serve [--port=7860] [--checkpoint=FILE]
 python -m tpgdiff_jax.main --mode=eval --config=configs/eval_5d.py --checkpoint=FILE
 python -m tpgdiff_jax.main --mode=prepare --config=... --input=PHOTOS --output=FOLDER [--preview]
 python -m tpgdiff_jax.main --mode=convert --input=FILE [--input=FILE ...] --output=FILE

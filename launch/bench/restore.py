@@ -22,7 +22,7 @@ from launch.bench.sample import picture
 from launch.bench.weights import random_system
 from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
-from tpgdiff_jax.inference import batch
+from tpgdiff_jax.inference import stepwise
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.models.unet import pad_to_multiple
 
@@ -144,6 +144,6 @@ def _restore_folder(
         jax.config.update("jax_compilation_cache_dir", cache)
     restorer = Restorer(*random_system(config), config)
     images = [picture(size) for size in sizes]
-    before, started = batch.run_batch._cache_size(), time.perf_counter()
+    before, started = stepwise.advance._cache_size(), time.perf_counter()
     restorer(images)
-    return time.perf_counter() - started, batch.run_batch._cache_size() - before
+    return time.perf_counter() - started, stepwise.advance._cache_size() - before

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tpgdiff_jax.distributed.sharding import AXES, make_mesh
-from tpgdiff_jax.inference import batch
+from tpgdiff_jax.inference import stepwise
 from tpgdiff_jax.inference.restore import Restorer
 
 RNG = np.random.default_rng(0)
@@ -28,13 +28,13 @@ def test_rows_lie_on_several_devices_in_the_network(restorer, monkeypatch):
     """Every convolution of the compiled program sees an eighth of the rows, and halos travel."""
     many = spread(restorer, spatial=8)
     programs = []
-    run = batch.run_batch
+    run = stepwise.advance
 
     def spy(*args, **options):
         programs.append(run.lower(*args, **options).compile().as_text())
         return run(*args, **options)
 
-    monkeypatch.setattr("tpgdiff_jax.inference.restore.run_batch", spy)
+    monkeypatch.setattr("tpgdiff_jax.inference.stepwise.advance", spy)
     many(IMAGE)
     lines = [line for line in programs[0].splitlines() if " convolution(" in line]
     full_width = [line for line in lines if ",16]" in line.split("=")[1].split("{")[0]]

@@ -1,5 +1,6 @@
 """Branches weaker, stronger, or left out."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -11,9 +12,12 @@ WORTH = {"degradation": 1.0, "semantic": 10.0, "structure": 100.0}
 
 
 def additive(priors):
-    """A network to which each branch adds its worth."""
-    present = [WORTH[name] for name in BRANCHES if getattr(priors, name) is not None]
-    return jnp.asarray(sum(present) + 1000.0)
+    """A network to which each branch adds its worth, as far as it is not withheld."""
+    total = jnp.full(1, 1000.0)
+    for name in BRANCHES:
+        if getattr(priors, name) is not None:
+            total += priors.share(name, 1, jnp.float32) * WORTH[name]
+    return total
 
 
 @pytest.mark.parametrize(
@@ -43,13 +47,30 @@ def test_a_strength_between_zero_and_one_lies_between(assert_near):
     priors = Priors(semantic=jnp.ones((1, 3)))
 
     def network(priors):
-        return jnp.zeros(3) if priors.semantic is None else jnp.sin(priors.semantic[0] * 2)
+        return jnp.sin(priors.share("semantic", 2, jnp.float32) * priors.semantic * 2)[0]
 
     def at(strength):
         return guided(network, priors, Guidance.of({"semantic": strength}))
 
     assert_near(at(0.5), (at(0) + at(1)) / 2, 1e-6)
     assert_near(at(0.01), at(0) + 0.01 * at(1), 1e-3)
+
+
+def test_only_the_calls_that_count_are_made():
+    """Strength 1 costs nothing more, and neither does 0: the branch is left out."""
+    priors, calls = Priors(*(jnp.ones((1, 2)) for _ in BRANCHES)), []
+
+    def watched(priors):
+        jax.debug.callback(lambda: calls.append(1))
+        return additive(priors)
+
+    made = {}
+    for strength in (1.0, 0.0, 2.0):
+        guided(watched, priors, Guidance.of({"semantic": strength})).block_until_ready()
+        jax.effects_barrier()
+        made[strength] = len(calls)
+        calls.clear()
+    assert made == {1.0: 1, 0.0: 1, 2.0: 2}
 
 
 def test_strengths_are_checked_against_what_was_trained():

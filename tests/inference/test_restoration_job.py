@@ -47,7 +47,7 @@ class Mirror(restore.Restorer):
     def groups(self, shapes, batch_size, sampling):
         return [[index] for index in range(len(shapes))]
 
-    def start(self, pictures, sampling):
+    def start(self, pictures, sampling, watch=None):
         self.on_call()
         return lambda: [self.restored(picture, sampling.samples) for picture in pictures]
 
@@ -280,7 +280,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(restorer, folder, tmp_path, 
     """Files that fit one at a time are restored, and to the same pictures."""
     Image.fromarray(np.zeros((48, 56, 3), np.uint8)).save(folder / "3.png")
     alone = {path.stem: restorer(path, steps=2, seed=3) for path in folder.rglob("*.png")}
-    real, seen = restore.run_batch, []
+    real, seen = restore.run_stepwise, []
 
     def one_fits(variables, lq, *args, **options):
         seen.append(len(lq))
@@ -288,7 +288,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(restorer, folder, tmp_path, 
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         return real(variables, lq, *args, **options)
 
-    monkeypatch.setattr(restore, "run_batch", one_fits)
+    monkeypatch.setattr(restore, "run_stepwise", one_fits)
     summary = run(restorer, folder, tmp_path / "out")
     assert (summary.done, summary.failed) == (4, {})
     assert seen == [2, 1, 1, 2, 1, 1]

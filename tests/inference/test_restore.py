@@ -14,7 +14,7 @@ from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of
 from tpgdiff_jax.config import to_json
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
-from tpgdiff_jax.inference import restore, sizes
+from tpgdiff_jax.inference import restore, sizes, stepwise
 from tpgdiff_jax.inference.input_images import Restored, as_input
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.inference.tiling import starts
@@ -70,24 +70,24 @@ def test_every_kind_of_file_is_restored(restorer, tmp_path, mode):
 
 
 def test_similar_sizes_share_a_program(restorer):
-    restore.run_batch.clear_cache()
+    stepwise.advance.clear_cache()
     sizes = [(40, 48), (33, 64), (64, 64), (20, 10), (1, 64)]
     for height, width in sizes:
         restorer(RNG.integers(0, 256, (height, width, 3), np.uint8))
-    assert restore.run_batch._cache_size() == 1
+    assert stepwise.advance._cache_size() == 1
     restorer(RNG.integers(0, 256, (65, 10, 3), np.uint8))
-    assert restore.run_batch._cache_size() == 2
+    assert stepwise.advance._cache_size() == 2
 
 
 def test_exact_size_shows_the_priors_the_picture_alone(restorer, monkeypatch):
     seen = []
-    real = restore.run_batch
+    real = restore.run_stepwise
 
     def watched(variables, lq, keys, **options):
         seen.append(lq.shape[1:3])
         return real(variables, lq, keys, **options)
 
-    monkeypatch.setattr(restore, "run_batch", watched)
+    monkeypatch.setattr(restore, "run_stepwise", watched)
     padded, exact = restorer(PHOTO), restorer(PHOTO, exact_size=True)
     assert seen == [(64, 64), (40, 48)]
     assert exact.shape == PHOTO.shape
@@ -190,13 +190,13 @@ def test_samples_that_do_not_fit_together_are_drawn_in_turns(restorer, monkeypat
     together = restorer(image, **options)
     assert together.deviation.shape == image.shape[:2]
     assert together.deviation.mean() > 1e-3
-    seen, real = [], restore.run_batch
+    seen, real = [], restore.run_stepwise
 
     def spy(*args, **options):
         seen.append((args[1].shape[0], options["at_once"]))
         return real(*args, **options)
 
-    monkeypatch.setattr(restore, "run_batch", spy)
+    monkeypatch.setattr(restore, "run_stepwise", spy)
     monkeypatch.setattr(sizes, "LARGEST_WHOLE", 2 * 64 * 64)
     turns = restorer([image, image], names=["", ""], **options)
     assert seen == [(1, 2), (1, 2)]
@@ -219,13 +219,13 @@ def test_a_result_that_is_no_number_is_an_error_and_not_a_black_picture(restorer
 
 
 def test_one_result_that_is_no_number_leaves_the_others(restorer, monkeypatch):
-    real = restore.run_batch
+    real = restore.run_stepwise
 
     def second_fails(*args, **options):
         answer = real(*args, **options)
         return answer.replace(finite=answer.finite.at[1].set(False))
 
-    monkeypatch.setattr(restore, "run_batch", second_fails)
+    monkeypatch.setattr(restore, "run_stepwise", second_fails)
     found = restorer.iterate([PHOTO, PHOTO, PHOTO[::-1]])
     assert [each.error is None for each in found] == [True, False, True]
 
@@ -283,19 +283,18 @@ def test_another_strength_needs_no_other_program(restorer):
     config = restorer.config.copy_and_resolve_references().unlock()
     config.model.dropout_structure = 0.1
     flexible = Restorer(restorer._model, restorer._variables, config)
-    restore.run_batch.clear_cache()
+    stepwise.advance.clear_cache()
     found = [flexible(PHOTO / 255.0, guidance={"structure": s}) for s in (0.5, 2.0, 3.0)]
-    assert restore.run_batch._cache_size() == 1
+    assert stepwise.advance._cache_size() == 1
     assert np.abs(found[0] - found[1]).max() > 1e-3
     # The answers lie on a line: what the branch adds counts twice, then three times.
     one = flexible(PHOTO / 255.0, steps=1, guidance={"structure": 1})
     two, three = (flexible(PHOTO / 255.0, steps=1, guidance={"structure": s}) for s in (2, 3))
     inside = np.all([(image > 0) & (image < 1) for image in (one, two, three)], axis=0)
     np.testing.assert_allclose((three - two)[inside], (two - one)[inside], atol=1e-4)
-    restore.run_batch.clear_cache()
-    flexible(PHOTO, guidance={"structure": 0})
-    flexible(PHOTO)
-    assert restore.run_batch._cache_size() == 2  # which branches take part is compiled in
+    flexible(PHOTO / 255.0, guidance={"structure": 0}, steps=3, sampler="ode2", seed=9)
+    flexible(PHOTO / 255.0)
+    assert stepwise.advance._cache_size() == 1
 
 
 def test_a_branch_left_out_changes_the_result(restorer):

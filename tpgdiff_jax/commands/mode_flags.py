@@ -57,6 +57,13 @@ MODES = {
         keys=(),
         kept="Results that are there are whole; the same command makes those that are missing.",
     ),
+    "serve": Mode(
+        "--mode=serve",
+        "Open a page to try it on, in the browser of this machine (extra: app).",
+        ("checkpoint", "host", "port"),
+        keys=(),
+        kept="What was uploaded and made is removed.",
+    ),
     "benchmark": Mode(
         "--mode=eval with --checkpoint or --predictions",
         "Score weights, or somebody's outputs, on test sets, and write a report.",
@@ -97,7 +104,7 @@ MODES = {
     ),
 }
 TYPED_MODES = tuple(name for name in MODES if name != "benchmark")
-WITHOUT_CONFIG = ("restore", "convert")  # weights bring their own settings
+WITHOUT_CONFIG = ("restore", "serve", "convert")  # weights bring their own settings
 EVERY_MODE = ("mode", "compile_cache")
 
 
@@ -146,6 +153,9 @@ def define_flags() -> None:
         "several."
     )
     flags.DEFINE_enum("distributed", "auto", ("auto", "on", "off"), words)
+    words = "Address the page listens at; others than 127.0.0.1 let other machines in."
+    flags.DEFINE_string("host", "127.0.0.1", words)
+    flags.DEFINE_integer("port", 7860, "Port of the page; 0: any that is free.", 0, 2**16 - 1)
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if JAX cannot find it.")
     flags.DEFINE_integer("num_processes", None, "Number of processes; with --coordinator.", 1)
     flags.DEFINE_integer("process_id", None, "Number of this process; with --coordinator.", 0)

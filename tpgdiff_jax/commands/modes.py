@@ -83,6 +83,8 @@ def _run(program: str, config: ConfigDict, flags: FlagValues) -> None:
             benchmark(config, flags, folder)
         case "restore":
             restore(flags, {name: flags[name].value for name in SAMPLING})
+        case "serve":
+            serve(flags.host, flags.port, flags.checkpoint, flags.compile_cache)
         case "export":
             export(config, folder, flags.output, flags.weights_dtype)
         case "prepare":
@@ -203,6 +205,20 @@ def restore(flags: FlagValues, options: dict[str, Any]) -> None:
     print(printable(said, sys.stdout.encoding), flush=True)
     if summary.failed or summary.stopped:
         sys.exit(1)
+
+
+def serve(host: str, port: int, checkpoint: str | None, compile_cache: bool) -> None:
+    """Show a page to restore on, until Ctrl-C; arguments are the flags."""
+    try:
+        from tpgdiff_jax.app import server  # starts Gradio, which few need
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("tpgdiff_jax"):
+            raise
+        raise UserError(
+            f"--mode=serve needs Gradio ({error}): pip install 'tpgdiff_jax[app]'."
+        ) from error
+    with server.listening(host, port) as ear:  # a port that is taken is said at once
+        server.serve(Restorer.load(checkpoint, compile_cache=compile_cache), ear)
 
 
 def export(

@@ -44,6 +44,17 @@ _INSTEAD = {
         "workdir": "--checkpoint=RUN restores with the weights of a run's folder",
         "predictions": "--input=PHOTOS names what to restore",
     },
+    "serve": {
+        "config": "weights bring their own settings, and the page changes them",
+        "workdir": "--checkpoint=RUN serves the weights of a run's folder",
+        "input": "pictures are chosen on the page",
+        "output": "results are downloaded from the page",
+        "steps": "the page has a slider",
+        "sampler": "the page has a list",
+        "seed": "the page has a field",
+        "samples": "the page has a field for the uncertainty",
+        "guidance": "the page has sliders",
+    },
     "export": {
         "checkpoint": "--workdir=RUN names the run",
         "input": "--workdir=RUN names the run",

@@ -15,6 +15,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +23,8 @@ import numpy as np
 from tpgdiff_jax.diffusion import prediction as predictions
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.reporting.errors import UserError
+
+Denoise = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +154,7 @@ def example_keys(key: jax.Array, batch: int) -> jax.Array:
 
 def sample(
     name: str,
-    denoise: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    denoise: Denoise,
     sde: IRSDE,
     mu: jax.Array,
     key: jax.Array,
@@ -185,41 +188,113 @@ def sample(
     """
     predictions.check_prediction(prediction)
     steps = check_sampler(name, sde, steps)
-    times = step_times(sde, steps)
     if noises is not None:
+        times = step_times(sde, steps)
         if not np.array_equal(times, np.round(times)):
             raise ValueError(f"noises needs whole times: steps={steps} must divide {sde.steps}.")
         if noises.shape != (sde.steps + 1, *mu.shape):
             raise ValueError(f"noises is {noises.shape}, expected {(sde.steps + 1, *mu.shape)}.")
-    coefficients = step_coefficients(name, sde, times)
-    decays = np.exp(-np.interp(times, np.arange(sde.steps + 1), sde.thetas_cumsum) * sde.dt)
     mu = mu.astype(jnp.float32)
     keys = example_keys(key, mu.shape[0])
 
-    def draw(index):
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
-        return jax.vmap(lambda k: jax.random.normal(k, mu.shape[1:]))(step_keys)
+    def advance(state, step):
+        z = None if noises is None else noises[jnp.round(step.time).astype(int)]
+        return take_step(denoise, sde, mu, keys, state, step, prediction, clamp, z), None
 
-    def advance(carry, step):
-        y, previous = carry
-        c, a, t, index = step
-        output = denoise(mu + y, mu, jnp.full(mu.shape[:1], sde.network_time(t)))
-        output = output.astype(jnp.float32)
-        q = predictions.to_residual(prediction, output, y, a, sde.stationary_std)
-        if clamp:
-            q = jnp.clip(mu + q, 0, 1) - mu
-        z = draw(index) if noises is None else noises[jnp.round(t).astype(int)]
-        y = c[0] * y + c[1] * q + c[2] * (q - previous) + c[3] * z
-        return (y, q), None
-
-    if start_noise is None:
-        start_noise = draw(0)
-    steps_in = (
-        jnp.asarray(coefficients, jnp.float32),
-        jnp.asarray(decays[:-1], jnp.float32),
-        jnp.asarray(times[:-1], jnp.float32),
-        jnp.arange(1, steps + 1),
+    state, _ = jax.lax.scan(
+        advance, begin(sde, mu, keys, start_noise), step_table(name, sde, steps)
     )
-    start = (sde.stationary_std * start_noise, jnp.zeros_like(mu))
-    (y, _), _ = jax.lax.scan(advance, start, steps_in)
-    return mu + y
+    return mu + state.y
+
+
+@flax.struct.dataclass
+class StepTable:
+    """What the steps of a sampler do, a row each; the same program serves every sampler.
+
+    Attributes:
+      coefficients: (state, clean, slope, noise), float32 [n, 4]; see `step_coefficients`.
+      decay: exp(-Theta_t dt) where the step begins, float32 [n].
+      time: where it begins, float32 [n]; from T down.
+      number: from 1; chooses the step's draw of noise, int32 [n].
+    """
+
+    coefficients: jax.Array
+    decay: jax.Array
+    time: jax.Array
+    number: jax.Array
+
+
+@flax.struct.dataclass
+class State:
+    """Where a sampler is.
+
+    Attributes:
+      y: x_t - mu, float32 [B, H, W, 3].
+      residual: the last estimate of x_0 - mu, likewise; zero before the first step.
+    """
+
+    y: jax.Array
+    residual: jax.Array
+
+
+def step_table(name: str, sde: IRSDE, steps: int | None = None) -> StepTable:
+    """Return the rows of all steps of a sampler, computed on the host.
+
+    Args:
+      name: one of `SAMPLERS`.
+      sde: the SDE.
+      steps: number of network calls; None means the SDE's own.
+    """
+    steps = check_sampler(name, sde, steps)
+    times = step_times(sde, steps)
+    decays = np.exp(-np.interp(times, np.arange(sde.steps + 1), sde.thetas_cumsum) * sde.dt)
+    return StepTable(
+        step_coefficients(name, sde, times).astype(np.float32),
+        decays[:-1].astype(np.float32),
+        times[:-1].astype(np.float32),
+        np.arange(1, steps + 1, dtype=np.int32),
+    )
+
+
+def begin(
+    sde: IRSDE, mu: jax.Array, keys: jax.Array, start_noise: jax.Array | None = None
+) -> State:
+    """Return the state at T: noise alone; arguments as for `sample`, with a key per example."""
+    noise = _draw(keys, 0, mu.shape[1:]) if start_noise is None else start_noise
+    return State(sde.stationary_std * noise, jnp.zeros_like(mu))
+
+
+def take_step(
+    denoise: Denoise,
+    sde: IRSDE,
+    mu: jax.Array,
+    keys: jax.Array,
+    state: State,
+    step: StepTable,
+    prediction: str = "noise",
+    clamp: bool = False,
+    noise: jax.Array | None = None,
+) -> State:
+    """Take one step of any sampler.
+
+    Args:
+      denoise, sde, mu, prediction, clamp: as for `sample`.
+      keys: one per example.
+      state: where the step begins.
+      step: its row of the table, without the leading axis.
+      noise: replaces the step's draw, [B, H, W, 3].
+    """
+    c, a, y = step.coefficients, step.decay, state.y
+    output = denoise(mu + y, mu, jnp.full(mu.shape[:1], sde.network_time(step.time)))
+    output = output.astype(jnp.float32)
+    q = predictions.to_residual(prediction, output, y, a, sde.stationary_std)
+    if clamp:
+        q = jnp.clip(mu + q, 0, 1) - mu
+    z = _draw(keys, step.number, mu.shape[1:]) if noise is None else noise
+    return State(c[0] * y + c[1] * q + c[2] * (q - state.residual) + c[3] * z, q)
+
+
+def _draw(keys: jax.Array, number: jax.Array | int, shape: tuple[int, ...]) -> jax.Array:
+    """Draw standard normal noise [B, ...] that depends on each example's key and the step alone."""
+    step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(step_keys)

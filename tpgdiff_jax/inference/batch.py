@@ -2,7 +2,7 @@
 
 import functools
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.struct
@@ -18,6 +18,7 @@ from tpgdiff_jax.distributed.sharding import AXES
 from tpgdiff_jax.inference.guidance import AS_TRAINED, Guidance, guided
 from tpgdiff_jax.inference.tiling import tiled
 from tpgdiff_jax.models.tpgdiff import TPGDiff
+from tpgdiff_jax.priors import Priors
 
 
 @flax.struct.dataclass
@@ -75,23 +76,60 @@ def run_batch(
       sampler, steps, prediction, clamp: see `samplers.sample`.
       tile: side of the windows the network sees, pixels; 0 for the whole image.
       windows: how many windows of each image the network sees at once.
-      guidance: branches that count otherwise than in training; their strengths are traced.
+      guidance: branches that count otherwise than in training.
       samples: restorations drawn of each image.
       at_once: how many of them are drawn together, a divisor of `samples`; all by default.
       mesh: whole images lie over (`data`, `fsdp`), their rows over `spatial`; windows lie over all
         devices, so their number (times B) must be a multiple of them.
     """
-    is_bytes = lq.dtype == jnp.uint8
-    mu = lq.astype(jnp.float32) / (255 if is_bytes else 1)
-    priors, logits = model.apply(variables, mu, method="priors_and_logits")
     at_once = at_once or samples
+    mu, priors, logits = prepare(model, variables, lq, at_once)
+    network = network_of(model, variables, priors, guidance, tile, windows, mesh)
+    mu = placer(mesh, by_rows=not tile)(mu)
+    options = {"steps": steps, "prediction": prediction, "clamp": clamp}
+
+    def draw(keys):
+        return samplers.sample(sampler, network, sde, mu, keys, **options)
+
+    turns = keys_by_turn(keys, samples, at_once)
+    drawn = draw(turns[0])[None] if len(turns) == 1 else jax.lax.map(draw, turns)
+    return summarised(drawn, at_once, logits, lq.dtype)
+
+
+def prepare(
+    model: TPGDiff, variables: Any, lq: jax.Array, at_once: int
+) -> tuple[jax.Array, Priors, jax.Array | None]:
+    """Return what every step needs, computed once: mu, priors and the classifier's logits.
+
+    Args:
+      model, variables, lq: as for `run_batch`.
+      at_once: copies of each image that follow each other, one for each sample drawn together.
+    """
+    mu = lq.astype(jnp.float32) / (255 if lq.dtype == jnp.uint8 else 1)
+    priors, logits = model.apply(variables, mu, method="priors_and_logits")
     priors = jax.tree.map(lambda p: jnp.repeat(p, at_once, axis=0), priors)
-    mu = jnp.repeat(mu, at_once, axis=0)
-    count = mu.shape[0]
+    return jnp.repeat(mu, at_once, axis=0), priors, logits
+
+
+def network_of(
+    model: TPGDiff,
+    variables: Any,
+    priors: Priors,
+    guidance: Guidance,
+    tile: int,
+    windows: int,
+    mesh: Mesh | None,
+) -> samplers.Denoise:
+    """Return the network as a sampler calls it: with its priors, in windows, on the mesh.
+
+    Args:
+      priors: of `prepare`.
+      The others as for `run_batch`.
+    """
 
     def denoise(x_t, mu, t):
-        copies = x_t.shape[0] // count  # windows of each image
-        theirs = jax.tree.map(lambda p: jnp.tile(p, (copies, *[1] * (p.ndim - 1))), priors)
+        count = mu.shape[0] // _batch_of(priors, mu)  # windows of each image
+        theirs = jax.tree.map(lambda p: jnp.tile(p, (count, *[1] * (p.ndim - 1))), priors)
 
         def answer(priors):
             return model.apply(variables, x_t, mu, t, priors, method="denoise")
@@ -99,40 +137,43 @@ def run_batch(
         return guided(answer, theirs, guidance)
 
     if tile:
-        network = tiled(denoise, tile, tile // 8, windows, _placer(mesh, by_rows=False))
-    else:
-        place = _placer(mesh, by_rows=True)
-        mu = place(mu)
+        return tiled(denoise, tile, tile // 8, windows, placer(mesh, by_rows=False))
+    place = placer(mesh, by_rows=True)
+    return lambda x_t, mu, t: denoise(place(x_t), mu, t)
 
-        def network(x_t, mu, t):
-            return denoise(place(x_t), mu, t)
 
-    options = {"steps": steps, "prediction": prediction, "clamp": clamp}
+def _batch_of(priors: Priors, mu: jax.Array) -> int:
+    return next((len(leaf) for leaf in jax.tree.leaves(priors)), len(mu))
 
-    def draw(keys):
-        return samplers.sample(sampler, network, sde, mu, keys, **options)
 
-    drawn = _in_turns(draw, keys, samples, at_once)
+def summarised(
+    drawn: jax.Array, at_once: int, logits: jax.Array | None, dtype: jnp.dtype
+) -> RestoredBatch:
+    """Turn samples into results.
+
+    Args:
+      drawn: float32 [turns, B * at_once, H, W, 3], those of an image together in every turn.
+      at_once: samples of an image in a turn.
+      logits: of the images.
+      dtype: of the images that came.
+    """
+    turns, shape = len(drawn), drawn.shape[2:]
+    drawn = drawn.reshape(turns, -1, at_once, *shape).swapaxes(0, 1)
+    drawn = drawn.reshape(-1, turns * at_once, *shape)
     finite = jnp.isfinite(drawn).all(axis=(1, 2, 3, 4))
     drawn = jnp.clip(drawn, 0, 1)
     deviation = None
-    if samples > 1:
+    if drawn.shape[1] > 1:
         deviation = jnp.sqrt(drawn.var(axis=1, ddof=1).mean(axis=-1))
-    drawn = drawn.mean(axis=1) if samples > 1 else drawn[:, 0]
-    restored = jnp.round(drawn * 255).astype(jnp.uint8) if is_bytes else drawn
+    drawn = drawn.mean(axis=1) if drawn.shape[1] > 1 else drawn[:, 0]
+    restored = jnp.round(drawn * 255).astype(jnp.uint8) if dtype == jnp.uint8 else drawn
     return RestoredBatch(restored, deviation, logits, finite)
 
 
-def _in_turns(draw, keys, samples, at_once):
-    """Draw the samples [B, samples, H, W, 3] of images, `at_once` of each together."""
-    if at_once == samples:
-        drawn = draw(keys)
-        return drawn.reshape(-1, samples, *drawn.shape[1:])
+def keys_by_turn(keys: jax.Array, samples: int, at_once: int) -> jax.Array:
+    """Sort the keys [B * samples] of images: [turns, B * at_once], `at_once` of each in a turn."""
     turns = samples // at_once
-    by_turn = keys.reshape(-1, turns, at_once).swapaxes(0, 1).reshape(turns, -1)
-    drawn = jax.lax.map(draw, by_turn)
-    drawn = drawn.reshape(turns, -1, at_once, *drawn.shape[2:]).swapaxes(0, 1)
-    return drawn.reshape(-1, samples, *drawn.shape[3:])
+    return keys.reshape(-1, turns, at_once).swapaxes(0, 1).reshape(turns, -1)
 
 
 def name_hashes(names: Iterable[str], samples: int = 1) -> np.ndarray:
@@ -156,7 +197,8 @@ def noise_keys(seed: int, hashes: Any) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), hashes)
 
 
-def _placer(mesh: Mesh | None, by_rows: bool):
+def placer(mesh: Mesh | None, by_rows: bool) -> Callable[[jax.Array], jax.Array]:
+    """Return what lays images over a mesh, by rows or whole ones over all devices."""
     if mesh is None:
         return lambda images: images
     where = batch_sharding(mesh, 4) if by_rows else NamedSharding(mesh, PartitionSpec(AXES))

@@ -6,13 +6,15 @@ With D(P) the network's answer to the priors P, and s_b the strength of branch b
 
 which for one branch is classifier-free guidance (Ho & Salimans, arXiv 2207.12598).  The weights sum
 to one, so it makes no difference whether the network predicts noise, x0 or v.  Strength 0 leaves
-the branch out; every strength that is neither 0 nor 1 costs one more network call per step.
+the branch out; every strength that is neither 0 nor 1 costs one more network call per step.  The
+strengths are traced: one program serves them all.
 """
 
 from collections.abc import Callable, Mapping
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.priors import BRANCHES, Priors
@@ -23,12 +25,10 @@ from tpgdiff_jax.reporting.errors import UserError
 class Guidance:
     """Which branches count otherwise than in training.
 
-    A program is compiled for the branches that are named, not for their strengths: a slider that
-    moves needs no new one.
-
     Attributes:
-      strengths: branch -> strength, of those made weaker or stronger; traced.
-      left_out: the branches of strength 0; static.
+      strengths: branch -> strength; traced, so that another strength needs no other program.  {}
+        is as trained.
+      left_out: branches that the program is compiled without.
     """
 
     strengths: dict[str, jax.Array | float]
@@ -36,12 +36,16 @@ class Guidance:
 
     @classmethod
     def of(cls, strengths: Mapping[str, float]) -> "Guidance":
-        """Sort strengths, as `check_strengths` returns them, into what is traced and what not."""
-        left_out = tuple(name for name in BRANCHES if strengths.get(name) == 0)
-        return cls({k: v for k, v in strengths.items() if v not in (0, 1)}, left_out)
+        """Name every branch, so that one program serves all strengths; absent ones count as 1."""
+        return cls({name: strengths.get(name, 1.0) for name in BRANCHES})
 
 
 AS_TRAINED = Guidance({})
+
+
+def is_guidable(config: ConfigDict) -> bool:
+    """Tell whether the network learned to do without a branch, so that its strength may vary."""
+    return any(config.model.get(f"dropout_{name}", 0.0) for name in BRANCHES)
 
 
 def check_strengths(strengths: Mapping[str, float] | None, config: ConfigDict) -> dict[str, float]:
@@ -77,16 +81,47 @@ def check_strengths(strengths: Mapping[str, float] | None, config: ConfigDict) -
 def guided(answer: Callable[[Priors], jax.Array], priors: Priors, guidance: Guidance) -> jax.Array:
     """Return the network's answer with every branch at its strength.
 
+    With strengths the sum above is taken term by term, and terms of weight 0 are not computed: one
+    network call, and one more for each strength that is neither 0 nor 1.
+
     Args:
-      answer: the network as a function of the priors; an absent branch is None.
+      answer: the network as a function of the priors; an absent branch is None, or withheld by
+        `Priors.present`.
       priors: of the images.
       guidance: of the branches that count otherwise than in training.
     """
     priors = priors.replace(**dict.fromkeys(guidance.left_out))
-    as_trained = answer(priors)
-    result = as_trained
-    for name in BRANCHES:
-        if name in guidance.strengths and getattr(priors, name) is not None:
-            without = answer(priors.replace(**{name: None}))
-            result = result + (guidance.strengths[name] - 1) * (as_trained - without)
-    return result
+    given = {name: getattr(priors, name) for name in BRANCHES}
+    batch = next((len(prior) for prior in given.values() if prior is not None), 0)
+    if not guidance.strengths or not batch:
+        return answer(priors)
+    strengths = jnp.stack(
+        [
+            jnp.asarray(1.0 if given[name] is None else guidance.strengths[name], jnp.float32)
+            for name in BRANCHES
+        ]
+    )
+    weights, present = _terms(strengths)
+
+    def term(number):
+        mask = jnp.broadcast_to(present[number], (batch, len(BRANCHES)))
+        return answer(priors.replace(present=mask)).astype(jnp.float32)
+
+    def add(number, total):
+        weight = weights[number]
+        return jax.lax.cond(weight != 0, lambda: total + weight * term(number), lambda: total)
+
+    nothing = jnp.zeros(jax.eval_shape(term, 0).shape, jnp.float32)
+    return jax.lax.fori_loop(0, len(weights), add, nothing)
+
+
+def _terms(strengths: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the weight [4] of each network call, and which branches [4, 3] it sees.
+
+    The first sees all but those of strength 0, each of the others one less.
+    """
+    takes_part = (strengths != 0).astype(jnp.float32)
+    extra = jnp.where(takes_part > 0, strengths - 1, 0)
+    weights = jnp.concatenate([1 + extra.sum(keepdims=True), -extra])
+    without = jnp.concatenate([jnp.zeros((1, len(strengths))), jnp.eye(len(strengths))])
+    return weights, takes_part * (1 - without)

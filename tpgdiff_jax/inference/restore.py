@@ -15,19 +15,14 @@ from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.distributed.batches import batch_sharding, place
 from tpgdiff_jax.distributed.sharding import AXES, make_mesh, replicated
 from tpgdiff_jax.inference import sizes
-from tpgdiff_jax.inference.batch import (
-    RestoredBatch,
-    classify,
-    name_hashes,
-    noise_keys,
-    run_batch,
-)
+from tpgdiff_jax.inference.batch import RestoredBatch, classify, name_hashes, noise_keys
 from tpgdiff_jax.inference.compile_cache import keep_compiled_programs
 from tpgdiff_jax.inference.engine import Finish, Outcome, stream
-from tpgdiff_jax.inference.guidance import Guidance
+from tpgdiff_jax.inference.guidance import AS_TRAINED, Guidance, is_guidable
 from tpgdiff_jax.inference.input_images import InputImage, Restored, as_input
 from tpgdiff_jax.inference.reading import read_named, windows
 from tpgdiff_jax.inference.sampling import Sampling
+from tpgdiff_jax.inference.stepwise import Watch, run_stepwise
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.precision import use_precision
 from tpgdiff_jax.priors.degradation import class_probabilities, verdict
@@ -157,6 +152,7 @@ class Restorer:
         *,
         batch_size: int = 4,
         names: Iterable[str] | None = None,
+        watch: Watch | None = None,
         **options: Any,
     ) -> Iterator[Restored]:
         """Restore images one after the other, reading ahead; memory holds only a few of them.
@@ -167,6 +163,8 @@ class Restorer:
             ones come in smaller batches, and so do those that do not fit into memory.
           names: of the images; with the seed they decide the noise.  A path has its file's name,
             other images have none.
+          watch: called with the steps done and all steps of a batch, before the first and after
+            each; what it raises ends the iteration.
           options: the fields of `sampling.Sampling`: steps, sampler, seed, clamp, tile, windows,
             guidance, samples, exact_size.
 
@@ -182,7 +180,8 @@ class Restorer:
 
         def results() -> Iterator[Restored]:
             chunks = windows(named, 4 * batch_size * self._sharing)
-            for index, each in enumerate(self.outcomes(chunks, read_named, batch_size, sampling)):
+            made = self.outcomes(chunks, read_named, batch_size, sampling, watch=watch)
+            for index, each in enumerate(made):
                 error = each.error
                 if isinstance(error, NotFiniteError):
                     error = NotFiniteError(f"{each.item.name or f'image {index}'}: {error}")
@@ -197,6 +196,7 @@ class Restorer:
         batch_size: int,
         sampling: Sampling,
         wanted: Callable[[Any], bool] = lambda source: True,
+        watch: Watch | None = None,
     ) -> Iterator[Outcome]:
         """Yield what becomes of every image, in order; arguments as for `iterate` and `stream`."""
 
@@ -204,7 +204,8 @@ class Restorer:
             shapes = [picture.rgb.shape[:2] for picture in pictures]
             return self.groups(shapes, batch_size, sampling)
 
-        return stream(chunks, read, group, functools.partial(self.start, sampling=sampling), wanted)
+        start = functools.partial(self.start, sampling=sampling, watch=watch)
+        return stream(chunks, read, group, start, wanted)
 
     def checked(self, sampling: Sampling) -> Sampling:
         """Fill in what the weights decide, and check the rest; see `Sampling.checked`."""
@@ -235,8 +236,14 @@ class Restorer:
         options = (sampling.samples, sampling.exact_size)
         return sizes.groups(shapes, batch_size, sampling.tile, *devices, *options)
 
-    def start(self, pictures: Sequence[InputImage], sampling: Sampling) -> Finish:
+    def start(
+        self, pictures: Sequence[InputImage], sampling: Sampling, watch: Watch | None = None
+    ) -> Finish:
         """Begin to restore pictures of one padded size, some that `groups` puts together.
+
+        Args:
+          pictures, sampling: what, and how.
+          watch: see `iterate`.
 
         Returns:
           what waits for their `Restored`, each of its picture's size; see `engine.stream`.
@@ -249,8 +256,10 @@ class Restorer:
         rows = 1 if tile else sizes.filled_up(len(pictures), self._sharing)
         filled = [*pictures, *pictures[:1] * (rows - len(pictures))]
         images = np.stack([sizes.padded_to(size, picture.rgb) for picture in filled])
+        # Weights whose strengths may vary have one program for all of them.
+        varies = sampling.guidance or is_guidable(self.config)
         keys = noise_keys(sampling.seed, name_hashes([picture.name for picture in filled], samples))
-        answer = run_batch(
+        answer = run_stepwise(
             self._variables,
             self._placed(images, by_rows=not tile),
             keys if self._mesh is None else jax.device_put(keys, replicated(self._mesh)),
@@ -262,10 +271,11 @@ class Restorer:
             clamp=sampling.clamp,
             tile=tile,
             windows=sampling.windows * (1 if self._mesh is None else self._mesh.size),
-            guidance=Guidance.of(sampling.guidance),
+            guidance=Guidance.of(sampling.guidance) if varies else AS_TRAINED,
             samples=samples,
             at_once=sizes.samples_at_once(size, samples, tile, sampling.windows, self._spatial),
             mesh=self._mesh,
+            watch=watch,
         )
 
         def finish() -> list[Restored | NotFiniteError]:

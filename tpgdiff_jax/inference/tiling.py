@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Denoise = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+from tpgdiff_jax.diffusion.samplers import Denoise
 
 
 def starts(length: int, tile: int, overlap: int) -> list[int]:

@@ -1,0 +1,65 @@
+"""What the page takes, and the sentence for what it does not take."""
+
+import dataclasses
+import os
+import pathlib
+
+from tpgdiff_jax.data.pictures import door
+from tpgdiff_jax.data.pictures.errors import UnreadableImageError
+from tpgdiff_jax.reporting.errors import UserError
+
+_REMEDY = "python -m tpgdiff_jax.main --mode=restore has no such limit"
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How much one visitor may ask for.
+
+    Attributes:
+      file_bytes: of an upload.
+      pixels: of a picture.
+      side: of its longer side, pixels.
+      waiting: pictures that may wait for the device, of all visitors.
+      seconds: after which what was uploaded or made is removed.
+    """
+
+    file_bytes: int = 64 * 2**20
+    pixels: int = 2**22
+    side: int = 8192
+    waiting: int = 20
+    seconds: float = 3600.0
+
+    def check_file(self, path: pathlib.Path, name: str) -> tuple[int, int]:
+        """Look at an uploaded file, without decoding its pixels.
+
+        Args:
+          path: where it lies.
+          name: what the visitor calls it.
+
+        Returns:
+          (height, width), upright.
+
+        Raises:
+          UserError: no picture, damaged as far as its header tells, or too large; one sentence.
+        """
+        size = os.path.getsize(path)
+        if size > self.file_bytes:
+            raise UserError(
+                f"{name}: the file has {size / 2**20:.0f} MiB, and this page takes at most "
+                f"{self.file_bytes / 2**20:.0f}; {_REMEDY}."
+            )
+        try:
+            height, width = door.read_size(path)
+        except UnreadableImageError as error:
+            raise UserError(f"{name}: {error.reason}.") from error
+        if height * width > self.pixels:
+            raise UserError(
+                f"{name}: {width}x{height} are {height * width / 1e6:.1f} megapixels, and this "
+                f"page takes at most {self.pixels / 1e6:.1f}; {_REMEDY}."
+            )
+        if max(height, width) > self.side:
+            raise UserError(
+                f"{name}: {width}x{height} is too long for this page, which takes at most "
+                f"{self.side} pixels a side; {_REMEDY}."
+            )
+        return height, width

@@ -1,0 +1,176 @@
+"""What answers the browser: the page, visitors' own files, and nothing else of this machine."""
+
+import contextlib
+import ipaddress
+import os
+import pathlib
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+
+import fastapi
+import gradio as gr
+import uvicorn
+from fastapi.responses import FileResponse
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tpgdiff_jax.app import page
+from tpgdiff_jax.app.limits import Limits
+from tpgdiff_jax.app.service import Service, shipped_samples
+from tpgdiff_jax.inference.restore import Restorer
+from tpgdiff_jax.reporting.errors import UserError
+
+# Of Gradio's addresses, those the page uses.  Not among them: files by their path, other sites'
+# files, and everything that serves pages shared with others.
+_OPEN = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json")
+_OPEN_BELOW = (
+    *("/static/", "/assets/", "/svelte/", "/pictures/", "/samples/"),
+    *("/gradio_api/queue/", "/gradio_api/heartbeat/", "/gradio_api/upload"),
+    *("/gradio_api/startup-events", "/gradio_api/app_id", "/gradio_api/info"),
+    *("/gradio_api/cancel", "/gradio_api/reset"),
+)
+_HEADERS = {
+    # The browser itself fetches nothing from elsewhere.  Gradio's templates are functions made of
+    # text, and its style and script stand in the page.
+    "content-security-policy": (
+        "default-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; "
+        "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+        "connect-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'self'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+_MEDIA = {
+    **{".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"},
+    **{".bmp": "image/bmp", ".tif": "image/tiff", ".tiff": "image/tiff"},
+}
+
+
+class Guard:
+    """Lets through what `_OPEN` and `_OPEN_BELOW` name, and adds headers; ASGI middleware."""
+
+    def __init__(self, app: ASGIApp):
+        """Wrap an application."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        path = scope["path"]
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                added = [(k.encode(), v.encode()) for k, v in _HEADERS.items()]
+                message = message | {"headers": [*message["headers"], *added]}
+            await send(message)
+
+        known = path in _OPEN or path.startswith(_OPEN_BELOW)
+        if not known or ".." in path:
+            return await fastapi.Response(status_code=404)(scope, receive, with_headers)
+        await self._app(scope, receive, with_headers)
+
+
+def create_app(service: Service, hosts: list[str] | None = None) -> fastapi.FastAPI:
+    """Join the page with the addresses of visitors' files.
+
+    Args:
+      service: behind the page.
+      hosts: names under which a browser may ask; None for any.  Other sites' pages could otherwise
+        be made to speak to this one.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
+        yield
+        service.store.clear()  # also where a signal ends the process
+
+    app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+
+    @app.get("/pictures/{token}")
+    def picture(token: str, name: str | None = None) -> FileResponse:
+        held = service.store.find(token)
+        if held is None:
+            raise fastapi.HTTPException(404)
+        media = _MEDIA.get(held.path.suffix.lower(), "application/octet-stream")
+        saved = held.name if name is not None or media == "application/octet-stream" else None
+        headers = {"cache-control": "private, no-store"}
+        return FileResponse(held.path, media_type=media, filename=saved, headers=headers)
+
+    @app.get("/samples/{name}")
+    def sample(name: str) -> FileResponse:
+        if name not in service.samples:
+            raise fastapi.HTTPException(404)
+        return FileResponse(service.samples[name])
+
+    gr.mount_gradio_app(
+        app,
+        page.build(service),
+        path="/",
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        max_file_size=service.limits.file_bytes,
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        pwa=False,
+        theme=page.THEME,
+        css=page.CSS,
+        head=page.HEAD,
+    )
+    app.add_middleware(Guard)
+    if hosts is not None:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    return app
+
+
+def serve(restorer: Restorer, ear: socket.socket, limits: Limits | None = None) -> None:
+    """Serve the page until the process is told to stop; then every visitor's file is removed.
+
+    Args:
+      restorer: the system.
+      ear: of `listening`.
+      limits: what the page takes.
+    """
+    host, port = ear.getsockname()[:2]
+    with tempfile.TemporaryDirectory(prefix="tpgdiff_page_") as name:
+        folder = pathlib.Path(name)
+        use_folder(folder)
+        service = Service(restorer, folder, limits, shipped_samples())
+        local = ipaddress.ip_address(host).is_loopback
+        app = create_app(service, ["127.0.0.1", "localhost", "[::1]"] if local else None)
+        # Pages that are open hold a connection; nobody waits for them at the end.
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+        shown = f"[{host}]" if ":" in host else host
+        print(f"Open http://{shown}:{port}/  (Ctrl-C ends it)", flush=True)
+        uvicorn.Server(config).run(sockets=[ear])
+
+
+def use_folder(folder: pathlib.Path) -> None:
+    """Let Gradio lay uploads into a folder of ours, and tell nobody of us."""
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+      UserError: the host is not of this machine, or the port is taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    ear = socket.socket(family)
+    try:
+        if os.name == "posix":  # a port that was just given up is free; elsewhere it means more
+            ear.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        ear.bind((host, port))
+        ear.listen()
+    except OSError as error:
+        ear.close()
+        raise UserError(
+            f"--host={host} --port={port}: this address cannot be used ({error.strerror}); choose "
+            "another --port, or --host=127.0.0.1."
+        ) from error
+    return ear

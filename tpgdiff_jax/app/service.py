@@ -1,0 +1,185 @@
+"""What the page can do: take pictures, restore, tell how far it is, forget."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import threading
+import time
+from collections.abc import Mapping
+
+from absl import logging
+
+from tpgdiff_jax.app.jobs import Job, Jobs
+from tpgdiff_jax.app.limits import Limits
+from tpgdiff_jax.app.store import Store
+from tpgdiff_jax.app.work import Request, perform
+from tpgdiff_jax.data.degradations.mix import Recipe, in_order
+from tpgdiff_jax.data.images import encode_png
+from tpgdiff_jax.data.pictures.errors import UnreadableImageError
+from tpgdiff_jax.data.pictures.picture import to_8_bit
+from tpgdiff_jax.inference.input_images import as_input
+from tpgdiff_jax.inference.restore import Restorer
+from tpgdiff_jax.inference.sampling import Sampling
+from tpgdiff_jax.priors import BRANCHES
+from tpgdiff_jax.reporting.errors import UserError
+
+_SWEEP_SECONDS = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture that a visitor brought.
+
+    Attributes:
+      token: of the file as it came.
+      preview: token of an 8-bit PNG of it, upright, which every browser shows.
+      name: as the visitor calls it.
+      size: (height, width).
+    """
+
+    token: str
+    preview: str
+    name: str
+    size: tuple[int, int]
+
+
+class Service:
+    """Everything behind the page; safe for threads.
+
+    Attributes:
+      restorer: the system.
+      limits: what is taken.
+      store: visitors' files.
+      samples: name -> file of the pictures offered.
+    """
+
+    def __init__(
+        self,
+        restorer: Restorer,
+        folder: pathlib.Path,
+        limits: Limits | None = None,
+        samples: Mapping[str, pathlib.Path] | None = None,
+    ):
+        """Start.
+
+        Args:
+          restorer: the system.
+          folder: of this process alone; uploads and results lie there.
+          limits: what is taken.
+          samples: pictures offered.
+        """
+        self.restorer, self.limits = restorer, limits or Limits()
+        self.samples = dict(samples or {})
+        self.store = Store(folder, self.limits.seconds)
+        self._jobs = Jobs(self.limits.waiting)
+        threading.Thread(target=self._sweep, daemon=True, name="sweeping").start()
+
+    def accept(self, session: str, path: str | os.PathLike, name: str) -> Picture:
+        """Take an uploaded picture.
+
+        Args:
+          session: whose it is.
+          path: where the web server laid it.
+          name: as the visitor calls it.
+
+        Raises:
+          UserError: it is none, or too large; one sentence.
+        """
+        token = self.store.take(session, path, name)
+        return self._shown(session, token)
+
+    def accept_sample(self, session: str, name: str) -> Picture:
+        """Take one of the pictures offered; arguments as of `accept`."""
+        if name not in self.samples:
+            raise UserError(f"There is no example {name!r}; there are {', '.join(self.samples)}.")
+        path = self.samples[name]
+        return self._shown(session, self.store.put(session, path.read_bytes(), path.name))
+
+    def _shown(self, session: str, token: str) -> Picture:
+        held = self.store.find(token)
+        try:
+            size = self.limits.check_file(held.path, held.name)
+            preview = encode_png(to_8_bit(as_input(held.path).rgb))
+        except UnreadableImageError as error:
+            self.store.drop(token)
+            raise UserError(f"{held.name}: {error.reason}.") from error
+        except UserError:
+            self.store.drop(token)
+            raise
+        return Picture(token, self.store.put(session, preview, "preview.png"), held.name, size)
+
+    def submit(
+        self, session: str, picture: Picture, sampling: Sampling, recipe: Recipe | None = None
+    ) -> Job:
+        """Ask for a restoration; an older request of the same visitor is cancelled.
+
+        Args:
+          session: whose it is.
+          picture: of `accept`.
+          sampling: how to restore.
+          recipe: how to degrade it first.
+
+        Raises:
+          UserError: the picture was removed, a setting does not fit, or too many wait.
+        """
+        held = self.store.find(picture.token)
+        if held is None or held.session != session:
+            raise UserError(f"{picture.name}: it was removed meanwhile; choose the picture anew.")
+        sampling = self.restorer.checked(sampling)
+        request = Request(held.path, held.name, sampling, recipe)
+        work = functools.partial(perform, self.restorer, request)
+        return self._jobs.submit(Job(session, held.name, work))
+
+    def ahead(self, job: Job) -> int:
+        """Return how many requests are served before this one."""
+        return self._jobs.ahead(job)
+
+    def cancel(self, session: str) -> None:
+        """Cancel a visitor's request."""
+        self._jobs.cancel(session)
+
+    def close(self, session: str) -> None:
+        """Forget a visitor: requests, uploads and results."""
+        self.cancel(session)
+        self.store.close(session)
+
+    def guidable(self) -> tuple[str, ...]:
+        """Return the branches whose strength these weights let vary."""
+        model = self.restorer.config.model
+        return tuple(
+            name
+            for name in BRANCHES
+            if model[f"use_{name}"] and model.get(f"dropout_{name}", 0.0) > 0
+        )
+
+    def _sweep(self) -> None:
+        while True:
+            time.sleep(_SWEEP_SECONDS)
+            try:
+                self.store.sweep()
+            except OSError:  # a file that went away meanwhile; the next turn finds the rest
+                logging.exception("removing old files failed")
+
+
+def recipe_of(severities: Mapping[str, float], seed: int) -> Recipe:
+    """Return the recipe of some sliders.
+
+    Args:
+      severities: name of a degradation -> its severity; those of 0 are left out.
+      seed: of everything else.
+
+    Raises:
+      UserError: all are 0.
+    """
+    steps = [(name, severity) for name, severity in severities.items() if severity > 0]
+    if not steps:
+        raise UserError("Every severity is 0; move at least one of the sliders.")
+    return Recipe(in_order(steps), seed)
+
+
+def shipped_samples() -> dict[str, pathlib.Path]:
+    """Return the photos that come with a clone of the project; {} where there is none."""
+    photos = pathlib.Path(__file__).parents[2] / "configs" / "quickstart_photos"
+    found = [*sorted(photos.glob("real/*.png")), *sorted(photos.glob("eval/*.jpg"))]
+    return {path.stem: path for path in found}

@@ -1,0 +1,177 @@
+"""Restore a batch step by step: a program serves every sampler, number of steps, seed and strength.
+
+`batch.run_batch` is the whole chain in one program, for who runs the same chain again and again.
+Here the table of the sampler is an argument, so that a size needs its programs once.  Who does not
+watch waits for nothing: all steps are one call.  Who watches is told of each step, by the same
+programs, and gets the same pixels.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from tpgdiff_jax.diffusion import samplers
+from tpgdiff_jax.diffusion.irsde import IRSDE
+from tpgdiff_jax.inference import batch
+from tpgdiff_jax.inference.batch import RestoredBatch
+from tpgdiff_jax.inference.guidance import AS_TRAINED, Guidance
+from tpgdiff_jax.models.tpgdiff import TPGDiff
+from tpgdiff_jax.priors import Priors
+
+# (steps done, steps in all): called before the first step and after each; may raise to stop.
+Watch = Callable[[int, int], None]
+_ROWS = 128  # of a table: few numbers of rows, so few programs
+
+
+@flax.struct.dataclass
+class Known:
+    """What stays the same in all steps of a batch.
+
+    Attributes:
+      mu: degraded images, one copy for each sample drawn together, float32 [B * at_once, H, W, 3].
+      priors: of these copies.
+      keys: of the samples, [turns, B * at_once].
+      logits: the degradation classifier's [B, classes]; None where there is none.
+    """
+
+    mu: jax.Array
+    priors: Priors
+    keys: jax.Array
+    logits: jax.Array | None
+
+
+def run_stepwise(
+    variables: Any,
+    lq: jax.Array,
+    keys: jax.Array,
+    *,
+    model: TPGDiff,
+    sde: IRSDE,
+    sampler: str,
+    steps: int,
+    prediction: str,
+    clamp: bool = False,
+    tile: int = 0,
+    windows: int = 1,
+    guidance: Guidance = AS_TRAINED,
+    samples: int = 1,
+    at_once: int | None = None,
+    mesh: Mesh | None = None,
+    watch: Watch | None = None,
+) -> RestoredBatch:
+    """Restore images; arguments and result as of `batch.run_batch`.
+
+    Args:
+      watch: is told of every step; the samples of all turns count.
+
+    Raises:
+      Exception: what `watch` raises.
+    """
+    at_once = at_once or samples
+    table = _filled(samplers.step_table(sampler, sde, steps))
+    known = prepare(variables, lq, keys, model=model, samples=samples, at_once=at_once, mesh=mesh)
+    options = {"model": model, "sde": sde, "prediction": prediction, "clamp": clamp}
+    options |= {"tile": tile, "windows": windows, "mesh": mesh}
+    turns = samples // at_once
+    drawn = []
+    for turn in range(turns):
+        state = begin(known, turn, sde=sde, tile=tile, mesh=mesh)
+        for first, end in [(0, steps)] if watch is None else [(n, n + 1) for n in range(steps)]:
+            if watch is not None:
+                jax.block_until_ready(state)
+                watch(turn * steps + first, turns * steps)
+            state = advance(variables, known, state, guidance, table, turn, first, end, **options)
+        drawn.append(state.y)
+    if watch is not None:
+        jax.block_until_ready(drawn)
+        watch(turns * steps, turns * steps)
+    return finish(known, drawn, at_once=at_once, dtype=jnp.dtype(lq.dtype))
+
+
+def _filled(table: samplers.StepTable) -> samplers.StepTable:
+    """Fill a table up with rows that no step takes."""
+    missing = -len(table.time) % _ROWS
+    return jax.tree.map(lambda a: np.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)), table)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "samples", "at_once", "mesh"))
+def prepare(
+    variables: Any,
+    lq: jax.Array,
+    keys: jax.Array,
+    *,
+    model: TPGDiff,
+    samples: int,
+    at_once: int,
+    mesh: Mesh | None,
+) -> Known:
+    """Compute what all steps share; arguments as of `run_stepwise`."""
+    mu, priors, logits = batch.prepare(model, variables, lq, at_once)
+    return Known(mu, priors, batch.keys_by_turn(keys, samples, at_once), logits)
+
+
+@functools.partial(jax.jit, static_argnames=("sde", "tile", "mesh"))
+def begin(known: Known, turn: int, *, sde: IRSDE, tile: int, mesh: Mesh | None) -> samplers.State:
+    """Return the state of a turn's samples before the first step."""
+    state = samplers.begin(sde, known.mu, known.keys[turn])
+    return state if tile else jax.tree.map(batch.placer(mesh, by_rows=True), state)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("model", "sde", "prediction", "clamp", "tile", "windows", "mesh"),
+    donate_argnames="state",
+)
+def advance(
+    variables: Any,
+    known: Known,
+    state: samplers.State,
+    guidance: Guidance,
+    table: samplers.StepTable,
+    turn: int,
+    first: int,
+    end: int,
+    *,
+    model: TPGDiff,
+    sde: IRSDE,
+    prediction: str,
+    clamp: bool,
+    tile: int,
+    windows: int,
+    mesh: Mesh | None,
+) -> samplers.State:
+    """Take some steps.
+
+    Args:
+      variables, guidance: as of `run_stepwise`.
+      known, state: of `prepare` and `begin`.
+      table: of all steps, `StepTable`.
+      turn: whose keys draw the noise; traced.
+      first, end: the rows of the table to take, `first` to `end - 1`; traced.
+      model, sde, prediction, clamp, tile, windows, mesh: as of `run_stepwise`.
+    """
+    network = batch.network_of(model, variables, known.priors, guidance, tile, windows, mesh)
+    place = batch.placer(None if tile else mesh, by_rows=True)
+    mu, keys = place(known.mu), known.keys[turn]
+
+    def step(number, state):
+        row = jax.tree.map(lambda column: column[number], table)
+        state = samplers.take_step(network, sde, mu, keys, state, row, prediction, clamp)
+        return jax.tree.map(place, state)
+
+    return jax.lax.fori_loop(first, end, step, state)
+
+
+@functools.partial(jax.jit, static_argnames=("at_once", "dtype"))
+def finish(
+    known: Known, drawn: list[jax.Array], *, at_once: int, dtype: jnp.dtype
+) -> RestoredBatch:
+    """Turn the last states `y` of every turn into results."""
+    samples = jnp.stack([known.mu + y for y in drawn])
+    return batch.summarised(samples, at_once, known.logits, dtype)
