@@ -1,5 +1,7 @@
 """A bug inside a mode is not shown as the user's fault."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from tpgdiff_jax.commands import modes
@@ -21,6 +23,7 @@ def test_a_bug_while_building_a_stage_is_no_user_error(tiny_config, tmp_path, mo
 
 def test_a_bug_while_loading_weights_is_no_user_error(tmp_path, monkeypatch):
     monkeypatch.setattr(modes, "load_suited", _broken)
+    flags = SimpleNamespace(checkpoint="default", predictions=None, share=None, merge=False)
     with pytest.raises(ValueError, match="matmul") as caught:
-        modes.benchmark(base_config(), "default", None, tmp_path)
+        modes.benchmark(base_config(), flags, tmp_path)
     assert not isinstance(caught.value, UserError)
