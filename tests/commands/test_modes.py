@@ -1,6 +1,6 @@
 """A bug inside a mode is not shown as the user's fault."""
 
-import types
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,8 +23,7 @@ def test_a_bug_while_building_a_stage_is_no_user_error(tiny_config, tmp_path, mo
 
 def test_a_bug_while_loading_weights_is_no_user_error(tmp_path, monkeypatch):
     monkeypatch.setattr(modes, "load_suited", _broken)
-    named = {"checkpoint": "default", "predictions": None, "share": None, "merge": False}
-    flags = types.SimpleNamespace(**named)
+    flags = SimpleNamespace(checkpoint="default", predictions=None, share=None, merge=False)
     with pytest.raises(ValueError, match="matmul") as caught:
         modes.benchmark(base_config(), flags, tmp_path)
     assert not isinstance(caught.value, UserError)

@@ -19,6 +19,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 
 # Values of flags rather than flags of ours, and what every program has.
 FOREIGN = {"help", "flagfile", "logdir"}
+# Of Slurm, gcloud and Docker, as far as \w+ goes.
+OF_LAUNCHERS = {"ntasks", "gpus", "cpus", "signal", "worker", "batch", "array", "wrap", "nodes"}
+OF_LAUNCHERS |= {"time", "file", "tag", "filename"}
 COMMANDS = [
     (page, tuple(words))
     for page in (*pages.PAGES, pages.CARD, *pages.EXPERIMENTS)
@@ -88,7 +91,9 @@ def test_every_flag_is_documented():
 @functools.cache
 def _launch_sources() -> str:
     return "".join(
-        path.read_text() for path in pages.ROOT.glob("launch/**/*") if path.suffix in (".py", ".sh")
+        path.read_text()
+        for path in pages.ROOT.glob("launch/**/*")
+        if path.suffix in (".py", ".sh", ".sbatch")
     )
 
 
@@ -96,6 +101,7 @@ def _launch_sources() -> str:
 def test_every_documented_flag_exists(page):
     known = _own()[0] | {"config"} | FOREIGN
     known |= {f"no{name}" for name in known}
+    known |= OF_LAUNCHERS if page.name == "launching.md" else set()
     text = re.sub(r"XLA_FLAGS=\"[^\"]*\"", "", "\n".join((*pages.spans(page), _bash(page))))
     wrong = []
     for line in text.splitlines():

@@ -53,6 +53,16 @@ def test_a_folder_chosen_before_stays(tmp_path):
     assert keep_compiled_programs() == tmp_path / "mine"
 
 
+def test_several_processes_keep_programs_where_all_of_them_see_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    shared = tmp_path / "run" / ".compiled"
+    assert keep_compiled_programs(shared) == shared
+    assert not shared.exists()  # a mistyped --workdir is not made
+    jax.jit(lambda x: x * 5 + 1)(2.0)
+    assert list(shared.glob("jit_*-cache"))
+
+
 def test_nothing_is_kept_where_the_user_said_no_or_the_folder_cannot_be_made(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

@@ -67,6 +67,7 @@ def test_restoring_needs_nothing_but_an_input(save, assets, photo_folder, monkey
     monkeypatch.setattr(jax, "local_devices", lambda: one)
     typed = {"input": ["0.png"], "output": None, "checkpoint": None, "format": ".png"}
     usual = {"batch_size": 4, "spatial": 1, "compile_cache": False, "side_by_side": False}
+    usual["share"] = None
     options = {"guidance": [], "seed": 0, "steps": None, "sampler": None}
     modes.restore(types.SimpleNamespace(**typed, **usual), options)
     said = capsys.readouterr().out
@@ -92,7 +93,8 @@ def test_description_log_and_benchmark_name_weights_alike(save, photo_folder, tm
     config.benchmark.exact = False
     clean = {"name": "noise", "folder": "photos", "layout": "clean", "gt": "", "sigma": 25.0}
     config.benchmark.sets = (clean,)
-    modes.benchmark(config, str(path), None, tmp_path / "scores")
+    flags = {"checkpoint": str(path), "predictions": None, "share": None, "merge": False}
+    modes.benchmark(config, types.SimpleNamespace(**flags), tmp_path / "scores")
     scored = json.loads((tmp_path / "scores" / "summary.json").read_text())
     assert said == logged == scored["job"]["weights"] == loaded.fingerprint
 

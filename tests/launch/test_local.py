@@ -117,13 +117,21 @@ def flags(tiny_experiment):
     return (f"--config={tiny_experiment}", "--config.optim.steps=40", *SMALLER)
 
 
+@pytest.fixture(scope="module")
+def known():
+    """The losses of one process, once a test has asked for them."""
+    return {}
+
+
 @pytest.fixture
-def undisturbed(local, flags, tmp_path):
-    """The losses of one process."""
-    workdir = tmp_path / "alone"
-    code, said = finish(local(1, *flags, f"--workdir={workdir}"))
-    assert code == 0, said
-    return losses(workdir)
+def undisturbed(local, flags, tmp_path, known):
+    """The losses of one process; the photos are the same for all tests."""
+    if not known:
+        workdir = tmp_path / "alone"
+        code, said = finish(local(1, *flags, f"--workdir={workdir}"))
+        assert code == 0, said
+        known.update(losses(workdir))
+    return known
 
 
 def check_same(workdir, expected):
