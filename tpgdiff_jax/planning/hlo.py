@@ -51,7 +51,7 @@ class Instruction:
       name, op: e.g. "fusion.12", "fusion".
       results: the arrays it gives.
       operands: names of what it takes.
-      number: of a parameter, where it stands in the call; else 0.
+      number: of a parameter, where it stands in the call; of a whole constant, its value; else 0.
       rest: its attributes, as text.
     """
 
@@ -112,13 +112,24 @@ class Hlo:
             if op in _FREE or op.endswith("-done") or op.endswith("-update"):
                 continue
             if op in ("while", "call", "conditional", "async-start"):
-                trips = _TRIPS.search(instruction.rest)
-                turns = int(trips[1]) if op == "while" and trips else 1
+                turns = self._turns(instruction) if op == "while" else 1
                 for inner in instruction.called:
                     yield from self._costs(inner, times * turns)
                 continue
             moved = self._bytes(computation, instruction)
             yield Cost(instruction, moved, self._flops(computation, instruction), times)
+
+    def _turns(self, loop: Instruction) -> int:
+        """Return how often a loop turns: as XLA says, else what its condition compares with."""
+        trips = _TRIPS.search(loop.rest)
+        if trips:
+            return int(trips[1])
+        condition = re.search(r"condition=%([\w.-]+)", loop.rest)
+        if condition is None:
+            return 1
+        inside = self.computations[condition[1]].values()
+        bounds = [i.number for each in inside for i in self.within(each) if i.op == "constant"]
+        return max(bounds, default=1)
 
     def _bytes(self, computation: Computation, instruction: Instruction) -> int:
         """Return what an instruction reads and writes of the main memory."""
@@ -180,7 +191,7 @@ def _instruction(name: str, text: str) -> Instruction:
     opening = rest.index("(")
     closing = _closing(rest, opening)
     op, inputs = rest[:opening], rest[opening + 1 : closing]
-    number = int(inputs) if op == "parameter" else 0
+    number = int(inputs) if op in ("parameter", "constant") and inputs.isdigit() else 0
     operands = tuple(_NAME.findall(inputs))
     return Instruction(name, op, arrays(shape), operands, number, rest[closing + 1 :])
 
