@@ -6,15 +6,14 @@ position it had reached, on whatever machines it continues.
 """
 
 import dataclasses
-import signal
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import grain
 import numpy as np
 from PIL import Image
 
+from tpgdiff_jax.data import worker_process
 from tpgdiff_jax.data.degradations.mix import Mixture, Recipe, degrade
 from tpgdiff_jax.data.tone import dark_photo, random_tone, soft_photo, vivid_photo
 from tpgdiff_jax.reporting.errors import UserError
@@ -23,8 +22,6 @@ from tpgdiff_jax.reporting.errors import UserError
 BLURS = ("blur", "defocus", "motion_blur")
 # A photo that cannot be used is replaced by another; so many in a row mean that all are bad.
 _MOST_REPLACED = 100
-
-
 # A program that stops waits for the batches it has asked for; small ones must not be thousands.
 _MOST_BATCHES_AHEAD = 16
 
@@ -279,24 +276,9 @@ def training_batches(
     if workers:
         batches = batches.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
-            worker_init_fn=_prepare_worker,
+            worker_init_fn=worker_process.prepare,
         )
     return batches
-
-
-def _prepare_worker(index: int, count: int) -> None:
-    """Let a worker use one core only, and go on for a minute after SIGTERM or Ctrl-C.
-
-    OpenCV would start threads for every core in every worker.  Job managers and terminals send
-    these signals to all processes of a run; the main one still needs its next batch then, to finish
-    the step after which it saves.
-    """
-    cv2.setNumThreads(1)
-    if hasattr(signal, "alarm"):  # Windows has none, and sends no SIGTERM
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
-        signal.signal(signal.SIGINT, lambda *_: signal.alarm(60))
-    else:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _places(sources, weights, seed) -> grain.MapDataset:
