@@ -87,8 +87,7 @@ def test_a_process_that_stops_answering_is_named(two):
     assert time.monotonic() - began < 30
 
 
-@pytest.mark.parametrize("failing", [0, 1])
-@pytest.mark.parametrize(("word", "code"), [("user", 2), ("ours", 1)])
+@pytest.mark.parametrize(("failing", "word", "code"), [(1, "user", 2), (0, "ours", 1)])
 def test_a_process_that_fails_tells_the_other_why(two, tmp_path, failing, word, code):
     both = two("busy")
     (tmp_path / f"trouble_{failing}").write_text(word)
