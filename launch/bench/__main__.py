@@ -14,6 +14,7 @@
     python launch/bench memory --photos=FOLDER       memory of the data pipeline over time
     python launch/bench samplers --checkpoint=FILE --pairs=FOLDER     quality by sampler and calls
     python launch/bench tiles --checkpoint=FILE --pairs=FOLDER        quality in windows
+    python launch/bench page                         --mode=serve: first paint, 100 requests, memory
     python launch/bench --preset=h200                what one H200 is measured by, in one call
 
 Common flags: --config=FILE [--config.key=value] --dtype= --batch= --size= --repeats= --output=JSON.
@@ -123,6 +124,13 @@ def _tiles(config: ConfigDict, flag: flags.FlagValues) -> Rows:
     return pairs.bench_tiles(flag.checkpoint, _pairs(flag), flag.each)
 
 
+def _page(config: ConfigDict, flag: flags.FlagValues) -> Rows:
+    from launch.bench import page
+
+    restorer = page.Restorer.load(flag.checkpoint)
+    return page.bench_paint(flag.repeats) + page.bench_requests(restorer, flag.size or 512)
+
+
 def _pairs(flag: flags.FlagValues) -> str:
     if not flag.pairs:
         raise UserError("--pairs is missing; name a folder of sets, each with LQ and GT.")
@@ -147,6 +155,7 @@ WORKS = {
     "memory": _memory,
     "samplers": _samplers,
     "tiles": _tiles,
+    "page": _page,
 }
 
 

@@ -21,6 +21,7 @@ from launch.bench import (
     measure,
     model,
     options,
+    page,
     pairs,
     parity,
     presets,
@@ -220,6 +221,15 @@ def test_samplers_and_tiles(tiny, tmp_path, monkeypatch):
     assert [row["sampler"] for row in rows] == ["input", "posterior"]
     rows = pairs.bench_tiles(str(path), str(tmp_path / "pairs"), 1, tiles=(0,))
     assert rows[0]["pictures"] == 1
+
+
+def test_requests_of_the_page_are_timed_and_its_memory_followed(tiny):
+    restorer = page.Restorer(*weights.random_system(tiny), tiny)
+    rows = page.bench_requests(restorer, 32, requests=3)
+    assert [row["what"] for row in rows[:2]] == ["first request, 32x32, compiled", "request, 32x32"]
+    assert all(row["seconds"] > 0 for row in rows[:2])
+    assert rows[-1]["what"] == "after request 3"
+    assert rows[-1]["resident_bytes"] > 2**26
 
 
 def test_preset_measures_all_in_one_call(tiny, capsys):
