@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Run the test suite in two processes (TPGDIFF_TEST_JOBS chooses another number); arguments go to
-# pytest.
+# pytest.  TPGDIFF_TEST_EXTRAS=test,app,browser also installs what the tests of the page need, but for
+# the browser itself (chromium, chromedriver).
 #
 #   bash launch/test.sh                 everything but the slow tests
 #   bash launch/test.sh -m slow         the tests marked slow
@@ -8,5 +9,5 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
-prepare_environment test
+prepare_environment "${TPGDIFF_TEST_EXTRAS:-test}"
 exec "$python" -m pytest -n "${TPGDIFF_TEST_JOBS:-2}" --dist loadfile --no-loadscope-reorder "$@"

@@ -15,6 +15,7 @@
     python launch/bench samplers --checkpoint=FILE --pairs=FOLDER     quality by sampler and calls
     python launch/bench tiles --checkpoint=FILE --pairs=FOLDER        quality in windows
     python launch/bench naming --checkpoint=FILE --photos=FOLDER      degradations named right
+    python launch/bench page                         --mode=serve: first paint, 100 requests, memory
     python launch/bench --preset=h200                what one H200 is measured by, in one call
 
 Common flags: --config=FILE [--config.key=value] --dtype= --batch= --size= --repeats= --output=JSON.
@@ -131,6 +132,13 @@ def _naming(config: ConfigDict, flag: flags.FlagValues) -> Rows:
     return naming.bench_naming(flag.checkpoint, photos, flag.crop)
 
 
+def _page(config: ConfigDict, flag: flags.FlagValues) -> Rows:
+    from launch.bench import page
+
+    restorer = page.Restorer.load(flag.checkpoint)
+    return page.bench_paint(flag.repeats) + page.bench_requests(restorer, flag.size or 512)
+
+
 def _pairs(flag: flags.FlagValues) -> str:
     if not flag.pairs:
         raise UserError("--pairs is missing; name a folder of sets, each with LQ and GT.")
@@ -156,6 +164,7 @@ WORKS = {
     "samplers": _samplers,
     "tiles": _tiles,
     "naming": _naming,
+    "page": _page,
 }
 
 

@@ -19,6 +19,7 @@ _COLUMNS = {
     "images_per_second": ("images/s", "{:.3g}", 1),
     "peak_bytes": ("peak GiB", "{:.2f}", 2**30),
     "program_bytes": ("program GiB", "{:.2f}", 2**30),
+    "resident_bytes": ("resident GiB", "{:.3f}", 2**30),
     "flop_program": ("XLA GFLOP", "{:.5g}", 1e9),
     "flop_counted": ("GFLOP", "{:.5g}", 1e9),
     "flop_closed_form": ("closed form", "{:.5g}", 1e9),

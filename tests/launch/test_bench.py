@@ -22,6 +22,7 @@ from launch.bench import (
     model,
     naming,
     options,
+    page,
     pairs,
     parity,
     presets,
@@ -242,6 +243,15 @@ def test_naming_counts_first_names_and_verdicts(tmp_path, monkeypatch):
     assert rows["jpeg"]["instead"] == "noise"
     assert rows["nothing"]["verdict"] == 0
     assert rows["mean of the degradations"]["first"] == pytest.approx(1 / 11)
+
+
+def test_requests_of_the_page_are_timed_and_its_memory_followed(tiny):
+    restorer = page.Restorer(*weights.random_system(tiny), tiny)
+    rows = page.bench_requests(restorer, 32, requests=3)
+    assert [row["what"] for row in rows[:2]] == ["first request, 32x32, compiled", "request, 32x32"]
+    assert all(row["seconds"] > 0 for row in rows[:2])
+    assert rows[-1]["what"] == "after request 3"
+    assert rows[-1]["resident_bytes"] > 2**26
 
 
 def test_preset_measures_all_in_one_call(tiny, capsys):

@@ -31,6 +31,11 @@ THEME = gr.themes.Base(
     neutral_hue="slate",
     font=["system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
+).set(
+    # Dark enough for white words.
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_dark="*primary_700",
 )
 _POLL_SECONDS = 0.2
 _UNCERTAINTY_SAMPLES = 4
