@@ -5,6 +5,7 @@ Needs the extras app and browser, chromium and chromedriver; .ci/run installs th
 
 # ruff: noqa: E402 (what needs an extra is imported where it is there)
 
+import base64
 import contextlib
 import json
 import os
@@ -36,6 +37,12 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 ROOT = pathlib.Path(__file__).parents[2]
 PHOTO = ROOT / "configs" / "quickstart_photos" / "eval" / "chelsea.jpg"
+_PASTE = """
+const bytes = Uint8Array.from(atob(arguments[0]), (letter) => letter.charCodeAt(0));
+const pasted = new DataTransfer();
+pasted.items.add(new File([bytes], "image.jpg", { type: "image/jpeg" }));
+document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: pasted, bubbles: true }));
+"""
 PATIENCE = 120  # seconds: the first picture of a size waits for its program
 
 
@@ -194,6 +201,12 @@ def test_a_text_file_is_answered_in_a_sentence_and_the_page_goes_on(open_page, p
     page.find(".chosen")
     page.click("#restore")
     page.says("Done.")
+
+
+def test_a_picture_that_is_pasted_is_taken(open_page, photo):
+    page = open_page()
+    page.run(_PASTE, base64.b64encode(photo.read_bytes()).decode())
+    assert "image.jpg, 130x100 pixels" in page.find(".chosen").text
 
 
 def test_two_visitors_one_waits_and_the_other_cancels(open_page, photo):
