@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import orbax.checkpoint as ocp
@@ -15,16 +15,29 @@ TEST = "test"
 
 
 class QuietManager(ocp.CheckpointManager):
-    """Orbax's manager, which leaves questions about preemption to `Preemption`.
+    """Orbax's manager, which tells of errors and leaves what concerns preemption to `Preemption`.
 
-    It would also ask from its background thread, with the number of the step it has just written.
-    JAX takes the last number asked about for where this process is, so that could set process 0
-    back, and make all agree on a step that process 0 has passed already.
+    It would also ask about preemption from its background thread, with the number of the step it
+    has just written.  JAX takes the last number asked about for where this process is, so that
+    could set process 0 back, and make all agree on a step that process 0 has passed already.
     """
+
+    # Called with the error of a write in the background, in its thread.
+    tell: Callable[[Exception], None] | None = None
 
     def reached_preemption(self, step: int) -> bool:
         """Say no; orbax asks this of itself."""
         return False
+
+    def _wait_for_checkpointers(self) -> None:
+        # Of several processes orbax raises what failed only after a wait for all of them, and those
+        # wait for this one: 20 minutes (orbax-checkpoint 0.12.8).
+        try:
+            super()._wait_for_checkpointers()
+        except Exception as error:
+            if self.tell is not None:
+                self.tell(error)
+            raise
 
 
 # Smaller parts are not worth a program of their own, which orbax compiles to cut them out.

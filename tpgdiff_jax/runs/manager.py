@@ -69,6 +69,7 @@ class RunCheckpoints:
                 preservation_policy=NewestAndBest(keep, self._scores, best_by), create=True
             ),
         )
+        self._manager.tell = lambda error: peers.fail(self._unwritten(error))
         self._damaged: dict[int, str] = {}
         self._writing: int | None = None
         self._may_write = False
@@ -292,6 +293,10 @@ class RunCheckpoints:
             self._manager.wait_until_finished()
         except Exception as error:
             raise self._write_error(step, error) from error
+
+    def _unwritten(self, error: Exception) -> CheckpointError:
+        text = " ".join(str(error).split()) or type(error).__name__
+        return CheckpointError(f"A checkpoint could not be written to {self._folder}: {text}")
 
     def _write_error(self, step: int, error: Exception) -> CheckpointError:
         self._scores.pop(step, None)
