@@ -19,6 +19,7 @@ from tpgdiff_jax.distributed.sharding import replicated
 from tpgdiff_jax.inference.batch import run_batch
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.planning.record import Program
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.training import setup
 from tpgdiff_jax.training.program import batch_shapes, step_program
 from tpgdiff_jax.training.stages import build_stage
@@ -42,6 +43,11 @@ def trace(what: str, config: ConfigDict, mesh: Mesh) -> Program:
     config = stage_config(config, "diffusion" if config.stage == "both" else config.stage)
     if what == "train":
         return _trace_training(config, mesh)
+    if config.stage == "priors":
+        raise UserError(
+            "config.stage='priors' trains alone: nothing restores with stage one; plan it with "
+            "--what=train, or choose config.stage='diffusion'."
+        )
     return _trace_restoring(config, mesh, with_scores=what == "evaluate")
 
 
