@@ -9,7 +9,7 @@ import pytest
 
 # A loop as training has it: a message between the devices in every turn, or waiting for the other.
 LOOP = """
-import pathlib, sys, time
+import os, pathlib, sys, time
 import jax
 address, count, index, folder, busy = sys.argv[1:]
 jax.distributed.initialize(address, int(count), int(index))
@@ -31,6 +31,8 @@ with ending_together(pathlib.Path(folder)):
             word = trouble.read_text()
             if word == "done":
                 break
+            if word == "abort":
+                os.abort()
             raise {"user": UserError, "ours": RuntimeError}[word]("the disk is full")
         time.sleep(0.05)
 print("ended", flush=True)
@@ -85,6 +87,15 @@ def test_a_process_that_stops_answering_is_named(two):
     assert code == 3
     assert f"process 1 of 2 ({os.uname().nodename}, pid {both[1].pid}) has died: no sign" in said
     assert time.monotonic() - began < 30
+
+
+def test_an_abort_that_follows_from_a_lost_process_names_that_one(two, tmp_path):
+    both = two("waiting")
+    both[1].send_signal(signal.SIGKILL)
+    (tmp_path / "trouble_0").write_text("abort")
+    code, _, said = end_of(both[0])
+    assert code == 3, said
+    assert re.match("error: process 1 of 2 .*has died", said.strip().splitlines()[-1]), said
 
 
 @pytest.mark.parametrize(("failing", "word", "code"), [(1, "user", 2), (0, "ours", 1)])

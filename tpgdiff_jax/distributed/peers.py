@@ -18,7 +18,7 @@ import jax
 from absl import logging
 from jax._src import distributed  # its store has no public name
 
-from tpgdiff_jax.distributed.lost_first import speak_when_first_is_lost
+from tpgdiff_jax.distributed.aborts import speak_before_aborts
 from tpgdiff_jax.reporting.crash_file import write_crash_file
 from tpgdiff_jax.reporting.leaving import leave_now
 
@@ -45,9 +45,8 @@ class _Watch:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="peers", daemon=True)
         self._first_lost = f"process 0 of {self.count} has died or cannot be reached"
-        if self.index:
-            address, text = state.coordinator_address, self._said_of(self._first_lost)
-            speak_when_first_is_lost(address, text, PEER_FAILED)
+        text = self._said_of(self._first_lost)
+        speak_before_aborts(state.coordinator_address, text, PEER_FAILED, self._wait_for_verdict)
         self._beat()
         self._thread.start()
 
@@ -60,7 +59,7 @@ class _Watch:
         if self._failed_at is not None:
             return
         if _is_of_messages(error):
-            self._stopped.wait(_SILENCE + 5 * _BEAT)
+            self._wait_for_verdict()
         self._failed_at = time.monotonic()
         self._sentence = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, KeyboardInterrupt):
@@ -71,6 +70,10 @@ class _Watch:
             self._set(f"ended/{self.index}", f"{self._who} failed: {self._sentence}")
         except jax.errors.JaxRuntimeError as gone:  # process 0 has ended already, with the store
             logging.warning("The other processes cannot be told: %s", gone)
+
+    def _wait_for_verdict(self) -> None:
+        """Give the thread time to learn of another process's end, and to end this one."""
+        self._stopped.wait(_SILENCE + 5 * _BEAT)
 
     def linger(self) -> None:
         """Return once the others have read of the end that this process has told of."""

@@ -1,14 +1,16 @@
-"""Say in a sentence that process 0 is gone, where JAX would only abort with a dump of its stack.
+"""Say in a sentence which process is lost, where C++ would only abort with a dump of its stack.
 
-Process 0 holds the service of `jax.distributed`.  Once it is gone, JAX (0.10.2) aborts in C++,
-where neither Python's exceptions nor its signal handlers are asked.  So the C library is given a
-handler of SIGABRT that looks whether process 0 still answers, and leaves other aborts alone.
+Process 0 holds the service of `jax.distributed`.  Once it is gone, JAX (0.10.2) aborts in C++; so
+may gloo when another process is gone, since messages that follow do not fit together.  Neither
+Python's exceptions nor its signal handlers are asked then.  So the C library is given a handler of
+SIGABRT that looks for a lost process first, and leaves all other aborts as they were.
 """
 
 import ctypes
 import os
 import signal
 import socket
+from collections.abc import Callable
 
 from tpgdiff_jax.reporting.leaving import leave_now
 
@@ -17,13 +19,16 @@ _PATIENCE = 5  # seconds for process 0's host to answer
 _kept: list[object] = []  # what the C library points to must stay
 
 
-def speak_when_first_is_lost(address: str, sentence: str, code: int) -> None:
-    """Print a sentence and leave, where JAX aborts because process 0 does not answer any more.
+def speak_before_aborts(
+    address: str, sentence: str, code: int, wait_for_others: Callable[[], object]
+) -> None:
+    """Before an abort, print a sentence and leave if process 0 does not answer any more.
 
     Args:
       address: HOST:PORT of its service.
       sentence: what is printed.
       code: the exit code then.
+      wait_for_others: called if it answers: may find that another process is lost, and leave.
     """
     if os.name != "posix":
         return
@@ -35,6 +40,7 @@ def speak_when_first_is_lost(address: str, sentence: str, code: int) -> None:
         if not _answers(address):
             os.write(2, f"\n{sentence}\n".encode(errors="backslashreplace"))
             leave_now(code)
+        wait_for_others()
         if before[0]:  # of faulthandler, which prints what the threads did; 0 is the default
             _Handler(before[0])(number)
 
