@@ -45,7 +45,14 @@ _RATE, _WARMUP = 2e-3, 100
 # of the classes' losses.
 _KEEP = 20.0
 # How often each degradation comes, relative to the others: those that were mistaken more often.
-_SHARES = {"blur": 1.5, "defocus": 1.5, "motion_blur": 1.3, "raindrops": 2.0, "rain": 1.3}
+_SHARES = {
+    "camera_noise": 2.0,
+    "blur": 1.5,
+    "defocus": 1.5,
+    "motion_blur": 1.3,
+    "raindrops": 2.0,
+    "rain": 1.3,
+}
 _KEPT_EVERY, _SHOWN_EVERY = 250, 50
 
 Batch = dict[str, jax.Array]
@@ -79,7 +86,7 @@ def batches_of(photos: pathlib.Path, names: tuple[str, ...], first: int) -> Any:
         tone_jitter=0.2,
         dark_share=0.2,
         vivid_share=0.3,
-        soft_share=0.1,
+        soft_share=0.2,
         first_batch=first,
         workers=1,
         read_threads=1,

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import type_handlers
 
@@ -52,7 +53,11 @@ def item_handlers() -> dict[str, ocp.CheckpointHandler]:
     first save on eight devices takes half a minute, nearly all for compiling.
     """
     arrays = type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_MIN_PART_BYTES)
-    registry = type_handlers.create_type_handler_registry((jax.Array, arrays))
+    registry = type_handlers.create_type_handler_registry(
+        (jax.Array, arrays),
+        (np.ndarray, type_handlers.NumpyHandler()),
+        *((kind, type_handlers.ScalarHandler()) for kind in (int, float, np.number)),
+    )
     state = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
     return {STATE: state} | {item: ocp.JsonCheckpointHandler() for item in (DATA, METADATA, SCORES)}
 
