@@ -28,17 +28,6 @@ def test_attention_in_turns_is_the_same_attention(monkeypatch, assert_near, form
     jax.tree.map(lambda a, b: assert_near(a, b, 1e-5), found, gradient)
 
 
-def test_tpus_hold_fewer_scores_at_once():
-    shape = jax.ShapeDtypeStruct((1, 1024, 16, 32), jnp.bfloat16)
-
-    def turns(platform):
-        lowered = jax.jit(attention.attend).trace(shape, shape, shape)
-        return lowered.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.while")
-
-    assert turns("tpu") == 1
-    assert turns("cuda") == 0  # all at once
-
-
 def test_many_scores_are_computed_head_by_head_on_cpus(monkeypatch, assert_near):
     q, k, v = (jax.random.normal(jax.random.key(i), (1, 40, 2, 8)) for i in range(3))
     whole = attention.attend(q, k, v)

@@ -1,7 +1,5 @@
 """Attention that never holds all its scores, for the UNet and for the backbones."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -10,9 +8,6 @@ import jax.numpy as jnp
 _MAX_SCORES = 2**24
 # On CPUs, for one head; few enough to stay in cache.  16 MiB.
 _MAX_CPU_SCORES = 2**22
-# On TPUs, for one image.  With eight images on a chip the scores take 32 MiB: they stay in its fast
-# memory, and the backward pass computes them again there.
-_MAX_TPU_SCORES = 2**20
 # With fewer scores than this for a head, the plain form is as fast on CPUs.
 _MIN_CPU_SCORES = 2**20
 
@@ -32,21 +27,12 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """
     if q.shape[1] * k.shape[1] < _MIN_CPU_SCORES:
         return attend_in_turns(q, k, v)
-    few = functools.partial(attend_in_turns, scores=_MAX_TPU_SCORES)
-    ways = {"cpu": attend_by_head, "tpu": few, "default": attend_in_turns}
-    return jax.lax.platform_dependent(q, k, v, **ways)
+    return jax.lax.platform_dependent(q, k, v, cpu=attend_by_head, default=attend_in_turns)
 
 
-def attend_in_turns(
-    q: jax.Array, k: jax.Array, v: jax.Array, scores: int | None = None
-) -> jax.Array:
-    """Attend with all heads at once; arguments and result as for `attend`.
-
-    Args:
-      q, k, v: as for `attend`.
-      scores: of one image that are held at once, at most; None: `_MAX_SCORES`.
-    """
-    most = max(1, (scores or _MAX_SCORES) // (q.shape[2] * k.shape[1]))
+def attend_in_turns(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Attend with all heads at once; arguments and result as for `attend`."""
+    most = max(1, _MAX_SCORES // (q.shape[2] * k.shape[1]))
     return _in_turns(lambda part: jax.nn.dot_product_attention(part, k, v), q, 1, most)
 
 
