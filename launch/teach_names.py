@@ -1,7 +1,7 @@
 """Teach the degradation tower of weights to name what it sees, while its prompt stays as it is.
 
     python launch/teach_names.py --photos=PHOTOS --output=FILE.safetensors
-        [--checkpoint=FILE.safetensors] [--steps=6000] [--state=FILE.msgpack]
+        [--checkpoint=FILE.safetensors] [--steps=4400] [--state=FILE.msgpack]
 
 All of the tower learns, its convolutions too.  Two losses pull at it: the classes are to be right,
 and what the UNet's prompt makes of the vector is to be what it made of the first tower's.  So the
@@ -9,36 +9,29 @@ UNet restores as it did, and need not learn anything anew.  The state is kept ev
 the same command goes on from it.
 """
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Callable
 from typing import Any
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tower_lessons
 from absl import flags as absl_flags
 from flax import serialization, struct
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints import published
-from tpgdiff_jax.data.degradations.mix import Mixture
-from tpgdiff_jax.data.pipeline import training_batches
-from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.models.layers import DegradationPrompt
 from tpgdiff_jax.models.tpgdiff import degradation_prior
 from tpgdiff_jax.priors.degradation import classification_loss
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import replacing
 from tpgdiff_jax.reporting.progress import Progress
-from tpgdiff_jax.runs.load import DEFAULT_WEIGHTS
 from tpgdiff_jax.training.state import make_optimizer, to_unit_range
 
-START = DEFAULT_WEIGHTS
 _CROP, _BATCH = 224, 32
 _RATE, _WARMUP = 2e-3, 100
 # What one unit of the prompt's distance, relative to how much prompts vary, weighs against the sum
@@ -64,33 +57,6 @@ class Learner(struct.PyTreeNode):
     params: Any
     moments: Any
     step: int
-
-
-def batches_of(photos: pathlib.Path, names: tuple[str, ...], first: int) -> Any:
-    """Return endless batches of degraded crops, from the `first` on; see `training_batches`."""
-    mixture = Mixture(
-        names=names,
-        weights=tuple(_SHARES.get(name, 1.0) for name in names),
-        max_mixed=3,
-        severity=(0.5, 5.0),
-        mix_share=0.15,
-        clean_share=0.1,
-    )
-    return training_batches(
-        [PhotoFolder(photos, min_size=_CROP, cache_mb=600)],
-        seed=11,
-        crop_size=_CROP,
-        batch_size=_BATCH,
-        mixture=mixture,
-        multi_hot=True,
-        tone_jitter=0.2,
-        dark_share=0.2,
-        vivid_share=0.3,
-        soft_share=0.2,
-        first_batch=first,
-        workers=1,
-        read_threads=1,
-    )
 
 
 def make_step(
@@ -163,9 +129,12 @@ def learn(
         learner = serialization.from_bytes(learner, kept.read_bytes())
         print(f"{kept}: goes on after step {learner.step} of {steps}", flush=True)
     step = make_step(config, first, prompt, optimizer)
-    batches = iter(batches_of(photos, tuple(config.data.degradations), int(learner.step)))
-    recent = []
     begun = int(learner.step)
+    mixture = tower_lessons.mixture(tuple(config.data.degradations), _SHARES)
+    photographed = {"dark_share": 0.2, "vivid_share": 0.3, "soft_share": 0.2}
+    order = {"seed": 11, "batch_size": _BATCH, "first_batch": begun, "workers": 1}
+    batches = iter(tower_lessons.crops(photos, mixture, _CROP, **order, **photographed))
+    recent = []
     with Progress(steps, "teaching", unit="step", initial=begun, lines=False) as progress:
         for number in range(begun + 1, steps + 1):
             batch = next(batches)
@@ -184,24 +153,17 @@ def learn(
 
 def main(arguments: list[str] | None = None) -> int:
     """Teach and write the weights; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", type=pathlib.Path, required=True, help="clean ones")
-    parser.add_argument("--output", type=pathlib.Path, required=True, help="weights to write")
-    parser.add_argument("--checkpoint", default=str(START), help="to start from")
-    parser.add_argument("--steps", type=int, default=6000, help=f"of {_BATCH} crops each")
+    parser = tower_lessons.parser(__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=4400, help=f"of {_BATCH} crops each")
     parser.add_argument("--state", type=pathlib.Path, help="kept here, to go on from")
     flags = parser.parse_args(arguments)
     if not absl_flags.FLAGS.is_parsed():  # the data pipeline's worker process reads them
         absl_flags.FLAGS(["teach_names"])
     try:
-        description, weights = published.load(flags.checkpoint)
-        config = published.described_config(description, flags.checkpoint)
-        if config.priors.encoder != "conv" or config.priors.classification != "multi":
-            raise UserError(f"{flags.checkpoint} has no conv tower that names several at once.")
+        description, weights, config = tower_lessons.load(flags.checkpoint)
         if flags.output.exists():
             raise UserError(f"{flags.output} exists; name another file or remove it.")
-        tower = learn(config, weights, flags.photos, flags.steps, flags.state)
-        weights["degradation"] = tower
+        weights["degradation"] = learn(config, weights, flags.photos, flags.steps, flags.state)
         published.save(flags.output, weights, description, description["stored_as"])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

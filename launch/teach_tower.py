@@ -12,7 +12,6 @@ fitted anew to the vectors.  Every other weight stays as it is.  Minutes on two 
 computed once, and only these two matrices are fitted.
 """
 
-import argparse
 import itertools
 import pathlib
 import sys
@@ -23,20 +22,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tower_lessons
 
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.data.degradations.mix import Mixture, Recipe, step_params
 from tpgdiff_jax.data.degradations.registry import DEGRADATIONS
-from tpgdiff_jax.data.pipeline import training_batches
-from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.models.layers import DegradationPrompt
 from tpgdiff_jax.models.tpgdiff import degradation_prior
 from tpgdiff_jax.priors.degradation import classification_loss
 from tpgdiff_jax.reporting.errors import UserError
-from tpgdiff_jax.runs.load import DEFAULT_WEIGHTS
 from tpgdiff_jax.training.state import to_unit_range
 
-START = DEFAULT_WEIGHTS
 _CROP, _BATCH = 128, 32
 # How often each degradation comes, relative to the others.
 _SHARES = {"camera_noise": 5.0}
@@ -77,27 +73,9 @@ def lesson(example: Arrays, mixture: Mixture) -> Arrays:
 
 def lessons_of(photos: pathlib.Path, names: tuple[str, ...]) -> Iterator[Arrays]:
     """Yield lessons without end; photos are rendered as in tuning, but more of them dark."""
-    mixture = Mixture(
-        names=names,
-        weights=tuple(_SHARES.get(name, 1.0) for name in names),
-        max_mixed=3,
-        severity=(0.5, 5.0),
-        mix_share=0.15,
-        clean_share=0.1,
-    )
-    batches = training_batches(
-        [PhotoFolder(photos, min_size=_CROP, cache_mb=600)],
-        seed=7,
-        crop_size=_CROP,
-        batch_size=_BATCH,
-        mixture=mixture,
-        multi_hot=True,
-        tone_jitter=0.2,
-        dark_share=0.3,
-        vivid_share=0.4,
-        soft_share=0.3,
-        read_threads=1,
-    )
+    mixture = tower_lessons.mixture(names, _SHARES)
+    photographed = {"dark_share": 0.3, "vivid_share": 0.4, "soft_share": 0.3}
+    batches = tower_lessons.crops(photos, mixture, _CROP, seed=7, batch_size=_BATCH, **photographed)
     return (lesson(example, mixture) for example in batches)
 
 
@@ -257,18 +235,12 @@ def fit_classes(vectors: np.ndarray, label: np.ndarray, classes: Arrays) -> Arra
 
 def main(arguments: list[str] | None = None) -> int:
     """Teach and write the weights; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", type=pathlib.Path, required=True, help="clean ones")
-    parser.add_argument("--output", type=pathlib.Path, required=True, help="weights to write")
-    parser.add_argument("--checkpoint", default=str(START), help="to start from")
+    parser = tower_lessons.parser(__doc__.splitlines()[0])
     parser.add_argument("--lessons", type=int, default=550, help=f"of {_BATCH} crops each")
     parser.add_argument("--statistics", type=pathlib.Path, help="kept here, for another fit")
     flags = parser.parse_args(arguments)
     try:
-        description, weights = published.load(flags.checkpoint)
-        config = published.described_config(description, flags.checkpoint)
-        if config.priors.encoder != "conv" or config.priors.classification != "multi":
-            raise UserError(f"{flags.checkpoint} has no conv tower that names several at once.")
+        description, weights, config = tower_lessons.load(flags.checkpoint)
         if missing := {"low_light", "camera_noise"} - set(config.data.degradations):
             raise UserError(f"{flags.checkpoint} does not know {', '.join(sorted(missing))}.")
         with config.unlocked():

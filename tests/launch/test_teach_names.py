@@ -10,6 +10,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.runs.load import DEFAULT_WEIGHTS
 
 LAUNCH = pathlib.Path(__file__).parent.parent.parent / "launch"
 
@@ -33,7 +34,7 @@ def test_only_the_tower_learns_and_the_state_is_taken_up(
 ):
     whole, parts, kept = (tmp_path / name for name in ("a.safetensors", "b.safetensors", "state"))
     assert lessons(teach_names, photo_folder, whole) == 0
-    (_, before), (_, after) = (published.load(path) for path in (teach_names.START, whole))
+    (_, before), (_, after) = (published.load(path) for path in (DEFAULT_WEIGHTS, whole))
     before, after = flatten_dict(before), flatten_dict(after)
     assert before.keys() == after.keys()
     changed = {key[0] for key in before if not np.array_equal(before[key], after[key])}
@@ -59,7 +60,7 @@ def test_only_the_tower_learns_and_the_state_is_taken_up(
 
 
 def test_learning_names_better_and_keeps_the_prompt(teach_names, monkeypatch):
-    description, weights = published.load(teach_names.START)
+    description, weights = published.load(DEFAULT_WEIGHTS)
     config = published.described_config(description).copy_and_resolve_references()
     config.model.dtype = "float32"  # so that rounding does not move the prompt
     first, prompt = weights["degradation"], weights["unet"]["degradation"]

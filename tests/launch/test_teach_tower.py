@@ -9,6 +9,7 @@ from flax.traverse_util import flatten_dict
 
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.data.degradations.mix import Mixture, degrade, parse
+from tpgdiff_jax.runs.load import DEFAULT_WEIGHTS
 
 LAUNCH = pathlib.Path(__file__).parent.parent.parent / "launch"
 PHOTO = np.random.default_rng(0).integers(60, 200, (48, 48, 3)).astype(np.uint8)
@@ -59,7 +60,7 @@ def test_lessons_change_projection_and_classes_and_nothing_else(
     command = [f"--photos={photo_folder}", "--lessons=3", f"--statistics={kept}"]
     assert teach_tower.main([*command, f"--output={output}"]) == 0
     assert "lesson 3 of 3" in capsys.readouterr().out
-    (_, before), (_, after) = (published.load(path) for path in (teach_tower.START, output))
+    (_, before), (_, after) = (published.load(path) for path in (DEFAULT_WEIGHTS, output))
     before, after = flatten_dict(before), flatten_dict(after)
     assert before.keys() == after.keys()
     changed = {key[:-1] for key in before if not np.array_equal(before[key], after[key])}
