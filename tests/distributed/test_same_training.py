@@ -16,8 +16,8 @@ from tpgdiff_jax.models import tpgdiff
 
 HERE = pathlib.Path(__file__).parent
 # data x fsdp x tensor x spatial
-QUICK = ("2x2x2x1", "1x1x1x8")
-SLOW = ("8x1x1x1", "2x4x1x1", "2x1x1x4")
+QUICK = ("2x2x2x1",)
+SLOW = ("1x1x1x8", "8x1x1x1", "2x4x1x1", "2x1x1x4")
 
 
 def mesh_of(sizes):

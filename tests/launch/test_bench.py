@@ -90,8 +90,9 @@ def test_full_width_agrees_with_the_closed_form():
         params, image
     )
     assert model.is_released_size(config)
-    # The closed form leaves the products inside linear attention out.
-    assert 1.0 < flops.counted(traced) / flops.closed_form(64**2) < 1.06
+    # The closed form is the released program's, without the products inside linear attention; ours
+    # makes neither values nor the heads' answers for all pixels there.
+    assert 0.98 < flops.counted(traced) / flops.closed_form(64**2) < 1.06
 
 
 def test_operations_of_products_convolutions_and_loops():
