@@ -23,11 +23,9 @@ from absl import flags as absl_flags
 from flax import serialization, struct
 from ml_collections import ConfigDict
 
-from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.models.layers import DegradationPrompt
 from tpgdiff_jax.models.tpgdiff import degradation_prior
 from tpgdiff_jax.priors.degradation import classification_loss
-from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import replacing
 from tpgdiff_jax.reporting.progress import Progress
 from tpgdiff_jax.training.state import make_optimizer, to_unit_range
@@ -159,17 +157,13 @@ def main(arguments: list[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
     if not absl_flags.FLAGS.is_parsed():  # the data pipeline's worker process reads them
         absl_flags.FLAGS(["teach_names"])
-    try:
+
+    def lesson():
         description, weights, config = tower_lessons.load(flags.checkpoint)
-        if flags.output.exists():
-            raise UserError(f"{flags.output} exists; name another file or remove it.")
         weights["degradation"] = learn(config, weights, flags.photos, flags.steps, flags.state)
-        published.save(flags.output, weights, description, description["stored_as"])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"Written: {flags.output.absolute()}, described in the .json beside it.")
-    return 0
+        return description, weights
+
+    return tower_lessons.teach(flags.output, lesson)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ import numpy as np
 import optax
 import tower_lessons
 
-from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.data.degradations.mix import Mixture, Recipe, step_params
 from tpgdiff_jax.data.degradations.registry import DEGRADATIONS
 from tpgdiff_jax.models.layers import DegradationPrompt
@@ -239,7 +238,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--lessons", type=int, default=550, help=f"of {_BATCH} crops each")
     parser.add_argument("--statistics", type=pathlib.Path, help="kept here, for another fit")
     flags = parser.parse_args(arguments)
-    try:
+
+    def lesson():
         description, weights, config = tower_lessons.load(flags.checkpoint)
         if missing := {"low_light", "camera_noise"} - set(config.data.degradations):
             raise UserError(f"{flags.checkpoint} does not know {', '.join(sorted(missing))}.")
@@ -259,12 +259,9 @@ def main(arguments: list[str] | None = None) -> int:
         vectors = found["seen"] @ projection["kernel"] + projection["bias"]
         tower["backbone"]["proj"] = projection
         tower["classes"] = fit_classes(vectors, found["label"], tower["classes"])
-        published.save(flags.output, weights, description, description["stored_as"])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"Written: {flags.output.absolute()}, described in the .json beside it.")
-    return 0
+        return description, weights
+
+    return tower_lessons.teach(flags.output, lesson)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 import argparse
 import pathlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grain
@@ -14,6 +15,8 @@ from tpgdiff_jax.data.pipeline import training_batches
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs.load import DEFAULT_WEIGHTS
+
+Published = tuple[dict[str, Any], dict[str, Any]]  # description, group -> parameters
 
 
 def parser(what: str) -> argparse.ArgumentParser:
@@ -40,6 +43,25 @@ def load(checkpoint: str) -> tuple[dict[str, Any], dict[str, Any], ConfigDict]:
     if config.priors.encoder != "conv" or config.priors.classification != "multi":
         raise UserError(f"{checkpoint} has no conv tower that names several at once.")
     return description, weights, config
+
+
+def teach(output: pathlib.Path, lesson: Callable[[], Published]) -> int:
+    """Write the weights that a lesson returns, and say so; return the exit status.
+
+    Args:
+      output: a `.safetensors` file that is not there yet.
+      lesson: returns (description, group -> parameters); its `UserError` becomes a sentence.
+    """
+    try:
+        if output.exists():  # said before the lesson, not after it
+            raise UserError(f"{output} exists; name another file or remove it.")
+        description, weights = lesson()
+        published.save(output, weights, description, description["stored_as"])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"Written: {output.absolute()}, described in the .json beside it.")
+    return 0
 
 
 def mixture(names: tuple[str, ...], shares: Mapping[str, float]) -> Mixture:

@@ -21,7 +21,7 @@ _HEADERS = (
 def table(records: Sequence[Mapping[str, Any]]) -> str:
     """Return a row for each program: a chip's memory, work and traffic, then the pod's pace."""
     rows = [_row(record) for record in records]
-    return tabulate.tabulate(rows, _HEADERS, tablefmt="simple", disable_numparse=True)
+    return _shown(rows, _HEADERS)
 
 
 def _row(record: Mapping[str, Any]) -> list[str]:
@@ -56,6 +56,10 @@ def _row(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _shown(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
+    return tabulate.tabulate(rows, headers, tablefmt="simple", disable_numparse=True)
+
+
 def _gib(number: float | None) -> str:
     return "" if number is None else f"{number / GIB:.2f}"
 
@@ -80,7 +84,7 @@ def message_table(record: Mapping[str, Any]) -> str:
         for message in record["messages"]
     ]
     headers = ["message", "axis", "count", "MB", "sent MB", "largest MB", "from"]
-    return tabulate.tabulate(rows, headers, tablefmt="simple", disable_numparse=True)
+    return _shown(rows, headers)
 
 
 def mover_table(record: Mapping[str, Any]) -> str:
@@ -98,7 +102,7 @@ def mover_table(record: Mapping[str, Any]) -> str:
         for mover in record["movers"][:_MOST_MOVERS]
     ]
     headers = ["layer", "operation", "count", "GB", "share", "GFLOP"]
-    return tabulate.tabulate(rows, headers, tablefmt="simple", disable_numparse=True)
+    return _shown(rows, headers)
 
 
 def write(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
