@@ -5,9 +5,14 @@
 #
 #   bash launch/test.sh                 everything but the slow tests
 #   bash launch/test.sh -m slow         the tests marked slow
+#   bash launch/test.sh --faults        hardening at length: kills, damaged files, fuzzing, soak
 #   bash launch/test.sh tests/models    some of them
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 prepare_environment "${TPGDIFF_TEST_EXTRAS:-test}"
+if [[ ${1:-} == --faults ]]; then
+    shift
+    set -- -m faults "$@"
+fi
 exec "$python" -m pytest -n "${TPGDIFF_TEST_JOBS:-2}" --dist loadfile --no-loadscope-reorder "$@"
