@@ -230,6 +230,7 @@ def start_python():
             [sys.executable, "-c", code, *map(str, arguments)],
             cwd=root,
             env=os.environ | quick | {"PYTHONPATH": str(root)},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

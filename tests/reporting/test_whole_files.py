@@ -1,5 +1,7 @@
 """Files appear whole or not at all."""
 
+import pathlib
+
 import pytest
 
 from tpgdiff_jax.reporting.files import replacing, write_text
@@ -25,3 +27,30 @@ def test_what_fails_leaves_the_old_file(tmp_path):
         fail()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_what_a_killed_program_left_is_removed_and_what_is_being_written_stays(
+    tmp_path, start_python
+):
+    # The same code twice: one process is killed while it writes, one goes on writing.
+    code = """
+import pathlib, sys, time
+from tpgdiff_jax.reporting.files import replacing
+with replacing(pathlib.Path(sys.argv[1]) / sys.argv[2]) as temporary:
+    temporary.write_text("half")
+    print(temporary, flush=True)
+    sys.stdin.read()
+"""
+    killed, writing = (start_python(code, tmp_path, name) for name in ("a.txt", "b.txt"))
+    left, kept = (pathlib.Path(p.stdout.readline().strip()) for p in (killed, writing))
+    killed.kill()
+    killed.wait()
+    mine = tmp_path / ".notes.partial.txt"
+    mine.write_text("the user's")
+    write_text(tmp_path / "c.txt", "whole")
+    assert not left.exists()
+    assert kept.exists()
+    assert mine.exists()
+    writing.stdin.close()
+    assert writing.wait() == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"b.txt", "c.txt", mine.name}

@@ -73,3 +73,16 @@ def test_other_frozen_networks_than_it_learned_beside_are_refused(run):
     write_stage_one(folder / "priors", config, 5)
     with pytest.raises(ValueError, match="not those the run was started with"):
         load_run(folder)
+
+
+def test_a_bit_that_fell_over_is_no_other_weight(run, caplog):
+    folder, params, _ = run
+    checkpoints = folder / "diffusion" / "checkpoints"
+    shutil.copytree(checkpoints / "3", checkpoints / "4")
+    largest = max((checkpoints / "4" / "state").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    _, variables, _ = load_run(folder)
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], params)
+    assert f"{largest.name} is not what was written" in caplog.text

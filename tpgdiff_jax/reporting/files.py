@@ -1,24 +1,41 @@
 """Files written whole, and names that every output can show."""
 
+import functools
 import os
 import pathlib
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed program left stays
+    fcntl = None
+
+_TEMPORARY = re.compile(r"\.\d+\.[0-9a-f]{16}\.partial(\..*)?", re.DOTALL)
 
 
 @contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yield a name to write to, which then becomes `path`; it is removed if anything fails.
 
-    The name is drawn at random, so that two programs may write the same file at once.
+    The name is drawn at random, so that two programs may write the same file at once.  What was
+    written is on the disk before the file has its name, so that not even a power failure leaves
+    half of it.  The first write to a folder removes what killed programs left there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_over(path.parent)
     name = f".{os.getpid()}.{secrets.token_hex(8)}.partial{path.suffix}"
     temporary = path.with_name(name)
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with _claimed(temporary) as file:
+            yield temporary
+            os.fsync(file)
+            if fcntl is not None:
+                os.replace(temporary, path)
+        if fcntl is None:  # Windows renames no open file
+            os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
@@ -43,3 +60,39 @@ def printable(text: object, encoding: str | None = None) -> str:
     """
     encoding = encoding or "utf-8"
     return str(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+@contextmanager
+def _claimed(temporary: pathlib.Path) -> Iterator[int]:
+    """Make a file and hold its lock: it ends with this process, however that ends."""
+    file = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    try:
+        _lock(file)
+        yield file
+    finally:
+        os.close(file)
+
+
+def _lock(file: int) -> bool:
+    """Lock an open file unless somebody else has; say whether that worked."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # somebody has, or the file system knows no locks
+        return False
+    return True
+
+
+@functools.lru_cache(maxsize=1024)
+def _remove_left_over(folder: pathlib.Path) -> None:
+    """Remove temporary files whose writers are gone: nobody holds their locks."""
+    for entry in os.scandir(folder):
+        if _TEMPORARY.fullmatch(entry.name):
+            with suppress(OSError):  # gone meanwhile, or another user's
+                file = os.open(entry.path, os.O_RDWR)
+                try:
+                    if _lock(file):
+                        os.unlink(entry.path)
+                finally:
+                    os.close(file)

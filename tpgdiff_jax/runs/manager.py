@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 
 from tpgdiff_jax.distributed import peers
 from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
-from tpgdiff_jax.runs import step_folder
+from tpgdiff_jax.runs import checksums, step_folder
 from tpgdiff_jax.runs.keeping import NewestAndBest, QuietManager, best, item_handlers
 from tpgdiff_jax.runs.preemption import Preemption
 from tpgdiff_jax.runs.step_folder import DATA, METADATA, SCORES, STATE, DamagedStepError
@@ -66,7 +66,9 @@ class RunCheckpoints:
             self._folder,
             item_handlers=item_handlers(),
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=NewestAndBest(keep, self._scores, best_by), create=True
+                preservation_policy=NewestAndBest(keep, self._scores, best_by),
+                create=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._sum_up),
             ),
         )
         self._manager.tell = lambda error: peers.fail(self._unwritten(error))
@@ -293,6 +295,12 @@ class RunCheckpoints:
             self._manager.wait_until_finished()
         except Exception as error:
             raise self._write_error(step, error) from error
+
+    def _sum_up(self) -> None:
+        """Write checksums into the step whose files are all there, but not yet under its name."""
+        if jax.process_index() == 0:
+            for unfinished in self._folder.glob(f"*{_UNFINISHED}"):
+                checksums.write(unfinished)
 
     def _unwritten(self, error: Exception) -> CheckpointError:
         text = " ".join(str(error).split()) or type(error).__name__

@@ -18,7 +18,13 @@ from tpgdiff_jax.checkpoints.shapes import abstract_params, check_group
 from tpgdiff_jax.config import base_config, chosen_average
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.reporting.errors import UserError
-from tpgdiff_jax.runs.step_folder import DATA, STATE, DamagedStepError, read_json
+from tpgdiff_jax.runs.step_folder import (
+    DATA,
+    STATE,
+    DamagedStepError,
+    check_files,
+    read_json,
+)
 
 
 def load_run(folder: str | pathlib.Path) -> tuple[tpgdiff.TPGDiff, dict[str, Any], ConfigDict]:
@@ -101,6 +107,7 @@ def _newest_average(folder: pathlib.Path, config: ConfigDict) -> tuple[Any, dict
         state = root.absolute() / str(step) / STATE
         try:
             data = read_json(epath.Path(state.parent), DATA)
+            check_files(epath.Path(state.parent), STATE)
             return _read_average(epath.Path(state), config), data
         except (DamagedStepError, OSError, ValueError, KeyError, TypeError) as error:
             text = " ".join(str(error).split())

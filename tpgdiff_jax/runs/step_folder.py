@@ -11,6 +11,7 @@ from absl import logging
 from etils import epath
 
 from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.runs import checksums
 
 STATE, DATA, METADATA, SCORES = "state", "data", "metadata", "scores"
 
@@ -28,7 +29,7 @@ def read_json(folder: epath.Path, item: str) -> dict[str, Any]:
     Raises:
       DamagedStepError: it is missing or no JSON object.
     """
-    _check_exists(folder, item)
+    check_files(folder, item)
     try:
         found = ocp.JsonCheckpointHandler().restore(folder / item)
     except _DAMAGE as error:
@@ -52,7 +53,7 @@ def read_state(folder: epath.Path, abstract_state: Any) -> Any:
       DamagedStepError: files are missing or cannot be read.
       UserError: the step is sound, but of another structure, other shapes or number formats.
     """
-    _check_exists(folder, STATE)
+    check_files(folder, STATE)
     handler = ocp.StandardCheckpointHandler()
     try:
         stored = handler.metadata(folder / STATE).tree
@@ -85,9 +86,18 @@ def set_aside(folder: epath.Path) -> None:
     logging.warning("The damaged checkpoint %s is now %s.", folder, target.name)
 
 
-def _check_exists(folder: epath.Path, item: str) -> None:
+def check_files(folder: epath.Path, item: str) -> None:
+    """Check that an item is there, and its files are those that were written.
+
+    In a run of several processes the first one looks at the arrays' files for all.
+
+    Raises:
+      DamagedStepError: they are not; names the file.
+    """
     if not (folder / item).exists():
         raise DamagedStepError(f"{item} is missing")
+    if (item != STATE or jax.process_index() == 0) and (problem := checksums.verify(folder, item)):
+        raise DamagedStepError(problem)
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
