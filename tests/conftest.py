@@ -31,6 +31,8 @@ from tpgdiff_jax.config import base_config
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.priors import Priors
 
+pytest_plugins = ("local_processes",)
+
 # All this before anything asks JAX for its devices.  Tests compile much and compute little: less
 # effort in code generation halves their time.
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"

@@ -1,8 +1,6 @@
 """launch/local.sh: with a stand-in for the program, and (slow) with real processes."""
 
-import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -10,55 +8,10 @@ import time
 
 import numpy as np
 import pytest
+from local_processes import ROOT, check_same, children, finish, losses, wait_for_step
 from PIL import Image
 
 from tpgdiff_jax.checkpoints import published
-
-ROOT = pathlib.Path(__file__).parent.parent.parent
-SMALLER = ("--config.model.use_semantic=False", "--config.model.use_structure=False")
-
-
-@pytest.fixture
-def local(tmp_path):
-    """`local(2, *flags, python=code)` -> launch/local.sh, running in this environment."""
-    venv = tmp_path / "venv"
-    (venv / "bin").mkdir(parents=True)
-    wanted = "cat requirements.txt pyproject.toml | cksum"
-    stamp = subprocess.run(["bash", "-c", wanted], cwd=ROOT, capture_output=True, check=True)
-    (venv / ".installed-run").write_bytes(stamp.stdout.rstrip(b"\n"))
-    started = []
-
-    def start(count, *flags, program=""):
-        body = f'exec {sys.executable} "$@"'
-        if program:
-            body = f'if [ "$1" = -m ]; then {program}; else {body}; fi'
-        python = venv / "bin" / "python"
-        python.write_text(f"#!/bin/bash\n{body}\n")
-        python.chmod(0o755)
-        quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "TPGDIFF_VENV": str(venv)}
-        process = subprocess.Popen(
-            ["bash", ROOT / "launch" / "local.sh", str(count), *map(str, flags)],
-            env=os.environ | quick,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        for pid in children(process).values():
-            os.kill(pid, signal.SIGKILL)
-        process.kill()
-        process.communicate()
-
-
-def children(process):
-    """Return number -> process id of the program's processes that are there."""
-    words = ["pgrep", "-P", str(process.pid), "-a", "-f", "process_id="]
-    said = subprocess.run(words, capture_output=True, text=True, check=False).stdout
-    return {int(li.rpartition("process_id=")[2]): int(li.split()[0]) for li in said.splitlines()}
 
 
 def test_every_process_gets_its_place_and_says_so_behind_its_number(local):
@@ -93,30 +46,6 @@ def test_a_mistyped_number_is_one_sentence(local, count):
 # -- Real processes -----------------------------------------------------------------------------
 
 
-def losses(workdir):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return {row["step"]: row["loss"] for row in map(json.loads, lines)}
-
-
-def finish(process, seconds=300):
-    said = process.communicate(timeout=seconds)
-    return process.returncode, "".join(said)
-
-
-def wait_for_step(process, workdir, step):
-    deadline = time.monotonic() + 240
-    path = workdir / "metrics.jsonl"
-    while not (path.is_file() and path.stat().st_size and max(losses(workdir), default=0) >= step):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-@pytest.fixture
-def flags(tiny_experiment):
-    return (f"--config={tiny_experiment}", "--config.optim.steps=40", *SMALLER)
-
-
 @pytest.fixture(scope="module")
 def known():
     """The losses of one process, once a test has asked for them."""
@@ -124,30 +53,23 @@ def known():
 
 
 @pytest.fixture
-def undisturbed(local, flags, tmp_path, known):
+def undisturbed(local, small_flags, tmp_path, known):
     """The losses of one process; the photos are the same for all tests."""
     if not known:
         workdir = tmp_path / "alone"
-        code, said = finish(local(1, *flags, f"--workdir={workdir}"))
+        code, said = finish(local(1, *small_flags, f"--workdir={workdir}"))
         assert code == 0, said
         known.update(losses(workdir))
     return known
 
 
-def check_same(workdir, expected):
-    found = losses(workdir)
-    assert found.keys() == expected.keys()
-    for step, loss in expected.items():
-        assert found[step] == pytest.approx(loss, rel=1e-4), step
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(2, 2), (4, 2), (2, 4)])
 def test_sigterm_to_one_saves_all_at_one_step_and_any_number_goes_on(
-    local, flags, tmp_path, undisturbed, first, then
+    local, small_flags, tmp_path, undisturbed, first, then
 ):
     workdir = tmp_path / "run"
-    flags = (*flags, f"--workdir={workdir}")
+    flags = (*small_flags, f"--workdir={workdir}")
     process = local(first, *flags)
     wait_for_step(process, workdir, 5)
     os.kill(children(process)[first - 1], signal.SIGTERM)
@@ -169,10 +91,10 @@ def test_sigterm_to_one_saves_all_at_one_step_and_any_number_goes_on(
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "victim"), [(2, 1), (2, 0), (4, 2)])
 def test_a_killed_process_is_named_and_the_run_goes_on(
-    local, flags, tmp_path, undisturbed, count, victim
+    local, small_flags, tmp_path, undisturbed, count, victim
 ):
     workdir = tmp_path / "run"
-    flags = (*flags, f"--workdir={workdir}")
+    flags = (*small_flags, f"--workdir={workdir}")
     process = local(count, *flags)
     wait_for_step(process, workdir, 5)
     os.kill(children(process)[victim], signal.SIGKILL)
@@ -187,9 +109,9 @@ def test_a_killed_process_is_named_and_the_run_goes_on(
 
 
 @pytest.mark.slow
-def test_a_process_that_cannot_write_ends_all_with_its_reason(local, flags, tmp_path):
+def test_a_process_that_cannot_write_ends_all_with_its_reason(local, small_flags, tmp_path):
     workdir = tmp_path / "run"
-    flags = (*flags, f"--workdir={workdir}", "--config.checkpoint.every_steps=5")
+    flags = (*small_flags, f"--workdir={workdir}", "--config.checkpoint.every_steps=5")
     process = local(2, *flags)
     wait_for_step(process, workdir, 5)
     # Whoever writes the next checkpoint cannot: a file stands where its folder would be.
