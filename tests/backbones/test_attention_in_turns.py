@@ -1,5 +1,7 @@
 """Attention in turns: the same as plain attention, without holding all its scores."""
 
+import math
+
 import jax
 import jax.extend
 import jax.numpy as jnp
@@ -31,8 +33,32 @@ def test_attention_in_turns_is_the_same_attention(monkeypatch, assert_near, form
 def test_many_scores_are_computed_head_by_head_on_cpus(monkeypatch, assert_near):
     q, k, v = (jax.random.normal(jax.random.key(i), (1, 40, 2, 8)) for i in range(3))
     whole = attention.attend(q, k, v)
-    monkeypatch.setattr(attention, "_MIN_CPU_SCORES", 1000)
+    monkeypatch.setattr(attention, "_MIN_SCORES", 1000)
     assert_near(jax.jit(attention.attend)(q, k, v), whole, 1e-5)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize("scores", [1, 13 * 10, 2 * 13 * 10, 9 * 13 * 10])  # of one, two, all heads
+def test_few_heads_at_a_time_are_the_same_attention(monkeypatch, assert_near, parts, scores):
+    q = jax.random.normal(jax.random.key(0), (2, 13, 4, 8))
+    k, v = (jax.random.normal(jax.random.key(i), (2, 10, 4, 8)) for i in (1, 2))
+
+    def total(q, k, v, attend):
+        return (attend(q, k, v) ** 2).sum()
+
+    def few(q, k, v):
+        return attention.attend_to_few_heads(q, k, v, parts)
+
+    monkeypatch.setattr(attention, "_MAX_TPU_SCORES", scores)
+    plain = jax.nn.dot_product_attention
+    assert_near(few(q, k, v), plain(q, k, v), 1e-5)
+    found = jax.grad(total, (0, 1, 2))(q, k, v, few)
+    expected = jax.grad(total, (0, 1, 2))(q, k, v, plain)
+    jax.tree.map(lambda a, b: assert_near(a, b, 1e-5), found, expected)
+    shapes = set(_shapes(jax.make_jaxpr(few)(q, k, v).jaxpr))
+    held = max(math.prod(shape) for shape in shapes if shape[-2:] == (13, 10))
+    most = (parts if 4 % parts == 0 else 1) * max(1, scores // (13 * 10))  # heads in a turn
+    assert held <= 2 * most * 13 * 10
 
 
 def test_a_large_image_needs_no_square_of_its_pixels():

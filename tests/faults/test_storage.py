@@ -7,7 +7,8 @@ import subprocess
 import time
 
 import pytest
-from training_runs import assert_same, finish, metrics, start, wait_until, write_experiment
+import training_runs
+from training_runs import assert_same, finish, metrics, wait_until, write_experiment
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
@@ -27,7 +28,22 @@ def experiment(tmp_path, config):
 
 
 @pytest.fixture
-def straight(experiment, tmp_path):
+def start():
+    """`start(experiment, workdir, *flags)` -> the program; it ends with the test."""
+    started = []
+
+    def call(*arguments):
+        started.append(training_runs.start(*arguments))
+        return started[-1]
+
+    yield call
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def straight(start, experiment, tmp_path):
     """An undisturbed run."""
     finish(start(experiment, tmp_path / "straight"))
     return tmp_path / "straight"
@@ -51,7 +67,7 @@ def disk(tmp_path):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def failed(process, seconds=120):
+def failed(process, seconds=400):
     """Wait for a program that must fail; return (what it said, the seconds that took)."""
     begun = time.monotonic()
     _, errors = process.communicate(timeout=seconds)
@@ -59,9 +75,9 @@ def failed(process, seconds=120):
     return errors, time.monotonic() - begun
 
 
-def test_a_disk_that_fills_while_training(experiment, config, straight, disk, figure):
+def test_a_disk_that_fills_while_training(start, experiment, config, straight, disk, figure):
     workdir = disk("size=60m") / "run"
-    errors, _ = failed(start(experiment, workdir), 300)
+    errors, _ = failed(start(experiment, workdir))
     assert "Traceback" not in errors
     assert "No space left" in errors
     assert str(workdir) in errors
@@ -73,7 +89,7 @@ def test_a_disk_that_fills_while_training(experiment, config, straight, disk, fi
     figure(f"disk full at step {reached} of 40: one sentence; with room, the same run to the bit")
 
 
-def test_a_log_that_does_not_fit(experiment, config, straight, disk, figure):
+def test_a_log_that_does_not_fit(start, experiment, config, straight, disk, figure):
     """The last bytes of the disk go between two checkpoints, so a line of the log fails."""
     workdir = disk("size=600m") / "run"
     process = start(experiment, workdir)
@@ -90,7 +106,7 @@ def test_a_log_that_does_not_fit(experiment, config, straight, disk, figure):
     figure(f"log that cannot be written: one sentence after {seconds:.0f} s; then the same run")
 
 
-def test_a_folder_that_vanishes(experiment, config, straight, tmp_path, figure):
+def test_a_folder_that_vanishes(start, experiment, config, straight, tmp_path, figure):
     workdir, away = tmp_path / "run", tmp_path / "away"
     process = start(experiment, workdir)
     wait_until(lambda: (workdir / "checkpoints" / "10").is_dir(), process)
@@ -107,7 +123,7 @@ def test_a_folder_that_vanishes(experiment, config, straight, tmp_path, figure):
     figure(f"workdir moved away: one sentence after {seconds:.0f} s; moved back, the same")
 
 
-def test_a_disk_that_turns_read_only(experiment, disk, figure):
+def test_a_disk_that_turns_read_only(start, experiment, disk, figure):
     folder = disk("size=600m")
     disk("ro")
     for flags in ((), ("--mode=restore", "--input=configs/quickstart_photos")):
@@ -124,7 +140,9 @@ _FAKETIME = pathlib.Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 
 
 @pytest.mark.skipif(not _FAKETIME.exists(), reason="libfaketime is not installed")
-def test_a_clock_that_jumps_back(experiment, config, straight, tmp_path, monkeypatch, figure):
+def test_a_clock_that_jumps_back(
+    start, experiment, config, straight, tmp_path, monkeypatch, figure
+):
     clock, workdir = tmp_path / "clock", tmp_path / "run"
     clock.write_text("+0\n")
     with monkeypatch.context() as faked:

@@ -1,5 +1,7 @@
 """Attention that never holds all its scores, for the UNet and for the backbones."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -8,11 +10,14 @@ import jax.numpy as jnp
 _MAX_SCORES = 2**24
 # On CPUs, for one head; few enough to stay in cache.  16 MiB.
 _MAX_CPU_SCORES = 2**22
-# With fewer scores than this for a head, the plain form is as fast on CPUs.
-_MIN_CPU_SCORES = 2**20
+# On TPUs, for one image.  With eight images on a chip the scores take 32 MiB: they stay in its fast
+# memory.
+_MAX_TPU_SCORES = 2**20
+# With fewer scores than this for a head, the plain form is as fast on CPUs, and fits on TPUs.
+_MIN_SCORES = 2**20
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, parts: int = 1) -> jax.Array:
     """Return softmax(q k^T d^-1/2) v without ever holding all scores of a large image.
 
     Queries are taken in turns, so memory grows with the number of keys, not with its square; every
@@ -21,13 +26,40 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     Args:
       q: [B, N, heads, d].
       k, v: [B, M, heads, d].
+      parts: over how many devices the heads are split.
 
     Returns:
       [B, N, heads, d].
     """
-    if q.shape[1] * k.shape[1] < _MIN_CPU_SCORES:
+    if q.shape[1] * k.shape[1] < _MIN_SCORES:
         return attend_in_turns(q, k, v)
-    return jax.lax.platform_dependent(q, k, v, cpu=attend_by_head, default=attend_in_turns)
+    few_heads = functools.partial(attend_to_few_heads, parts=parts)
+    ways = {"cpu": attend_by_head, "tpu": few_heads, "default": attend_in_turns}
+    return jax.lax.platform_dependent(q, k, v, **ways)
+
+
+def attend_to_few_heads(q: jax.Array, k: jax.Array, v: jax.Array, parts: int = 1) -> jax.Array:
+    """Attend with few heads at a time; arguments and result as for `attend`.
+
+    Their scores stay in a TPU's fast memory, where the backward pass computes them again.  Heads
+    and not queries take turns: where image rows are split over devices, each then gathers the keys
+    of every head once.
+    """
+    batch, _, heads, width = q.shape
+    if heads % parts:
+        parts = 1
+    at_once = max(1, _MAX_TPU_SCORES // (q.shape[1] * k.shape[1])) * parts
+    turns = next(n for n in range(max(1, heads // at_once), heads + 1) if heads // parts % n == 0)
+
+    def split(x):
+        # Each device has its part of the heads in every turn.
+        return jnp.moveaxis(x.reshape(batch, -1, heads // turns, turns, width), 3, 0)
+
+    if turns == 1:
+        return attend_in_turns(q, k, v)
+    some = jax.checkpoint(lambda matrices: attend_in_turns(*matrices))
+    out = jax.lax.map(some, (split(q), split(k), split(v)))
+    return jnp.moveaxis(out, 0, 3).reshape(q.shape)
 
 
 def attend_in_turns(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:

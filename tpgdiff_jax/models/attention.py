@@ -19,9 +19,14 @@ class MultiHeadAttention(TypedModule):
     """Attend from x [B, N, C] to a context [B, M, D] (to x itself by default).
 
     Projections of q, k and v carry no bias, the output's does.
+
+    Attributes:
+      heads: their number.
+      parts: over how many devices they are split.
     """
 
     heads: int
+    parts: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
@@ -32,7 +37,7 @@ class MultiHeadAttention(TypedModule):
             for name, source in (("q", x), ("k", context), ("v", context))
         )
         q, k, v = (a.reshape(*a.shape[:2], self.heads, -1) for a in (q, k, v))
-        out = attend(q, k, v)
+        out = attend(q, k, v, self.parts)
         return Dense(channels, name="out", **self.dtypes)(out.reshape(x.shape))
 
 
@@ -42,10 +47,12 @@ class SpatialTransformer(TypedModule):
     Attributes:
       head_dim: width of a head.
       context_dim: width of the context tokens the cross-attention is built for.
+      parts: over how many devices the heads are split.
     """
 
     head_dim: int = 32
     context_dim: int = 512
+    parts: int = 1
 
     @nn.compact
     def __call__(
@@ -73,13 +80,13 @@ class SpatialTransformer(TypedModule):
             32, epsilon=1e-6, use_fast_variance=False, name="group_norm", **self.dtypes
         )(x)
         h = Dense(channels, name="proj_in", **self.dtypes)(h).reshape(batch, -1, channels)
-        h = h + MultiHeadAttention(heads, name="self_attention", **self.dtypes)(
+        h = h + MultiHeadAttention(heads, self.parts, name="self_attention", **self.dtypes)(
             norm("norm_self")(h)
         )
         if context is not None or self.is_initializing():
             if context is None:
                 context = jnp.zeros((batch, 1, self.context_dim), self.dtype)
-            attend = MultiHeadAttention(heads, name="cross_attention", **self.dtypes)
+            attend = MultiHeadAttention(heads, self.parts, name="cross_attention", **self.dtypes)
             h = h + share * attend(norm("norm_cross")(h), context.astype(self.dtype))
         h = h + GatedFeedForward(name="feed_forward", **self.dtypes)(norm("norm_feed")(h))
         h = Dense(channels, zero_init=True, name="proj_out", **self.dtypes)(h)

@@ -3,6 +3,7 @@
 Numbers in comments refer to TPGDiff (arXiv 2601.20306) unless another source is named.
 """
 
+import functools
 import math
 
 import flax.linen as nn
@@ -23,11 +24,47 @@ class PixelNorm(TypedModule):
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.zeros_init() if self.zero_init else nn.initializers.ones_init()
         gain = self.param("scale", init, (x.shape[-1],), self.param_dtype)
-        x = x.astype(jnp.float32)
-        mean = x.mean(axis=-1, keepdims=True)
-        variance = jnp.square(x - mean).mean(axis=-1, keepdims=True)
-        x = (x - mean) * jax.lax.rsqrt(variance + self.epsilon)
-        return (x * gain.astype(jnp.float32)).astype(self.dtype)
+        return scaled_unit_variance(x, gain, self.epsilon).astype(self.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def scaled_unit_variance(x: jax.Array, gain: jax.Array, epsilon: float) -> jax.Array:
+    """Return gain (x - mean) / sqrt(variance + epsilon) over the last axis, float32.
+
+    Its gradient keeps `x` alone, in whatever type that is; by itself JAX would keep two more arrays
+    of its size, in float32.
+
+    Args:
+      x: [..., C].
+      gain: [C].
+      epsilon: positive.
+    """
+    return _unit_variance(x, epsilon)[0] * gain.astype(jnp.float32)
+
+
+def _unit_variance(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
+    x = x.astype(jnp.float32)
+    centred = x - x.mean(axis=-1, keepdims=True)
+    scale = jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + epsilon)
+    return centred * scale, scale
+
+
+def _keep_input(x, gain, epsilon):
+    return scaled_unit_variance(x, gain, epsilon), (x, gain)
+
+
+def _gradient(epsilon, kept, cotangent):
+    """With u = (x - mean) s and c = gain g: dx = s (c - mean c - u mean(c u)), dgain = sum g u."""
+    x, gain = kept
+    unit, scale = _unit_variance(x, epsilon)
+    c = cotangent * gain.astype(jnp.float32)
+    c_mean, cu_mean = c.mean(axis=-1, keepdims=True), (c * unit).mean(axis=-1, keepdims=True)
+    of_x = scale * (c - c_mean - unit * cu_mean)
+    of_gain = (cotangent * unit).sum(axis=tuple(range(x.ndim - 1)))
+    return of_x.astype(x.dtype), of_gain.astype(gain.dtype)
+
+
+scaled_unit_variance.defvjp(_keep_input, _gradient)
 
 
 def sinusoidal_embedding(t: jax.Array, width: int) -> jax.Array:

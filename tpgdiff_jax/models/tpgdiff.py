@@ -132,7 +132,7 @@ def build(config: ConfigDict) -> TPGDiff:
     `model.convolutions` applies to all programs compiled from now on (`choose_convolutions`).
 
     Args:
-      config: a whole configuration; reads `model`, `priors` and `data.degradations`.
+      config: a whole configuration; reads `model`, `priors`, `data.degradations` and `mesh.tensor`.
 
     Raises:
       UserError: `model.convolutions` is `onednn`, which cannot run here.
@@ -188,6 +188,7 @@ def build_unet(config: ConfigDict) -> GuidedUNet:
         attention_heads=model.attention_heads,
         head_dim=model.head_dim,
         first_attention_level=model.first_attention_level,
+        head_parts=max(1, config.mesh.tensor),
         **shared,
     )
 

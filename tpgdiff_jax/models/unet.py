@@ -37,6 +37,7 @@ class PreNormAttention(TypedModule):
     head_dim: int = 32
     context_dim: int = 512
     zero_init: bool = False
+    parts: int = 1
 
     @nn.compact
     def __call__(
@@ -44,7 +45,7 @@ class PreNormAttention(TypedModule):
     ) -> jax.Array:
         if self.full:
             attention = SpatialTransformer(
-                self.head_dim, self.context_dim, name="attention", **self.dtypes
+                self.head_dim, self.context_dim, self.parts, name="attention", **self.dtypes
             )
         else:
             attention = LinearAttention(
@@ -155,6 +156,7 @@ class ConditionalUNet(GuidedUNet):
 
     Attributes:
       attention_heads, head_dim: of the linear attention; the transformers share `head_dim`.
+      head_parts: over how many devices the transformers' heads are split (`mesh.tensor`).
       first_attention_level: levels above this one (0 is full resolution) go without attention.
       Those of `GuidedUNet`.  Without semantics the deepest level and the middle use linear
       attention, too.  `identity_init` starts the linear attention's gains at zero as well.
@@ -163,6 +165,7 @@ class ConditionalUNet(GuidedUNet):
     attention_heads: int = 4
     head_dim: int = 32
     first_attention_level: int = 0
+    head_parts: int = 1
 
     def _run(self, x, t, priors):
         depth = len(self.multipliers)
@@ -189,6 +192,7 @@ class ConditionalUNet(GuidedUNet):
                 self.head_dim,
                 self.prior_dim,
                 self.identity_init,
+                self.head_parts,
                 name=name,
                 **self.dtypes,
             )
