@@ -67,6 +67,19 @@ def only_run(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
+def check_there(workdir: pathlib.Path) -> None:
+    """Check that a run's folder is still where it was: whoever writes would make a second one.
+
+    Raises:
+      RunStoppedError: it was moved or removed.
+    """
+    if not (workdir / "config.json").exists():
+        raise RunStoppedError(
+            f"--workdir={workdir} was moved or removed while the run trains. Put it back, then "
+            "start the same command again: it goes on from the newest checkpoint there."
+        )
+
+
 def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Store the resolved configuration of a run, once; the first process writes for all."""
     path = workdir / "config.json"

@@ -31,7 +31,7 @@ from tpgdiff_jax.runs.keeping import TEST
 from tpgdiff_jax.runs.manager import RunCheckpoints, abstract
 from tpgdiff_jax.runs.preemption import was_interrupted
 from tpgdiff_jax.runs.read_run import check_frozen
-from tpgdiff_jax.runs.workdir import only_run, write_config
+from tpgdiff_jax.runs.workdir import check_there, only_run, write_config
 from tpgdiff_jax.training import setup
 from tpgdiff_jax.training.profiling import TraceWindow
 from tpgdiff_jax.training.program import batch_shapes, is_multi_hot, step_program
@@ -227,6 +227,7 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
             is_validation = run.validate is not None and bool(every) and step % every == 0
             is_validation &= not is_preempted  # machines that are taken away do not wait for it
             if is_save or is_validation or step % config.log.every_steps == 0:
+                check_there(run.workdir)
                 _report(run, step, watch, clock)
             scores = None
             if is_validation:
