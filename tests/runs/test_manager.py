@@ -7,6 +7,7 @@ import logging
 import pathlib
 import shutil
 import subprocess
+import types
 
 import jax
 import jax.numpy as jnp
@@ -133,6 +134,23 @@ def next_call(checkpoints, how):
         checkpoints.check()
 
 
+def test_a_state_that_does_not_fit_is_not_begun(small_disk):
+    with RunCheckpoints(small_disk, keep=3) as checkpoints:
+        checkpoints.save(1, make_state(), {})
+        with pytest.raises(CheckpointError, match=FULL) as caught:
+            checkpoints.save(2, noise(8), {})
+        assert "it needs 8.0 MiB, 0." in str(caught.value)
+        checkpoints.save(3, make_state(3), {})
+    assert sorted(p.name for p in small_disk.iterdir()) == ["1", "3"]
+
+
+@pytest.fixture
+def unforeseen(monkeypatch):
+    """Quotas, and other programs, that nobody knows of before the writing."""
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: types.SimpleNamespace(free=2**60))
+
+
+@pytest.mark.usefixtures("unforeseen")
 @pytest.mark.parametrize("how", ["save", "check"])
 def test_full_disk_is_loud(small_disk, how):
     folder = small_disk / "checkpoints"
@@ -149,6 +167,7 @@ def test_full_disk_is_loud(small_disk, how):
     assert sorted(p.name for p in folder.iterdir()) == ["1", "3"]
 
 
+@pytest.mark.usefixtures("unforeseen")
 def test_full_disk_is_loud_at_the_end(small_disk):
     checkpoints = RunCheckpoints(small_disk, keep=3)
     checkpoints.save(1, make_state(), {})

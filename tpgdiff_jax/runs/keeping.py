@@ -1,12 +1,17 @@
 """Which steps of a run stay, and orbax's manager as this package needs it."""
 
 import dataclasses
+import errno
+import logging
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import type_handlers
 
 from tpgdiff_jax.runs.step_folder import DATA, METADATA, SCORES, STATE
@@ -39,6 +44,37 @@ class QuietManager(ocp.CheckpointManager):
             if self.tell is not None:
                 self.tell(error)
             raise
+
+
+class _Repetition(logging.Filter):
+    """Drops what the other arrays of a step say where one cannot be written; that one is raised."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return not ("never retrieved" in text and "orbax" in text)
+
+
+logging.getLogger("asyncio").addFilter(_Repetition())
+
+
+def check_space(folder: epath.Path, state: Any) -> None:
+    """Check that a state fits on the disk of a folder, as far as that can be told before.
+
+    Where it does not, orbax starts hundreds of writes that fail one by one.
+
+    Raises:
+      OSError: it does not fit; says how much it needs.
+    """
+    if "://" in str(folder):
+        return
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"No space left on device: it needs {needed / 2**20:.1f} MiB, "
+            f"{free / 2**20:.1f} MiB are free",
+        )
 
 
 # Smaller parts are not worth a program of their own, which orbax compiles to cut them out.

@@ -14,7 +14,13 @@ from jax.experimental import multihost_utils
 from tpgdiff_jax.distributed import peers
 from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
 from tpgdiff_jax.runs import checksums, step_folder
-from tpgdiff_jax.runs.keeping import NewestAndBest, QuietManager, best, item_handlers
+from tpgdiff_jax.runs.keeping import (
+    NewestAndBest,
+    QuietManager,
+    best,
+    check_space,
+    item_handlers,
+)
 from tpgdiff_jax.runs.preemption import Preemption
 from tpgdiff_jax.runs.step_folder import DATA, METADATA, SCORES, STATE, DamagedStepError
 
@@ -154,6 +160,7 @@ class RunCheckpoints:
             self._scores[step] = {name: float(value) for name, value in metrics.items()}
             items[SCORES] = ocp.args.JsonSave(self._scores[step])
         try:
+            check_space(self._folder, state)
             # `force`: the caller decides when to save, orbax would skip what it finds untimely.
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         except Exception as error:
