@@ -4,11 +4,12 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 import time
 
 import pytest
 import training_runs
-from training_runs import assert_same, finish, metrics, wait_until, write_experiment
+from training_runs import ROOT, assert_same, finish, metrics, wait_until, write_experiment
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
@@ -43,6 +44,19 @@ def start():
 
 
 @pytest.fixture
+def program():
+    """`program(*flags)` -> the program without an experiment."""
+
+    def call(*flags):
+        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        command = [sys.executable, "-m", "tpgdiff_jax.main", *flags]
+        return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
+
+    return call
+
+
+@pytest.fixture
 def straight(start, experiment, tmp_path):
     """An undisturbed run."""
     finish(start(experiment, tmp_path / "straight"))
@@ -72,13 +86,15 @@ def failed(process, seconds=400):
     begun = time.monotonic()
     _, errors = process.communicate(timeout=seconds)
     assert process.returncode in (1, 2), (process.returncode, errors)
+    # Libraries may print tracebacks of their threads; ours is a sentence.
+    assert f'File "{ROOT / "tpgdiff_jax"}' not in errors
+    assert sum(line.startswith("error: ") for line in errors.splitlines()) == 1
     return errors, time.monotonic() - begun
 
 
 def test_a_disk_that_fills_while_training(start, experiment, config, straight, disk, figure):
     workdir = disk("size=60m") / "run"
     errors, _ = failed(start(experiment, workdir))
-    assert "Traceback" not in errors
     assert "No space left" in errors
     assert str(workdir) in errors
     reached = max(metrics(workdir))
@@ -98,7 +114,6 @@ def test_a_log_that_does_not_fit(start, experiment, config, straight, disk, figu
     with (workdir.parent / "ballast").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, free - 4096)
     errors, seconds = failed(process)
-    assert "Traceback" not in errors
     assert "No space left" in errors
     (workdir.parent / "ballast").unlink()
     finish(start(experiment, workdir))
@@ -112,7 +127,6 @@ def test_a_folder_that_vanishes(start, experiment, config, straight, tmp_path, f
     wait_until(lambda: (workdir / "checkpoints" / "10").is_dir(), process)
     workdir.rename(away)
     errors, seconds = failed(process)
-    assert "Traceback" not in errors
     assert str(workdir) in errors
     # Nothing that looks like a run was begun where it had been.
     assert not (workdir / "config.json").exists()
@@ -123,14 +137,16 @@ def test_a_folder_that_vanishes(start, experiment, config, straight, tmp_path, f
     figure(f"workdir moved away: one sentence after {seconds:.0f} s; moved back, the same")
 
 
-def test_a_disk_that_turns_read_only(start, experiment, disk, figure):
+def test_a_disk_that_turns_read_only(start, program, experiment, disk, figure):
     folder = disk("size=600m")
     disk("ro")
-    for flags in ((), ("--mode=restore", "--input=configs/quickstart_photos")):
+    photos = "--input=configs/quickstart_photos"
+    for begin in (
+        lambda where: start(experiment, where),
+        lambda where: program("--mode=restore", photos, f"--output={where}"),
+    ):
         where = folder / "run"
-        process = start(experiment, where, *flags, *([f"--output={where}"] if flags else []))
-        errors, _ = failed(process)
-        assert "Traceback" not in errors
+        errors, _ = failed(begin(where))
         assert str(where) in errors
         assert "Read-only file system" in errors
     figure("read-only disk: training and restoring are refused by a sentence")

@@ -47,14 +47,18 @@ class QuietManager(ocp.CheckpointManager):
 
 
 class _Repetition(logging.Filter):
-    """Drops what the other arrays of a step say where one cannot be written; that one is raised."""
+    """Drops what orbax logs of a failed write in its threads: the same error is raised here."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        return not ("never retrieved" in text and "orbax" in text)
+        never_retrieved = (
+            "never retrieved" in record.getMessage() and "orbax" in record.getMessage()
+        )
+        in_thread = record.exc_info is not None and "orbax" in record.pathname
+        return not (never_retrieved or in_thread)
 
 
-logging.getLogger("asyncio").addFilter(_Repetition())
+for _name in ("asyncio", "absl"):
+    logging.getLogger(_name).addFilter(_Repetition())
 
 
 def check_space(folder: epath.Path, state: Any) -> None:

@@ -1,10 +1,11 @@
 """What a run tells its user while it works: progress, metrics, pictures, events."""
 
+import contextlib
 import datetime
 import math
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from absl import logging
 
 from tpgdiff_jax.data.images import write_image
 from tpgdiff_jax.reporting import json_lines
+from tpgdiff_jax.reporting.errors import RunStoppedError
 from tpgdiff_jax.reporting.files import write_text
 from tpgdiff_jax.reporting.progress import Progress, log, time_left
 
@@ -21,7 +23,8 @@ class RunReport:
     """Write metrics to `metrics.jsonl` and TensorBoard files, and show progress.
 
     On a terminal progress is a bar with rate and remaining time; elsewhere one log line at every
-    report.  Only process 0 writes; the others' reports do nothing.
+    report.  Only process 0 writes; the others' reports do nothing.  What cannot be written raises
+    RunStoppedError.
     """
 
     def __init__(self, workdir: pathlib.Path, *, start: int, total: int, is_writer: bool = True):
@@ -67,9 +70,10 @@ class RunReport:
             return
         self._step = step
         values = {k: float(v) for k, v in metrics.items() if not math.isnan(v)}
-        self._metrics.write({"step": step, **values})
-        for name, value in values.items():
-            self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)
+        with self._writing():
+            self._metrics.write({"step": step, **values})
+            for name, value in values.items():
+                self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)
         if "loss" not in values:  # of validation, say
             log(f"step {step}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
             return
@@ -103,10 +107,10 @@ class RunReport:
         if not self._is_writer:
             return
         folder = self._workdir / "pictures"
-        folder.mkdir(exist_ok=True)
-        target = folder / f"{name.replace('/', '_')}_{step}.png"
-        write_image(target, image)
-        self._board.add_image(name, image, step, dataformats="HWC")
+        with self._writing():
+            folder.mkdir(exist_ok=True)
+            write_image(folder / f"{name.replace('/', '_')}_{step}.png", image)
+            self._board.add_image(name, image, step, dataformats="HWC")
 
     def event(self, text: str) -> None:
         """Tell what happened once: logged, in TensorBoard's texts, a line of `events.jsonl`."""
@@ -114,16 +118,28 @@ class RunReport:
             return
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         row = {"time": now, "step": self._step, "event": text}
-        json_lines.append(self._workdir / "events.jsonl", row)
-        self._board.add_text("event", text, self._step)
+        with self._writing():
+            json_lines.append(self._workdir / "events.jsonl", row)
+            self._board.add_text("event", text, self._step)
         log(text)
 
     def close(self) -> None:
         """Flush and close everything."""
         if self._is_writer:
             self._bar.close()
-            self._metrics.close()
-            self._board.close()
+            with self._writing():
+                self._metrics.close()
+                self._board.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunStoppedError(
+                f"The reports of --workdir={self._workdir} cannot be written: {error.strerror}. "
+                "Check free space and permissions, then start the same command again."
+            ) from error
 
 
 def drop_lines_after(path: pathlib.Path, step: int) -> None:
