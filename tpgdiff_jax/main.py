@@ -22,6 +22,9 @@ FLAGS = flags.FLAGS
 def main(_) -> None:
     """Check the configuration, start JAX, run the mode."""
     config = typed.checked_config(FLAGS["config"].value)
+    from tpgdiff_jax.commands.addresses import check_addresses
+
+    check_addresses(config, FLAGS)
     typed.quiet_libraries()
     wanted = joining(FLAGS)
     check_processes(wanted)

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from tpgdiff_jax.benchmark.sets import Item, OpenSet, SetSpec
-from tpgdiff_jax.data.folders import home, images_below
+from tpgdiff_jax.data.folders import here, images_below
 from tpgdiff_jax.data.matching import match_names, why_no_pair
 from tpgdiff_jax.data.pictures.kinds import EXTENSIONS
 from tpgdiff_jax.data.sources import scan_sizes
 from tpgdiff_jax.evaluation.protocols import PROTOCOLS, cropped_size
+from tpgdiff_jax.stores.urls import NothingThereError, is_url, join
 
 # PromptIR's test program seeds once, then scores its images with these sigmas in turn.
 _PASSES_BEFORE = {15.0: 0, 25.0: 1, 50.0: 2}
@@ -37,7 +38,7 @@ def open_set(spec: SetSpec, root: pathlib.Path) -> OpenSet:
     Raises:
       AbsentSetError: its folder is missing or holds no image; says where to get it.
     """
-    folder = home(root) / home(spec.folder)
+    folder = _folder(spec, root)
     lq_files, gt_files = {}, {}
     if spec.layout != "clean":
         lq_files = images_below(folder, f"{spec.lq}|LQ")
@@ -70,6 +71,20 @@ def open_set(spec: SetSpec, root: pathlib.Path) -> OpenSet:
     if not items:
         remarks.append(_why_empty(spec, list(lq_files), list(gt_files), triples, skipped))
     return OpenSet(spec, items, skipped, remarks)
+
+
+def _folder(spec: SetSpec, root: pathlib.Path) -> pathlib.Path:
+    """Return where a set lies on this machine; of a root in a store that set alone is copied."""
+    below = pathlib.PurePath(spec.folder)
+    try:
+        if is_url(root) and not (is_url(below) or below.is_absolute()):
+            return here(join(root, spec.folder))
+        return here(root) / here(spec.folder)
+    except NothingThereError as error:
+        source = spec.source or "wherever it was made"
+        raise AbsentSetError(
+            f"{error} Expected: {spec.expected_layout()}. Get it from: {source}."
+        ) from error
 
 
 def _why_empty(

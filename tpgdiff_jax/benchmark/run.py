@@ -31,6 +31,7 @@ from tpgdiff_jax.distributed import peers
 from tpgdiff_jax.evaluation.protocols import centre_cropped
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable, replacing, write_text
+from tpgdiff_jax.stores.places import shown
 
 _IDENTITY = "job.json"
 # A file's name may hold bytes that are no text; reports show these as \udcXX.
@@ -150,7 +151,7 @@ def run_benchmark(
     variants = [Variant()]
     if system is not None:
         variants = settings.variants(system.config.eval.sampler, system.config.eval.steps)
-    of = {"weights": weights} if system else {"predictions": str(predictions.absolute())}
+    of = {"weights": weights} if system else {"predictions": shown(predictions)}
     if jax.process_index() == 0:
         claim(folder, of | settings.identity(), sets)
     tasks = [

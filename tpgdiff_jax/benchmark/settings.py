@@ -13,6 +13,7 @@ from tpgdiff_jax.benchmark.sets import SetSpec
 from tpgdiff_jax.evaluation import optional, perceptual, protocols
 from tpgdiff_jax.priors import BRANCHES
 from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.stores.places import shown
 
 METRICS = (*protocols.SCORES, *perceptual.NAMES, *optional.NAMES)
 
@@ -74,7 +75,7 @@ class Settings:
         # Only where images share a program may their number change a score's last digits.
         return (
             fields
-            | {"metrics": list(self.metrics), "root": str(self.root.absolute())}
+            | {"metrics": list(self.metrics), "root": shown(self.root)}
             | ({} if self.exact else {"batch_size": self.batch_size})
         )
 

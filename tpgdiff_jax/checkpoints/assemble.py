@@ -18,6 +18,7 @@ from tpgdiff_jax.models.tpgdiff import sizes_of
 from tpgdiff_jax.priors.cues import RELEASED_CUES
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import replacing
+from tpgdiff_jax.stores.copies import local
 
 UNET_FILE = "universal-ir.pth"
 PRIORS_FILE = "tpgd.pt"
@@ -61,7 +62,7 @@ def assemble(
     rows: list[Row] = []
     groups: dict[str, Any] = {}
     sources = []
-    for path in inputs:
+    for path in map(str, map(local, inputs)):
         new = _published_groups(path, config, rows)
         if new is None:
             new = _released_groups(path, config, rows)

@@ -35,6 +35,8 @@ from tpgdiff_jax.config import base_config
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import replacing
+from tpgdiff_jax.stores.copies import local
+from tpgdiff_jax.stores.urls import is_url, join, named
 
 STAGE_ONE = ("semantic", "degradation")
 # `teacher` and `clip` serve training only.
@@ -164,7 +166,7 @@ def load(
     """Read published weights; only the groups asked for are read from the disk.
 
     Args:
-      path: the `.safetensors` file.
+      path: the `.safetensors` file, or its address in a store.
       groups: which groups; those that the file lacks are left out.  All by default.
 
     Returns:
@@ -174,7 +176,7 @@ def load(
       UserError: no such file, a damaged one, or one that is not in this format or of another
         version of it.
     """
-    path = pathlib.Path(path)
+    path = local(path)
     with opened(path) as file:
         description = read_description(path, file.metadata())
         wanted = set(GROUPS if groups is None else groups)
@@ -189,7 +191,7 @@ def fingerprint(path: str | pathlib.Path) -> str:
     Raises:
       UserError: as `load`; or the weights are not those of the description: a damaged file.
     """
-    path = pathlib.Path(path)
+    path = local(path)
     with opened(path) as file:
         said = read_description(path, file.metadata()).get("weights")
         keys = sorted(tuple(name.split("/")) for name in file.keys())  # noqa: SIM118
@@ -233,7 +235,13 @@ def load_frozen(
 
 
 def weights_in(path: str | pathlib.Path) -> pathlib.Path:
-    """Return the weights file that a path means: itself, or what a run published in it."""
+    """Return the weights file that a path means: itself, or what a run published in it.
+
+    Of an address it is the copy on this machine.
+    """
+    if is_url(path):
+        is_file = named(path).endswith(".safetensors")
+        return local(path if is_file else join(named(path), WEIGHTS_NAME))
     path = pathlib.Path(path)
     return path / WEIGHTS_NAME if path.is_dir() else path
 

@@ -17,11 +17,12 @@ from tpgdiff_jax.commands import mode_flags
 from tpgdiff_jax.commands.refusing import check_given
 from tpgdiff_jax.commands.values import check_tuple, value_error
 from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.stores.places import with_addresses
 
 _OVERRIDE = re.compile(r"--?config\.([\w.]+)(?:=(.*))?$", re.DOTALL)
 _NAMES_CONFIG = re.compile(r"--?config\b")  # not the value configs/... of another flag
 _HELP = ("--help", "-help", "--helpshort", "--helpfull", "-?", "-h")
-_CHATTY_LIBRARIES = ("orbax", "optax", "grain", "tensorstore", "jax/_src")
+_CHATTY_LIBRARIES = ("orbax", "optax", "grain", "tensorstore", "jax/_src", "botocore")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -267,9 +268,13 @@ def parse_strengths(texts: Sequence[str]) -> dict[str, float]:
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' chatter out of the log; their warnings stay."""
+    """Keep the libraries' chatter out of the log; their warnings stay.
+
+    Lines name addresses in stores rather than their copies.
+    """
 
     def is_wanted(record: standard_logging.LogRecord) -> bool:
+        record.msg, record.args = with_addresses(record.getMessage()), ()
         chatty = any(name in record.pathname for name in _CHATTY_LIBRARIES)
         return not chatty or record.levelno >= standard_logging.WARNING
 

@@ -20,6 +20,7 @@ from tpgdiff_jax.commands.flags import default_workdir, parse_strengths
 from tpgdiff_jax.commands.mode_flags import MODES, SAMPLING, chosen_program
 from tpgdiff_jax.commands.processes import check_devices
 from tpgdiff_jax.commands.together import ending_together
+from tpgdiff_jax.data import folders
 from tpgdiff_jax.data.prepare import paired_set as prepared
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.diffusion import samplers
@@ -35,8 +36,13 @@ from tpgdiff_jax.planning.chips import known_topologies
 from tpgdiff_jax.precision import use_precision
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
-from tpgdiff_jax.runs import preemption
+from tpgdiff_jax.runs import on_store, preemption
 from tpgdiff_jax.runs.load import load_suited
+from tpgdiff_jax.stores.keeping import kept_folder
+from tpgdiff_jax.stores.outputs import writing
+from tpgdiff_jax.stores.places import naming_addresses, shown, with_addresses
+from tpgdiff_jax.stores.sending import send_folder
+from tpgdiff_jax.stores.urls import is_url, join, named
 from tpgdiff_jax.training import experiment
 from tpgdiff_jax.training.state import averaged
 
@@ -53,24 +59,30 @@ def run(config: ConfigDict, flags: FlagValues) -> None:
       config: the checked configuration.
       flags: of `mode_flags.define_flags`, parsed and checked.
     """
-    with ending_together(folder_of(flags)):
+    with ending_together(folder_of(flags)), naming_addresses():
         _run(chosen_program(flags), config, flags)
 
 
 def folder_of(flags: FlagValues) -> pathlib.Path:
-    """Return the folder that all processes of a program write to."""
+    """Return the folder that all processes of a program write to; of an address, its copy here."""
+    path = _typed_folder(flags)
+    return kept_folder(path, chosen_program(flags)) if is_url(path) else pathlib.Path(path)
+
+
+def _typed_folder(flags: FlagValues) -> str | pathlib.Path:
+    """Return the folder, or its address, that a program works in."""
     program = chosen_program(flags)
     if program == "restore":
-        return pathlib.Path(flags.output or RESTORED)
+        return flags.output or RESTORED
     if program == "benchmark" and flags.output:
-        return pathlib.Path(flags.output)
+        return flags.output
     if "workdir" in MODES[program].reads:
-        return pathlib.Path(flags.workdir or default_workdir(sys.argv))
-    return pathlib.Path(".")
+        return flags.workdir or default_workdir(sys.argv)
+    return "."
 
 
 def _run(program: str, config: ConfigDict, flags: FlagValues) -> None:
-    folder = folder_of(flags)
+    folder = _typed_folder(flags)
     # A benchmark sets threads before; the others need no device.
     if program not in ("prepare", "convert", "benchmark", "plan"):
         check_devices()
@@ -95,28 +107,34 @@ def _run(program: str, config: ConfigDict, flags: FlagValues) -> None:
             plan_(config, flags)
 
 
-def train(config: ConfigDict, workdir: pathlib.Path) -> None:
+def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
     """Train (or continue) the run in `workdir`, then restore photos it has not trained on."""
-    if experiment.train(config, workdir):
+    with on_store.training_in(workdir) as folder:
+        is_finished = experiment.train(config, folder)
+    if is_finished:
         return
     if peers.is_first():
-        text = f"Stopped before its end; the same command continues the run in {workdir}."
+        text = f"Stopped before its end; the same command continues the run in {named(workdir)}."
         print(text, flush=True)
     if preemption.was_interrupted():
         sys.exit(INTERRUPTED)
 
 
-def eval_(config: ConfigDict, workdir: pathlib.Path) -> None:
+def eval_(config: ConfigDict, workdir: str | pathlib.Path) -> None:
     """Score the newest checkpoint in `workdir` on the images of `data.eval_folder`."""
     if not config.data.eval_folder:
         raise UserError("config.data.eval_folder is empty; name a folder of photos or pairs:PATH.")
-    stage, workdir, state, mesh, frozen = experiment.load(config, workdir)
+    whole = on_store.reading(workdir)
+    stage, folder, state, mesh, frozen = experiment.load(config, whole)
     source = experiment.open_eval_data(stage.config)
     params = averaged(state, stage.config)
-    experiment.score(stage, workdir, source, params, frozen, mesh)
+    experiment.score(stage, folder, source, params, frozen, mesh)
+    if is_url(workdir) and jax.process_index() == 0:
+        below = (folder / experiment.REPORT).relative_to(whole)
+        send_folder(whole / below, join(named(workdir), below.as_posix()))
 
 
-def benchmark(config: ConfigDict, flags: FlagValues, folder: pathlib.Path) -> None:
+def benchmark(config: ConfigDict, flags: FlagValues, folder: str | pathlib.Path) -> None:
     """Score published weights, or somebody's outputs, on every test set; write the report.
 
     Args:
@@ -143,25 +161,26 @@ def benchmark(config: ConfigDict, flags: FlagValues, folder: pathlib.Path) -> No
             samplers.check_sampler(variant.sampler, sde, variant.steps)
     mesh = sharding.make_mesh(config.mesh)
     check_mesh(mesh)
-    summary = run_benchmark(
-        settings,
-        folder,
-        mesh,
-        system=system,
-        predictions=pathlib.Path(predictions) if predictions else None,
-        weights=weights,
-        title=pathlib.Path(checkpoint or predictions).stem,
-        share=flags.share,
-        merge=flags.merge,
-    )
+    with on_store.scoring_in(folder, flags.share) as here:
+        summary = run_benchmark(
+            settings,
+            here,
+            mesh,
+            system=system,
+            predictions=folders.here(predictions) if predictions else None,
+            weights=weights,
+            title=pathlib.Path(checkpoint or predictions).stem,
+            share=flags.share,
+            merge=flags.merge,
+        )
     if flags.share:
         index, count = flags.share
         print(
             f"Share {index} of {count} is scored. Once all are, the same command with --merge in "
-            f"the place of --share writes the report: {folder.absolute()}"
+            f"the place of --share writes the report: {shown(folder)}"
         )
     if summary is not None:
-        print(f"\n{short_table(summary)}\n\nReport: {(folder / 'report.html').absolute()}")
+        print(f"\n{short_table(summary)}\n\nReport: {shown(folder)}/report.html")
 
 
 def restore(flags: FlagValues, options: dict[str, Any]) -> None:
@@ -190,15 +209,18 @@ def restore(flags: FlagValues, options: dict[str, Any]) -> None:
         raise UserError(f"--spatial={flags.spatial}, but there is one device.")
     restorer = Restorer.load(flags.checkpoint, mesh=mesh, compile_cache=flags.compile_cache)
     tasks = plan.share(every_task, index, count)
-    summary = job.run(
-        restorer,
-        tasks,
-        output,
-        sampling=restorer.checked(sampling),
-        batch_size=flags.batch_size,
-        side_by_side=flags.side_by_side,
-        log_name=log_name(index if count > 1 else None),
-    )
+    log = log_name(index if count > 1 else None)
+    with on_store.logging_in(output, log) as folder:
+        summary = job.run(
+            restorer,
+            tasks,
+            folder,
+            sampling=restorer.checked(sampling),
+            batch_size=flags.batch_size,
+            side_by_side=flags.side_by_side,
+            log_name=log,
+            exists=plan.results_in(output),
+        )
     part = "share" if flags.share else "process"
     whose = f"{part} {index} of {count}, {len(tasks)} of {len(every_task)} files: "
     said = (whose if count > 1 else "") + job.describe(summary, output)
@@ -222,14 +244,15 @@ def serve(host: str, port: int, checkpoint: str | None, compile_cache: bool) -> 
 
 
 def export(
-    config: ConfigDict, workdir: pathlib.Path, output: str | None, weights_dtype: str
+    config: ConfigDict, workdir: str | pathlib.Path, output: str | None, weights_dtype: str
 ) -> None:
     """Publish the averaged weights of the newest checkpoint in `workdir` as one file."""
     if not output:
         raise UserError("--mode=export needs --output=FILE.safetensors.")
-    stage, _, state, mesh, _ = experiment.load(config, workdir)
-    experiment.publish(stage, state, mesh, pathlib.Path(output), dtype=weights_dtype)
-    print(f"Written: {pathlib.Path(output).absolute()}, described in the .json beside it.")
+    with writing(output) as path:
+        stage, _, state, mesh, _ = experiment.load(config, on_store.reading(workdir))
+        experiment.publish(stage, state, mesh, path, dtype=weights_dtype)
+    print(f"Written: {shown(path)}, described in the .json beside it.")
 
 
 def prepare(config: ConfigDict, inputs: Sequence[str], output: str | None, preview: bool) -> None:
@@ -237,15 +260,16 @@ def prepare(config: ConfigDict, inputs: Sequence[str], output: str | None, previ
     if len(inputs) != 1 or not output:
         raise UserError("--mode=prepare needs one --input (a folder of photos) and --output.")
     photos = PhotoFolder(inputs[0])
-    target = pathlib.Path(output)
-    if preview:
-        if target.exists():
-            raise UserError(f"--output={target} exists already; choose another name.")
-        prepared.write_preview(photos, config, target)
-        print(f"Contact sheet: {target.absolute()}")
-        return
-    count = prepared.prepare(photos, config, target)
-    print(f"{count} pairs of {photos.summary()}: {target.absolute()}")
+    with writing(output) as target:
+        if preview:
+            if target.exists():
+                raise UserError(f"--output={target} exists already; choose another name.")
+            prepared.write_preview(photos, config, target)
+            said = "Contact sheet"
+        else:
+            count = prepared.prepare(photos, config, target)
+            said = with_addresses(f"{count} pairs of {photos.summary()}")
+    print(f"{said}: {shown(target)}")
 
 
 def convert(
@@ -262,13 +286,16 @@ def convert(
             )
         if len(inputs) > 1:
             raise UserError("--to=released takes one --input: a published .safetensors file.")
-        for path in assemble.export_released(inputs[0], output):
-            print(f"Written: {path.absolute()}")
+        with writing(output) as folder:
+            paths = assemble.export_released(inputs[0], str(folder))
+        for path in paths:
+            print(f"Written: {shown(path)}")
         return
-    rows, remarks = assemble.assemble(inputs, output, config, weights_dtype)
+    with writing(output) as target:
+        rows, remarks = assemble.assemble(inputs, str(target), config, weights_dtype)
     print(assemble.table(rows))
     print("missing 0, unexpected 0, misshapen 0", *remarks, sep="\n")
-    print(f"Written: {pathlib.Path(output).absolute()}, described in the .json beside it.")
+    print(f"Written: {shown(output)}, described in the .json beside it.")
 
 
 def plan_(config: ConfigDict, flags: FlagValues) -> None:
@@ -291,6 +318,6 @@ def plan_(config: ConfigDict, flags: FlagValues) -> None:
             print(f"\n{planning_report.mover_table(record)}", flush=True)
     if len(records) > 1:
         print(f"\n{planning_report.table(records)}")
-    output = pathlib.Path(flags.output or PLAN)
-    planning_report.write(output, records)
-    print(f"\nWritten: {output.absolute()}")
+    with writing(flags.output or PLAN, replaces=True) as output:
+        planning_report.write(output, records)
+    print(f"\nWritten: {shown(output)}")

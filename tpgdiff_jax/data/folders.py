@@ -5,6 +5,8 @@ import dataclasses
 import fnmatch
 import os
 import pathlib
+import re
+from collections.abc import Iterable
 
 from absl import logging
 
@@ -13,6 +15,8 @@ from tpgdiff_jax.data.pictures.kinds import EXTENSIONS, UNREAD, is_picture_name,
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
 from tpgdiff_jax.reporting.foreign import HEAD_BYTES
+from tpgdiff_jax.stores.copies import local
+from tpgdiff_jax.stores.urls import is_url
 
 _NAMED = 3  # so many places are named in a line
 _LINKED = "linked folders followed"
@@ -62,6 +66,19 @@ def home(path: str | os.PathLike) -> pathlib.Path:
     if not path.parts or not path.parts[0].startswith("~") or os.path.lexists(path.parts[0]):
         return path
     return pathlib.Path(os.path.expanduser(path))
+
+
+def here(path: str | os.PathLike) -> pathlib.Path:
+    """Return a folder or picture of this machine: `home`, or of an address the copy.
+
+    Raises:
+      UserError: nothing lies at an address, or its store cannot be used.
+    """
+    return local(path, _pictures) if is_url(path) else home(path)
+
+
+def _pictures(names: Iterable[str]) -> list[str]:
+    return [n for n in names if is_picture_name(n) and not re.search(r"(^|/)\.", n)]
 
 
 def list_images(folder: pathlib.Path) -> Listing:

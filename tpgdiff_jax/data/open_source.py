@@ -1,15 +1,18 @@
 """Open any source of images from one entry of the configuration."""
 
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tpgdiff_jax.data.folders import home
+from tpgdiff_jax.data.folders import here
 from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.data.records import RecordPairs, RecordPhotos
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import PhotoFolder, Source
 from tpgdiff_jax.data.tfds.sets import TfdsSource
 from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.stores.copies import local
+from tpgdiff_jax.stores.urls import is_url, named
 
 # kind -> keys that must be there, keys that may be there ("kind" and "weight" always may).
 _KEYS = {
@@ -67,7 +70,7 @@ def open_source(
             f"Data source {spec} of kind {kind!r} {problem}; needed: {', '.join(needed)}; "
             f"optional: {', '.join(('weight', *optional))}."
         )
-    spec["path"] = str(home(spec["path"]))
+    spec["path"] = str(_path_here(kind, spec["path"]))
     common = {"min_size": min_size, "cache_mb": cache_mb, "report": report}
     if kind.startswith("tfds_"):
         path = spec.pop("path")
@@ -83,3 +86,20 @@ def open_source(
         "record_pairs": RecordPairs,
     }
     return constructors[kind](spec.pop("path"), **spec, **common)
+
+
+def _path_here(kind: str, path: str) -> pathlib.Path:
+    """Return where the files of a source lie on this machine; those of an address are copied."""
+    if kind.startswith("record_") and is_url(path):
+        return local(path)
+    refuse_address(kind, path)
+    return here(path)
+
+
+def refuse_address(kind: str, path: str) -> None:
+    """Raise UserError for a source that is not read from a store."""
+    if kind.startswith("tfds_") and is_url(path):
+        raise UserError(
+            f"Data source {kind}:{named(path)}: sets of TFDS are read from local folders; copy it, "
+            "or name photos:, pairs: or record_...: there."
+        )

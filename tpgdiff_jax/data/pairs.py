@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from tpgdiff_jax.data.folders import home, images_below
+from tpgdiff_jax.data.folders import here, images_below
 from tpgdiff_jax.data.images import cut_like, read_rgb
 from tpgdiff_jax.data.matching import match_names, sides_of, why_no_pair
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
@@ -61,7 +61,7 @@ class PairFolder(Source):
         Raises:
           UserError: no such folder, another layout, an unknown class, or no usable pair.
         """
-        self._root = home(root)
+        self._root = here(root)
         super().__init__(self._root, min_size, cache_mb, report)
         self._sides = (lq, gt)
         self._gt_rename, self._centre_crop = gt_rename, centre_crop

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tpgdiff_jax.data.folders import home, list_images
+from tpgdiff_jax.data.folders import here, list_images
 from tpgdiff_jax.data.images import read_rgb, read_size
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.pictures.kinds import EXTENSIONS
@@ -192,7 +192,7 @@ class PhotoFolder(Source):
         Raises:
           UserError: no such folder, or no usable photo in it; says what was found instead.
         """
-        self.folder = home(folder)
+        self.folder = here(folder)
         super().__init__(self.folder, min_size, cache_mb, report)
         if not self.folder.is_dir():
             raise UserError(f"Photo folder {self.root!r} does not exist or is no folder.")

@@ -27,6 +27,7 @@ _BEAT = 1.0  # seconds between two signs of life
 _SILENCE = 30.0  # without one: far longer than a busy machine delays a thread
 _LINGER = 10.0  # process 0 holds the store: so long the others may read of its end
 _UNWIND = 20.0  # a process that failed may wait in vain for others while it cleans up
+_HOUR = 3_600_000  # milliseconds
 _ROOT = "tpgdiff_jax"
 
 
@@ -185,6 +186,22 @@ def is_first() -> bool:
 def are_watched() -> bool:
     """Tell whether this process works together with others."""
     return bool(_WATCHES)
+
+
+def said_by_first(name: str, text: str) -> str:
+    """Return what process 0 says; the others wait for it, an hour at most.
+
+    Args:
+      name: of what is said, once in a program.
+      text: what this process would say; a process alone is the first.
+    """
+    if jax.process_count() == 1:
+        return text
+    client, key = distributed.global_state.client, f"{_ROOT}/said/{name}"
+    if jax.process_index() == 0:
+        client.key_value_set(key, text)
+        return text
+    return client.blocking_key_value_get(key, _HOUR)
 
 
 def keep_crashes_in(folder: pathlib.Path) -> None:

@@ -9,6 +9,8 @@ import pathlib
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from tpgdiff_jax.reporting.files import user_cache
+
 _MAX_BYTES = 2 << 30  # the programs used longest ago are removed
 # JAX keeps what took a second to compile; a start is made of many smaller programs, too.
 _MIN_SECONDS = 0.1
@@ -17,8 +19,7 @@ _MIN_SECONDS_SETTING = "jax_persistent_cache_min_compile_time_secs"
 
 def default_folder() -> pathlib.Path:
     """Return the folder of this user: $XDG_CACHE_HOME/tpgdiff_jax, by default in ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base) / "tpgdiff_jax" / "compiled"
+    return user_cache() / "compiled"
 
 
 def keep_compiled_programs(shared: pathlib.Path | None = None) -> pathlib.Path | None:

@@ -6,7 +6,7 @@ import errno
 import functools
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -27,6 +27,8 @@ from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
 from tpgdiff_jax.reporting.json_lines import JsonLines
 from tpgdiff_jax.reporting.progress import Progress
+from tpgdiff_jax.stores.places import shown, with_addresses
+from tpgdiff_jax.stores.urls import named
 
 # Not this file is at fault but the folder or the disk: every other file would fail, too.
 _FOLDER_AT_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -56,8 +58,8 @@ class Summary:
 
     def fail(self, task: Task, reason: str) -> None:
         """List a file that could not be restored."""
-        self.failed[str(task.source)] = reason
-        logging.warning("Skipping %s: %s", printable(task.source), reason)
+        self.failed[named(task.source)] = reason
+        logging.warning("Skipping %s: %s", printable(named(task.source)), reason)
 
 
 def run(
@@ -69,6 +71,7 @@ def run(
     batch_size: int = 4,
     side_by_side: bool = False,
     log_name: str = LOG_NAME,
+    exists: Callable[[pathlib.Path], bool] = os.path.exists,
 ) -> Summary:
     """Restore files; those whose result is there already are left alone.
 
@@ -85,18 +88,18 @@ def run(
       batch_size: as for `Restorer.iterate`.
       side_by_side: write these pictures.
       log_name: name of the log; processes that share a folder need different ones.
+      exists: tells whether a result is there already.
     """
 
     def read(task: Task) -> InputImage:
         return as_input(task.source)
 
     def wanted(task: Task) -> bool:  # later, too: another job on this folder may have been faster
-        # Not Path.exists: it raises for names too long for the disk, which are to be listed later.
-        return not os.path.exists(task.target)
+        return not exists(task.target)
 
     waiting = list(filter(wanted, tasks))
     settings = {**sampling.as_logged(), "weights": restorer.fingerprint}
-    present = {str(task.target) for task in tasks} - {str(task.target) for task in waiting}
+    present = {named(task.target) for task in tasks} - {named(task.target) for task in waiting}
     summary = Summary(
         present=len(present), other_settings=made_otherwise(output, present, settings)
     )
@@ -126,7 +129,7 @@ def run(
         if error.errno not in _LOG_AT_FAULT:
             raise
         summary.done += writer.written()  # beside the one at fault; no line says so
-        summary.stopped = f"{output} cannot be written: {error.strerror}"
+        summary.stopped = f"{with_addresses(str(output))} cannot be written: {error.strerror}"
         made_elsewhere = summary.present - len(present)
         summary.left = len(waiting) - summary.done - len(summary.failed) - made_elsewhere
     return summary
@@ -136,7 +139,7 @@ def describe(summary: Summary, output: pathlib.Path) -> str:
     """Say what a job did, with every file that failed."""
     lines = [
         f"{summary.done} restored, {summary.present} were there already, {len(summary.failed)} "
-        f"failed: {output.absolute()}"
+        f"failed: {shown(output)}"
     ]
     if summary.other_settings:
         lines.append(
@@ -195,8 +198,8 @@ def _failure(outcome: Outcome, writing: Future | None) -> str:
 def _line(outcome: Outcome) -> dict[str, Any]:
     task, picture, restored = outcome.source, outcome.item, outcome.result
     row = {
-        "input": str(task.source),
-        "output": str(task.target),
+        "input": named(task.source),
+        "output": named(task.target),
         "height": picture.rgb.shape[0],
         "width": picture.rgb.shape[1],
         "seconds": round(outcome.seconds, 3),

@@ -6,14 +6,17 @@ import itertools
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from absl import logging
 
 from tpgdiff_jax.data.folders import home, is_below_itself, list_images
+from tpgdiff_jax.data.pictures.kinds import is_picture_name
 from tpgdiff_jax.data.pictures.writing import WRITTEN
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
+from tpgdiff_jax.stores.copies import listing
+from tpgdiff_jax.stores.urls import file_system, is_url, key_of, normal, reaching
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +37,7 @@ def plan(inputs: Sequence[str], output: pathlib.Path, suffix: str = ".png") -> l
     Args:
       inputs: files, folders (searched with their sub-folders, linked ones too, hidden ones not)
         or patterns such as `photos/**/*.jpg`; of folders and patterns what lies in `output` is
-        left out.
+        left out.  Addresses in stores are the same, of objects; each is a path in a task.
       output: the folder results go to.
       suffix: of the results; decides their format.
 
@@ -107,6 +110,9 @@ def _targets(
 
 def _files(text: str, output: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
     """Yield (folder, name within it) of the files an input means."""
+    if is_url(text):
+        yield from _objects(normal(text), output)
+        return
     path = home(text)
     if path.is_file() or (path.is_symlink() and not path.exists()):
         yield path.parent, path.name
@@ -145,6 +151,39 @@ def _files(text: str, output: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]
     yield from ((root, name) for name in names)
 
 
+def _objects(url: str, output: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
+    """Yield (folder, name within it) of the objects that an address means, of pictures alone.
+
+    The address is that of one, of what they lie below, or a pattern.
+    """
+    if is_url(output) and normal(output) == url:
+        raise UserError(
+            f"--input={url} and --output are one folder; results would be taken for inputs the "
+            "next time. Choose another --output."
+        )
+    root = pathlib.Path(url)
+    found = listing(url)
+    names = [name for name in found if not _is_hidden(name) and is_picture_name(name)]
+    if "" in found:
+        root, names = root.parent, [root.name]
+    elif not names and glob.has_magic(url):
+        while glob.has_magic(str(root)):
+            root = root.parent
+        with reaching(url):
+            matches = file_system(url).glob(key_of(url))
+        start = len(key_of(normal(root))) + 1
+        names = [key[start:] for key in matches if is_picture_name(key)]
+    if is_url(output):
+        names = [n for n in names if not normal(root / n).startswith(f"{normal(output)}/")]
+    if not names:
+        raise UserError(f"--input={url}: nothing there is an image; check bucket and name.")
+    yield from ((root, name) for name in sorted(names))
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
 def _without_results(root: pathlib.Path, names: list[str], output: pathlib.Path) -> list[str]:
     """Leave out what lies in `output`, where that is a folder below `root`."""
     results = output.resolve()
@@ -169,12 +208,23 @@ def share(tasks: Sequence[Task], index: int, count: int) -> list[Task]:
     return list(tasks[index::count])
 
 
+def results_in(output: pathlib.Path) -> Callable[[pathlib.Path], bool]:
+    """Return what tells whether a result is there; a store is asked once, for all of them."""
+    if not is_url(output):
+        # Not Path.exists: it raises for names too long for the disk, which are to be listed later.
+        return os.path.exists
+    there = {f"{normal(output)}/{name}" for name in listing(normal(output))}
+    return lambda target: normal(target) in there
+
+
 def check_output(output: pathlib.Path) -> None:
     """Make the folder results go to.
 
     Raises:
       UserError: it cannot be made or written to.
     """
+    if is_url(output):
+        return
     try:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output, prefix=".") as file:

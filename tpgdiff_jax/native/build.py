@@ -20,6 +20,8 @@ import tempfile
 import jax
 import jaxlib
 
+from tpgdiff_jax.reporting.files import user_cache
+
 INSTALL = "pip install 'tpgdiff_jax[cpu]'"
 PACKAGES = ("onednn-cpu-gomp", "onednn-devel-cpu-gomp")
 _FLAGS = ("-O2", "-std=c++17", "-shared", "-fPIC", "-w")
@@ -76,8 +78,7 @@ def _folders(kind: str) -> list[pathlib.Path]:
 
 def cache_folder() -> pathlib.Path:
     """Return the folder of this user: $XDG_CACHE_HOME/tpgdiff_jax/native, by default ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base) / "tpgdiff_jax" / "native"
+    return user_cache() / "native"
 
 
 def library_path(onednn: OneDNN) -> pathlib.Path:

@@ -12,7 +12,11 @@ from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, groups_of
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.runs.on_store import newest_steps
 from tpgdiff_jax.runs.read_run import load_run
+from tpgdiff_jax.stores.copies import local
+from tpgdiff_jax.stores.places import naming_addresses
+from tpgdiff_jax.stores.urls import check, is_url, named
 
 # What --checkpoint=default and Restorer.load("default") mean; a file or folder of that name is
 # ./default.
@@ -60,8 +64,8 @@ def load_any(
     """Read a whole system from wherever it lies.
 
     Args:
-      path: published weights, the folder of a training run (its newest checkpoint is taken), or
-        None or "default" for the weights inside the package.
+      path: published weights, the folder of a training run (its newest checkpoint is taken), the
+        address of either in a store, or None or "default" for the weights inside the package.
 
     Returns:
       (the system, its variables {"params", "frozen"}, its configuration, the fingerprint that the
@@ -73,6 +77,11 @@ def load_any(
     """
     if path is None or path == DEFAULT:
         return _load_default()
+    check(path)
+    if is_url(path):
+        with naming_addresses():
+            is_file = named(path).endswith(".safetensors")
+            return load_any(local(path) if is_file else local(path, newest_steps))
     if pathlib.Path(path).is_dir():
         model, variables, config = load_run(path)
         return model, variables, config, fingerprint_of(groups_of(variables))

@@ -28,6 +28,7 @@ from tpgdiff_jax.evaluation import metrics
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs.keeping import TEST
 from tpgdiff_jax.runs.workdir import prepare_workdir
+from tpgdiff_jax.stores.places import shown
 from tpgdiff_jax.training import setup
 from tpgdiff_jax.training import train as training
 from tpgdiff_jax.training.stages import (
@@ -41,6 +42,8 @@ from tpgdiff_jax.training.state import TrainState, averaged
 from tpgdiff_jax.training.validate import evaluate
 from tpgdiff_jax.training.validate_stage_one import evaluate_stage_one
 from tpgdiff_jax.training.validation_report import Report
+
+REPORT = "evaluation"  # folder of a run's scores
 
 
 def stages_of(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[ConfigDict, pathlib.Path]]:
@@ -168,7 +171,7 @@ def _publish(
         aside = published.set_aside(path)
         logging.warning("%s held other weights; they are in %s now.", path, aside)
     published.save(path, groups, description, dtype)
-    logging.info("Weights: %s, described in the .json beside it.", path.absolute())
+    logging.info("Weights: %s, described in the .json beside it.", shown(path))
 
 
 def open_eval_data(config: ConfigDict, training_sources: Sequence[Source] = ()) -> Source | None:
@@ -258,10 +261,10 @@ def score(
     report = Report(evaluate(variables, config, source, mesh=mesh))
     if jax.process_index() != 0:
         return
-    picture = report.write(workdir / "evaluation")
+    picture = report.write(workdir / REPORT)
     print(f"\n{config.eval.sampler}, {config.eval.steps} steps, {source.unit} not trained on:\n")
     print(report.table())
-    print(f"\nPicture (degraded | restored | truth): {picture.absolute()}", flush=True)
+    print(f"\nPicture (degraded | restored | truth): {shown(picture)}", flush=True)
 
 
 def _on_host(tree: Any, mesh: Mesh) -> Any:

@@ -19,6 +19,7 @@ from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.models.stage_one import build_stage_one
 from tpgdiff_jax.models.tpgdiff import TAUGHT_ENCODERS
 from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.stores.copies import local
 from tpgdiff_jax.training import diffusion_step, priors_step
 from tpgdiff_jax.training.step import Loss
 
@@ -89,7 +90,7 @@ def _diffusion_stage(config: ConfigDict, read: bool) -> Stage:
         return Stage(config, init, loss_fn, frozen, {})
     start = {}
     if config.init_from:
-        check_start(config, pathlib.Path(config.init_from))
+        check_start(config, local(config.init_from))
         start = published.load_trained(config.init_from, model)
     return Stage(config, init, loss_fn, read_frozen(config), start)
 
@@ -188,7 +189,7 @@ def validate_weights(config: ConfigDict) -> None:
         return
     if config.stage == "both":
         _check_stage_one(stage_config(config, "priors"))
-    if config.init_from and not pathlib.Path(config.init_from).is_file():
+    if config.init_from and not local(config.init_from).is_file():
         raise UserError(f"config.init_from={config.init_from!r} is no file.")
     model, priors = config.model, config.priors
     unused = priors.stage_one and priors.encoder not in TAUGHT_ENCODERS
@@ -209,7 +210,7 @@ def validate_weights(config: ConfigDict) -> None:
             "a file that --mode=convert wrote (or for the encoder a run of stage one: "
             "priors.stage_one), or choose priors.encoder='compact' and cues out of dog, gradient."
         )
-    if needing and not pathlib.Path(priors.weights).is_file():
+    if needing and not local(priors.weights).is_file():
         raise UserError(f"config.priors.weights={priors.weights!r} is no file.")
 
 
@@ -224,7 +225,7 @@ def _check_stage_one(config: ConfigDict) -> None:
     elif priors.encoder == "conv":
         expected = "'vgg': only a student of CLIP's own shape learns from CLIP"
         require(False, config, "priors.teacher", expected)
-    elif not pathlib.Path(priors.weights).is_file():
+    elif not local(priors.weights).is_file():
         raise UserError(
             f"config.priors.weights={priors.weights!r} is no file, but the teacher 'clip' needs "
             "one that --mode=convert wrote of CLIP; or choose priors.teacher='vgg'."

@@ -20,6 +20,9 @@ from tpgdiff_jax.data.pictures.tiff import TiffFile
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
 from tpgdiff_jax.reporting.foreign import HEAD_BYTES
+from tpgdiff_jax.stores.urls import file_system, is_url, key_of, named, normal, reaching
+
+_HEADER_BYTES = 2**17  # of a picture in a store, asked for at once
 
 
 def read_picture(source: str | os.PathLike | bytes, name: str = "") -> Picture:
@@ -34,7 +37,7 @@ def read_picture(source: str | os.PathLike | bytes, name: str = "") -> Picture:
         read; says which, and the way out.
       OSError: what is wrong with the machine.
     """
-    name = name or str(source)
+    name = name or _name_of(source)
     with _stored(source, name) as file:
         pixels = turned(file.pixels(), file.orientation)
         frames = file.frames()
@@ -54,7 +57,7 @@ def read_size(source: str | os.PathLike | bytes, name: str = "") -> tuple[int, i
     Raises:
       UnreadableImageError: as far as the header tells; damage behind it is found when it is read.
     """
-    with _stored(source, name or str(source)) as file:
+    with _stored(source, name or _name_of(source), whole=False) as file:
         height, width = file.size
         return (width, height) if file.orientation >= 5 else (height, width)
 
@@ -71,11 +74,17 @@ def of_pillow(image: Image.Image) -> Picture:
     return Picture(turned(pixels_of(image), orientation), 1, metadata)
 
 
+def _name_of(source: str | os.PathLike | bytes) -> str:
+    return "a picture in memory" if isinstance(source, bytes) else named(source)
+
+
 @contextlib.contextmanager
-def _stored(source: str | os.PathLike | bytes, name: str) -> Iterator[Stored]:
+def _stored(
+    source: str | os.PathLike | bytes, name: str, *, whole: bool = True
+) -> Iterator[Stored]:
     """Open a picture, turning whatever goes wrong before the block ends into one exception."""
     try:
-        with _opened(source) as file:
+        with _opened(source, whole) as file:
             head = file.read(HEAD_BYTES)
             kind = kind_of(head, name)
             stored = {"PNG": PngFile, "TIFF": TiffFile}.get(kind, lambda f: PillowFile(f, kind))(
@@ -89,9 +98,15 @@ def _stored(source: str | os.PathLike | bytes, name: str) -> Iterator[Stored]:
         raise as_unreadable(error, name) from error
 
 
-def _opened(source: str | os.PathLike | bytes) -> BinaryIO:
+def _opened(source: str | os.PathLike | bytes, whole: bool) -> BinaryIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)
+    if is_url(source):
+        with reaching(normal(source)):
+            if whole:
+                return io.BytesIO(file_system(source).cat_file(key_of(source)))
+            # Small requests: a header is a few of them.
+            return file_system(source).open(key_of(source), "rb", block_size=_HEADER_BYTES)
     if os.path.isdir(source):
         os.scandir(source).close()  # raises where it may not be read
         raise IsADirectoryError(source)

@@ -1,0 +1,1 @@
+"""Object stores (s3://, gs://): read by copies of this machine, written object by object."""

@@ -1,0 +1,103 @@
+"""Work in a folder of this machine that a store's is kept like."""
+
+import contextlib
+import itertools
+import os
+import pathlib
+import signal
+from collections.abc import Iterator
+
+from absl import logging
+
+from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
+from tpgdiff_jax.reporting.locks import held
+from tpgdiff_jax.stores import urls
+from tpgdiff_jax.stores.copies import Wanted, copy
+from tpgdiff_jax.stores.places import place
+from tpgdiff_jax.stores.sending import Sender, read_record, unsent, write_record
+from tpgdiff_jax.stores.writer import FOLDER, Writer
+
+_OWN = f"{FOLDER}/"
+
+
+def kept_folder(url: str, name: str) -> pathlib.Path:
+    """Return the folder of this machine that `keeping` works in."""
+    return place(f"kept/{name}", url)
+
+
+@contextlib.contextmanager
+def keeping(
+    url: str, name: str, *, wanted: Wanted = list, is_whole: bool = False
+) -> Iterator[pathlib.Path]:
+    """Yield a folder with what the store has; what is written there is sent, as long as this lasts.
+
+    The folder stays, so that the next program on this machine need not copy it again.
+
+    Args:
+      url: its address.
+      name: of what is written; others may write other parts at the same time.
+      wanted: which objects are copied at the start.
+      is_whole: whether all below the address is written here alone: objects go when their files
+        go, and what a killed program had not sent yet is sent by the next one on this machine.
+
+    Raises:
+      WriterError: another program writes this part.
+      StoreError: the store refuses, or cannot be reached; at the end, what it lacks is named.
+    """
+    url, folder = urls.normal(url), kept_folder(url, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    refused = RunStoppedError(f"{url}: another program of this machine writes there; wait for it.")
+    with held(folder.with_name(f".{folder.name}.lock"), folder, refused):
+        writer = Writer(url, name, read_record(folder)["writer"], _end_this_program)
+        try:
+            is_newest = writer.before and writer.before == read_record(folder)["writer"]
+            if not (is_newest and is_whole):
+                _start_from_store(url, folder, wanted, is_whole)
+            write_record(folder, writer.token, read_record(folder)["files"])
+            sender = Sender(folder, url, writer.token, removes=is_whole)
+            try:
+                yield folder
+            except BaseException as error:
+                try:
+                    _finish(url, folder, writer, sender)
+                except UserError as failed:  # what ended the work matters more
+                    error.add_note(str(failed))
+                    logging.error("%s", failed)
+                raise
+            _finish(url, folder, writer, sender)
+        finally:
+            writer.end()
+
+
+def _start_from_store(url: str, folder: pathlib.Path, wanted: Wanted, is_whole: bool) -> None:
+    """Make the folder what the store has; another program may have gone on there."""
+    if is_whole and (left := unsent(folder)):
+        names = (folder.with_name(f"{folder.name}.unsent_{n}") for n in itertools.count(1))
+        aside = next(name for name in names if not name.exists())
+        os.replace(folder, aside)
+        folder.mkdir()
+        text = "%s was written by another program since; what an older one left here is in %s: %s"
+        logging.warning(text, url, aside, ", ".join(left[:3]))
+    names = copy(url, folder, lambda names: wanted(n for n in names if not n.startswith(_OWN)))
+    write_record(folder, "", names)
+
+
+def _finish(url: str, folder: pathlib.Path, writer: Writer, sender: Sender) -> None:
+    sender.stop()
+    if writer.is_lost:
+        raise RunStoppedError(
+            f"{url}: another program has taken over, since the store had no sign of this one for "
+            f"long. What it had not sent is in {folder}."
+        )
+    try:
+        sender.send()
+    except urls.StoreError as error:
+        left = unsent(folder)
+        raise RunStoppedError(
+            f"{error} {len(left)} files are not sent, such as {left[0] if left else '-'}; they are "
+            f"in {folder}, and the same command on this machine sends them."
+        ) from error
+
+
+def _end_this_program() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)  # training saves its state, and ends
