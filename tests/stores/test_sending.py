@@ -17,8 +17,11 @@ def write(folder, name, text):
     path.write_text(text)
 
 
+PARTS = ("state/d/1", "state/manifest", "data/metadata", STEP_MARK)
+
+
 def write_step(folder, step, content="x"):
-    for name in ("state/d/1", "state/manifest", "data/metadata", STEP_MARK):
+    for name in PARTS:
         write(folder, f"checkpoints/{step}/{name}", f"{content} {step} {name}")
 
 

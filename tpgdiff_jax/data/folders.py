@@ -74,7 +74,7 @@ def here(path: str | os.PathLike) -> pathlib.Path:
     Raises:
       UserError: nothing lies at an address, or its store cannot be used.
     """
-    return local(path, _pictures) if is_url(path) else home(path)
+    return local(path, _pictures, "pictures") if is_url(path) else home(path)
 
 
 def _pictures(names: Iterable[str]) -> list[str]:

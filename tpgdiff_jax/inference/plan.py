@@ -162,9 +162,9 @@ def _objects(url: str, output: pathlib.Path) -> Iterator[tuple[pathlib.Path, str
             "next time. Choose another --output."
         )
     root = pathlib.Path(url)
-    found = listing(url)
-    names = [name for name in found if not _is_hidden(name) and is_picture_name(name)]
-    if "" in found:
+    names = list(listing(url))
+    is_one = names == [""]  # which may be called anything
+    if is_one:
         root, names = root.parent, [root.name]
     elif not names and glob.has_magic(url):
         while glob.has_magic(str(root)):
@@ -172,7 +172,8 @@ def _objects(url: str, output: pathlib.Path) -> Iterator[tuple[pathlib.Path, str
         with reaching(url):
             matches = file_system(url).glob(key_of(url))
         start = len(key_of(normal(root))) + 1
-        names = [key[start:] for key in matches if is_picture_name(key)]
+        names = [key[start:] for key in matches]
+    names = [n for n in names if is_one or (is_picture_name(n) and not _is_hidden(n))]
     if is_url(output):
         names = [n for n in names if not normal(root / n).startswith(f"{normal(output)}/")]
     if not names:

@@ -81,7 +81,7 @@ def load_any(
     if is_url(path):
         with naming_addresses():
             is_file = named(path).endswith(".safetensors")
-            return load_any(local(path) if is_file else local(path, newest_steps))
+            return load_any(local(path) if is_file else local(path, newest_steps, "newest"))
     if pathlib.Path(path).is_dir():
         model, variables, config = load_run(path)
         return model, variables, config, fingerprint_of(groups_of(variables))

@@ -11,6 +11,7 @@ from tpgdiff_jax.distributed import peers
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.stores.copies import Wanted, local
 from tpgdiff_jax.stores.keeping import keeping, kept_folder
+from tpgdiff_jax.stores.places import own_path
 from tpgdiff_jax.stores.sending import complete_steps, read_record, step_of
 from tpgdiff_jax.stores.urls import is_url, normal
 
@@ -86,7 +87,7 @@ def reading(folder: str | pathlib.Path) -> pathlib.Path:
     """
     if not is_url(folder):
         return pathlib.Path(folder)
-    here = local(folder, complete_steps)
+    here = local(folder, complete_steps, "runs")
     steps = " ".join(sorted(path.as_posix() for path in here.glob("**/checkpoints/*")))
     if peers.said_by_first(f"steps of {normal(folder)}", steps) != steps:
         raise UserError(
@@ -118,7 +119,7 @@ def _check_all_see(url: str, folder: pathlib.Path) -> None:
     writer = read_record(folder)["writer"] or ""
     if peers.said_by_first(f"writer of {url}", writer) != writer:
         raise UserError(
-            f"{url}: this process does not see {folder} of process 0. A folder in a store is "
-            "written by the processes of one machine; several machines need a folder that all of "
-            "them see, such as a mounted bucket."
+            f"{url}: this process does not see {own_path(folder)} of process 0. A folder in a "
+            "store is written by the processes of one machine; several machines need a folder that "
+            "all of them see, such as a mounted bucket."
         )

@@ -30,12 +30,13 @@ _TRIES = 3  # objects may vanish between the listing and the copy
 _NAMED = 3
 
 
-def local(path: str | os.PathLike, wanted: Wanted = list) -> pathlib.Path:
+def local(path: str | os.PathLike, wanted: Wanted = list, kind: str = "read") -> pathlib.Path:
     """Return a path that this machine can read: itself, or the copy of an address.
 
     Args:
       path: a local path, or the address of an object or of all objects below it.
       wanted: which of these are copied.
+      kind: what calls them; another choice of objects needs a copy of its own.
 
     Raises:
       NothingThereError: nothing lies at the address.
@@ -45,12 +46,16 @@ def local(path: str | os.PathLike, wanted: Wanted = list) -> pathlib.Path:
     if not urls.is_url(path):
         return pathlib.Path(path)
     url = urls.normal(path)
-    target = place("read", url)
+    target = place(kind, url)
     scheme, rest = urls.split(url)
-    bucket = place("read", f"{scheme}://{rest.partition('/')[0]}")
+    bucket = place(kind, f"{scheme}://{rest.partition('/')[0]}")
     lock = bucket.with_name(f".{bucket.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
-    held = locks.take(lock, lock, wait=True)  # other programs may be copying the same objects
+    try:
+        held = locks.take(lock, lock)
+    except locks.HeldElsewhereError:
+        logging.info("Waiting for another program that copies from the bucket of %s.", url)
+        held = locks.take(lock, lock, wait=True)
     try:
         copy(url, target, wanted)
     finally:

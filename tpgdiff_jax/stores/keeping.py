@@ -13,9 +13,9 @@ from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
 from tpgdiff_jax.reporting.locks import held
 from tpgdiff_jax.stores import urls
 from tpgdiff_jax.stores.copies import Wanted, copy
-from tpgdiff_jax.stores.places import place
+from tpgdiff_jax.stores.places import own_path, place
 from tpgdiff_jax.stores.sending import Sender, read_record, unsent, write_record
-from tpgdiff_jax.stores.writer import FOLDER, Writer
+from tpgdiff_jax.stores.writer import FOLDER, Writer, WriterError
 
 _OWN = f"{FOLDER}/"
 
@@ -54,7 +54,7 @@ def keeping(
             if not (is_newest and is_whole):
                 _start_from_store(url, folder, wanted, is_whole)
             write_record(folder, writer.token, read_record(folder)["files"])
-            sender = Sender(folder, url, writer.token, removes=is_whole)
+            sender = Sender(folder, url, writer.token, removes=is_whole, confirm=writer.confirm)
             try:
                 yield folder
             except BaseException as error:
@@ -77,25 +77,26 @@ def _start_from_store(url: str, folder: pathlib.Path, wanted: Wanted, is_whole: 
         os.replace(folder, aside)
         folder.mkdir()
         text = "%s was written by another program since; what an older one left here is in %s: %s"
-        logging.warning(text, url, aside, ", ".join(left[:3]))
+        logging.warning(text, url, own_path(aside), ", ".join(left[:3]))
     names = copy(url, folder, lambda names: wanted(n for n in names if not n.startswith(_OWN)))
     write_record(folder, "", names)
 
 
 def _finish(url: str, folder: pathlib.Path, writer: Writer, sender: Sender) -> None:
     sender.stop()
-    if writer.is_lost:
-        raise RunStoppedError(
-            f"{url}: another program has taken over, since the store had no sign of this one for "
-            f"long. What it had not sent is in {folder}."
-        )
     try:
         sender.send()
+        writer.confirm()
+    except WriterError as error:
+        raise RunStoppedError(
+            f"{url}: another program has taken over, since the store had no sign of this one for "
+            f"long. What it had not sent is in {own_path(folder)}."
+        ) from error
     except urls.StoreError as error:
         left = unsent(folder)
         raise RunStoppedError(
             f"{error} {len(left)} files are not sent, such as {left[0] if left else '-'}; they are "
-            f"in {folder}, and the same command on this machine sends them."
+            f"in {own_path(folder)}, and the same command on this machine sends them."
         ) from error
 
 

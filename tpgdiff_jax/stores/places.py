@@ -36,6 +36,11 @@ def shown(path: str | os.PathLike) -> str:
     return urls.normal(path) if urls.is_url(path) else with_addresses(os.path.abspath(path))
 
 
+def own_path(path: pathlib.Path) -> str:
+    """Return the path of a copy in a form that `with_addresses` leaves alone."""
+    return f"{path.parent}//{path.name}"
+
+
 def with_addresses(text: str) -> str:
     """Put addresses in the place of their copies, in any text."""
     for path in sorted(_COPIES, key=lambda path: -len(str(path))):

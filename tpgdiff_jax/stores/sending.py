@@ -5,7 +5,7 @@ import json
 import pathlib
 import re
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,6 +14,7 @@ from absl import logging
 from tpgdiff_jax.reporting.files import write_text
 from tpgdiff_jax.stores import urls
 from tpgdiff_jax.stores.copies import Stamp, files_below
+from tpgdiff_jax.stores.places import own_path
 
 # Sent last and removed first: in a store, a step of a run counts where this file of it is.  Orbax
 # writes it into every step.
@@ -107,7 +108,15 @@ class Sender:
     that is not there: they are read first and sent last.
     """
 
-    def __init__(self, folder: pathlib.Path, url: str, writer: str, *, removes: bool):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        url: str,
+        writer: str,
+        *,
+        removes: bool,
+        confirm: Callable[[], None] = lambda: None,
+    ):
         """Begin to send, every half minute and at the end.
 
         Args:
@@ -115,7 +124,9 @@ class Sender:
           url: where.
           writer: who writes it, for the record.
           removes: whether an object goes when its file goes.
+          confirm: raises `StoreError` where nothing may be sent any more.
         """
+        self._confirm = confirm
         self._folder, self._url, self._writer, self._removes = folder, url, writer, removes
         self._sent: dict[str, Stamp] = read_record(folder)["files"]
         self._stopped = threading.Event()
@@ -138,6 +149,7 @@ class Sender:
         new = {name: stamp for name, stamp in now.items() if self._sent.get(name) != stamp}
         if not new and (not self._removes or self._sent.keys() <= now.keys()):
             return
+        self._confirm()
         steps = {step for name in new if (step := step_of(name))}
         try:
             self._remove({f"{step}/{STEP_MARK}" for step in steps} & self._sent.keys())
@@ -156,10 +168,10 @@ class Sender:
             write_record(self._folder, self._writer, self._sent)
 
     def _read_logs(self) -> dict[str, tuple[Stamp, bytes]]:
-        """Return name -> (stamp before reading, content) of each log."""
+        """Return name -> (stamp before reading, content) of each log that has grown."""
         logs = {}
         for name, stamp in _to_send(self._folder).items():
-            if name.endswith(_LOG):
+            if name.endswith(_LOG) and self._sent.get(name) != stamp:
                 logs[name] = stamp, (self._folder / name).read_bytes()
         return logs
 
@@ -168,7 +180,7 @@ class Sender:
             try:
                 self.send()
             except urls.StoreError as error:
-                logging.warning("%s It is tried again; %s has all.", error, self._folder)
+                logging.warning("%s It is tried again; %s has all.", error, own_path(self._folder))
 
     def _put_step(self, step: str, files: Mapping[str, Stamp]) -> None:
         """Send what the store lacks of a step, and last the file by which it counts there."""

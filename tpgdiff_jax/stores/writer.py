@@ -49,13 +49,16 @@ class Writer:
         self.is_lost = False
         self._url, self._object, self._lost = url, urls.join(url, f"{FOLDER}/{name}.json"), lost
         self._beats = 0
+        self._lock = threading.Lock()
         found = self._read()
         self.before = found and found["token"]
         if found and found["runs"] and self.before != known:
             self._wait_for_end(found)
         self._write(runs=True)
         time.sleep(_SETTLE)
-        self._check_own()
+        found = self._read()
+        if found is None or found["token"] != self.token:
+            raise self._refusal(found or {"who": "unknown"})
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
@@ -89,20 +92,25 @@ class Writer:
             f"{self._url}: another program writes there ({found['who']}); wait for it, or end it."
         )
 
-    def _check_own(self) -> None:
+    def confirm(self) -> None:
+        """Raise WriterError where another program has taken over; StoreError as usual."""
         found = self._read()
-        if found is None or found["token"] != self.token:
-            raise self._refusal(found or {"who": "unknown"})
+        if not self.is_lost and found is not None and found["token"] == self.token:
+            return
+        error = self._refusal(found or {"who": "unknown"})
+        with self._lock:
+            is_first, self.is_lost = not self.is_lost, True
+        if is_first:
+            logging.error("%s Nothing more is sent.", error)
+            self._lost()
+        raise error
 
     def _run(self) -> None:
         while not self._stopped.wait(_BEAT):
             try:
-                self._check_own()
+                self.confirm()
                 self._write(runs=True)
-            except WriterError as error:
-                logging.error("%s Nothing more is sent.", error)
-                self.is_lost = True
-                self._lost()
+            except WriterError:
                 return
             except urls.StoreError as error:
                 logging.warning("%s", error)

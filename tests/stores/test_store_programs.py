@@ -1,0 +1,301 @@
+"""Whole programs on a store: train, go on elsewhere, evaluate, restore, score in shares."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.commands import modes
+from tpgdiff_jax.runs import on_store
+from tpgdiff_jax.runs.load import load_any
+from tpgdiff_jax.runs.manager import RunCheckpoints, abstract
+from tpgdiff_jax.stores import copies, sending, urls
+from tpgdiff_jax.stores.outputs import writing
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def photos(s3, put, photo_folder):
+    """The address of a folder of three photos."""
+    for path in photo_folder.iterdir():
+        put(s3(f"photos/{path.name}"), path.read_bytes())
+    return s3("photos")
+
+
+def content(url):
+    return urls.file_system(url).cat_file(urls.key_of(url))
+
+
+def losses(text):
+    return {row["step"]: row["loss"] for row in map(json.loads, text.splitlines())}
+
+
+@pytest.fixture
+def small(tiny_config):
+    tiny_config.model.update({"use_semantic": False, "use_structure": False})
+    return tiny_config
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_on_another_machine_as_if_it_had_never_stopped(
+    small, photos, s3, tmp_path, another_machine, monkeypatch, capsys
+):
+    straight = tmp_path / "straight"
+    modes.train(small, straight)
+    small.data.train_folder = photos
+    with monkeypatch.context() as patch:
+        questions = iter([False, False, True])  # before the first step, and after each
+        patch.setattr(RunCheckpoints, "reached_preemption", lambda self: next(questions))
+        modes.train(small, s3("run"))
+    assert f"the same command continues the run in {s3('run')}" in capsys.readouterr().out
+    assert losses(content(s3("run/metrics.jsonl")).decode()).keys() == {1, 2}
+
+    another_machine()
+    modes.train(small, s3("run"))
+    expected = losses((straight / "metrics.jsonl").read_text())
+    assert losses(content(s3("run/metrics.jsonl")).decode()) == pytest.approx(expected, rel=1e-6)
+    steps = {name.split("/")[1] for name in copies.listing(s3("run")) if "checkpoints/" in name}
+    assert steps == {path.name for path in (straight / "checkpoints").iterdir()}
+
+    another_machine()
+    _, _, _, fingerprint = load_any(s3("run"))
+    assert fingerprint == load_any(straight)[3] == load_any(s3("run/weights.safetensors"))[3]
+
+    small.data.eval_folder = photos
+    modes.eval_(small, s3("run"))
+    modes.eval_(small, straight)
+    said = capsys.readouterr().out
+    assert s3("run/evaluation/restored.png") in said
+    scores = [
+        json.loads(text)
+        for text in (
+            content(s3("run/evaluation/scores.json")),
+            (straight / "evaluation" / "scores.json").read_text(),
+        )
+    ]
+    assert scores[0] == scores[1]
+
+
+def test_steps_of_a_run_are_read_on_another_machine(store, another_machine):
+    state = {"kernel": jnp.arange(6.0)}
+    shapes = abstract(state, {"kernel": state["kernel"].sharding})
+    for start in (0, 3):
+        with (
+            on_store.training_in(store("run")) as folder,
+            RunCheckpoints(folder / "checkpoints", keep=2) as checkpoints,
+        ):
+            found = checkpoints.restore_latest(shapes)
+            if start:
+                step, state, place = found
+                assert (step, place) == (start, {"batches": start})
+                np.testing.assert_array_equal(state["kernel"], np.arange(6.0) + start)
+            for step in range(start + 1, start + 4):
+                state = {"kernel": state["kernel"] + 1}
+                checkpoints.save(step, state, {"batches": step})
+        another_machine()
+    with RunCheckpoints(on_store.reading(store("run")) / "checkpoints", keep=2) as checkpoints:
+        assert checkpoints.all_steps() == [5, 6]
+    newest = copies.local(store("run"), on_store.newest_steps)
+    assert sorted(path.name for path in (newest / "checkpoints").iterdir()) == ["5", "6"]
+
+
+def test_of_a_run_its_newest_steps_are_copied_and_no_pictures_of_it():
+    names = [f"diffusion/checkpoints/{step}/{sending.STEP_MARK}" for step in (8, 9, 10)]
+    names += ["priors/checkpoints/7/data/x", f"priors/checkpoints/6/{sending.STEP_MARK}"]
+    names += ["diffusion/config.json", "diffusion/tensorboard/events", "pictures/a.png"]
+    assert on_store.newest_steps(names) == [
+        f"diffusion/checkpoints/10/{sending.STEP_MARK}",
+        f"diffusion/checkpoints/9/{sending.STEP_MARK}",
+        "diffusion/config.json",
+        f"priors/checkpoints/6/{sending.STEP_MARK}",
+    ]
+
+
+@pytest.fixture
+def weights(s3, tiny_system):
+    """The address of weights with random numbers."""
+    url = s3("w/tiny.safetensors")
+    with writing(url) as path:
+        description = published.describe(tiny_system.config)
+        published.save(path, tiny_system.variables["params"], description)
+    return url
+
+
+def restore(monkeypatch, **typed):
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: one)
+    usual = {"batch_size": 4, "spatial": 1, "compile_cache": False, "side_by_side": True}
+    usual |= {"format": ".png", "share": None}
+    options = {"guidance": [], "seed": 0, "steps": 1, "sampler": None}
+    modes.restore(types.SimpleNamespace(**usual | typed), options)
+
+
+def test_photos_of_a_store_are_restored_into_it(
+    weights, photos, photo_folder, s3, tmp_path, another_machine, monkeypatch, capsys
+):
+    local = {"input": [str(photo_folder)], "output": str(tmp_path / "out")}
+    restore(monkeypatch, checkpoint=weights, **local)
+    typed = {"input": [photos], "output": s3("out"), "checkpoint": weights}
+    restore(monkeypatch, **typed)
+    assert f"3 restored, 0 were there already, 0 failed: {s3('out')}" in capsys.readouterr().out
+    names = {path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")}
+    there = set(copies.listing(s3("out")))
+    assert {name for name in there if not name.startswith(".")} == names
+    for name in names - {"restored.jsonl"}:
+        assert content(s3(f"out/{name}")) == (tmp_path / "out" / name).read_bytes()
+
+    another_machine()
+    urls.file_system(photos).rm_file(urls.key_of(s3("out/1.png")))
+    restore(monkeypatch, **typed)
+    assert "1 restored, 2 were there already, 0 failed" in capsys.readouterr().out
+    rows = [json.loads(line) for line in content(s3("out/restored.jsonl")).splitlines()]
+    assert [row["input"] for row in rows].count(f"{photos}/1.png") == 2
+    assert len(rows) == 4
+
+
+def test_a_store_that_refuses_results_stops_the_job(weights, photos, monkeypatch, capsys):
+    from tpgdiff_jax.inference import files
+
+    def refuse(url, data):
+        raise OSError(5, f"{url} cannot be used: denied")
+
+    monkeypatch.setattr(files, "put", refuse)
+    output = f"{photos}_out"
+    with pytest.raises(SystemExit):
+        restore(monkeypatch, input=[photos], output=output, checkpoint=weights)
+    said = capsys.readouterr().out
+    assert "stopped: " in said
+    assert "denied; 3 files are left" in said
+
+
+@pytest.mark.slow
+def test_shares_of_a_benchmark_on_several_machines_make_the_report_of_one(
+    weights, photos, photo_folder, s3, tmp_path, another_machine
+):
+    from tpgdiff_jax.config import base_config
+
+    config = base_config()
+    config.benchmark.metrics = ("psnr",)
+    config.benchmark.sets = (
+        {"name": "noise", "folder": "photos", "layout": "clean", "gt": "", "sigma": 25.0},
+    )
+
+    def score(root, folder, share=None, merge=False):
+        config.benchmark.root = root
+        flags = {"checkpoint": weights, "predictions": None, "share": share, "merge": merge}
+        modes.benchmark(config, types.SimpleNamespace(**flags), folder)
+
+    score(str(photo_folder.parent), tmp_path / "alone")
+    for share in ((0, 2), (1, 2)):
+        another_machine()
+        score(photos.rpartition("/")[0], s3("scores"), share)
+    another_machine()
+    score(photos.rpartition("/")[0], s3("scores"), merge=True)
+    found = json.loads(content(s3("scores/summary.json")))
+    alone = json.loads((tmp_path / "alone" / "summary.json").read_text())
+    assert found["variants"] == alone["variants"]
+    assert found["sets"] == alone["sets"]
+    assert len([name for name in copies.listing(s3("scores")) if "restored/" in name]) == 3
+
+
+# -- Real processes -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def train(tiny_experiment, tmp_path, _machine):
+    """`train("machine", url, *flags)` -> a process that trains there."""
+    started = []
+
+    def start(machine, url, *flags):
+        words = [sys.executable, "-m", "tpgdiff_jax.main", f"--config={tiny_experiment}"]
+        words += [f"--workdir={url}", "--config.model.use_semantic=False"]
+        words += ["--config.model.use_structure=False", *flags]
+        quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+        place = {"XDG_CACHE_HOME": str(tmp_path / machine), "PYTHONUNBUFFERED": "1"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(words, cwd=ROOT, env=os.environ | quick | place, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_step(process, url):
+    """Return once a whole step is in the store."""
+    deadline = time.monotonic() + 240
+    while not any("_CHECKPOINT_METADATA" in name for name in copies.listing(url)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_continued_elsewhere(train, photos, s3, tmp_path):
+    flags = (f"--config.data.train_folder={photos}", "--config.optim.steps=600")
+    flags += ("--config.checkpoint.every_steps=50",)
+    process = train("first", s3("run"), *flags)
+    wait_for_step(process, s3("run"))
+    other = train("second", s3("run"), *flags)
+    said = other.communicate(timeout=300)[1]
+    assert other.returncode == 2
+    assert f"error: {s3('run')}: another program writes there" in said
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+    process = train("second", s3("run"), *flags)  # waits a minute, and sees no sign of life
+    out, said = process.communicate(timeout=500)
+    assert process.returncode == 0, said
+    assert f"Continuing the run in {s3('run')} at step " in said
+    found = losses(content(s3("run/metrics.jsonl")).decode())
+
+    straight = train("first", tmp_path / "straight", *flags)
+    assert straight.wait(timeout=500) == 0
+    expected = losses((tmp_path / "straight" / "metrics.jsonl").read_text())
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_sigterm_sends_the_last_step(train, photos, s3):
+    flags = (f"--config.data.train_folder={photos}", "--config.optim.steps=2000")
+    flags += ("--config.checkpoint.every_steps=100",)
+    process = train("first", s3("run"), *flags)
+    wait_for_step(process, s3("run"))
+    process.send_signal(signal.SIGTERM)
+    out, said = process.communicate(timeout=100)
+    assert process.returncode == 0, said
+    saved = said.rpartition("saved at step ")[2].split()[0]
+    assert f"checkpoints/{saved}/_CHECKPOINT_METADATA" in copies.listing(s3("run"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machines", [("one", "one"), ("one", "another")])
+def test_processes_of_one_machine_work_on_one_run(train, photos, s3, free_address, machines):
+    together = (f"--coordinator={free_address}", "--num_processes=2")
+    flags = (f"--config.data.train_folder={photos}", *together)
+    processes = [
+        train(machine, s3("run"), *flags, f"--process_id={index}")
+        for index, machine in enumerate(machines)
+    ]
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    codes = [process.returncode for process in processes]
+    if machines[0] == machines[1]:
+        assert codes == [0, 0], said
+        assert losses(content(s3("run/metrics.jsonl")).decode()).keys() == {1, 2, 3, 4}
+        assert content(s3("run/weights.safetensors"))
+    else:
+        assert codes == [3, 2], said
+        assert "this process does not see" in said[1]
+        assert "several machines need a folder that all of them see" in said[0]
