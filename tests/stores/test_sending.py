@@ -135,6 +135,17 @@ def test_a_step_written_anew_is_never_a_mixture(tmp_path, sender, killed_after, 
     assert any("/2/" in name for name in found)
 
 
+@pytest.mark.parametrize("changes", range(2))
+def test_a_step_that_gets_one_more_file_stays_whole(tmp_path, sender, killed_after, changes):
+    folder = tmp_path / "run"
+    write_step(folder, 2)
+    sender(folder).send()
+    write(folder, "checkpoints/2/checksums.json", "{}")
+    with killed_after(changes):
+        sender(folder).send()
+    assert any("/2/" in name for name in complete_steps(stored()))
+
+
 def test_the_newest_step_is_sent_first(tmp_path, sender, killed_after):
     for step in (8, 10, 9):
         write_step(tmp_path / "run", step)

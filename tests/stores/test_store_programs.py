@@ -16,6 +16,7 @@ import pytest
 
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.commands import modes
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs import on_store
 from tpgdiff_jax.runs.load import load_any
 from tpgdiff_jax.runs.manager import RunCheckpoints, abstract
@@ -108,6 +109,13 @@ def test_steps_of_a_run_are_read_on_another_machine(store, another_machine):
         assert checkpoints.all_steps() == [5, 6]
     newest = copies.local(store("run"), on_store.newest_steps)
     assert sorted(path.name for path in (newest / "checkpoints").iterdir()) == ["5", "6"]
+
+
+def test_checkpoints_themselves_are_written_to_local_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"s3://b/run: checkpoints are written to local folders"):
+        RunCheckpoints("s3://b/run", keep=1)
+    assert not (tmp_path / "s3:").exists()
 
 
 def test_of_a_run_its_newest_steps_are_copied_and_no_pictures_of_it():

@@ -23,6 +23,7 @@ from tpgdiff_jax.runs.keeping import (
 )
 from tpgdiff_jax.runs.preemption import Preemption
 from tpgdiff_jax.runs.step_folder import DATA, METADATA, SCORES, STATE, DamagedStepError
+from tpgdiff_jax.stores.urls import is_url, named
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
 
@@ -54,17 +55,19 @@ class RunCheckpoints:
         """Open (or start) the checkpoints below a folder.
 
         Args:
-          folder: where the steps are kept; may be `gs://...`.
+          folder: where the steps are kept; of a store, see `on_store.training_in`.
           keep: how many of the newest steps stay, at least 1.
           metadata: JSON data stored with every step: configuration, versions of packages.
           best_by: the metric that decides which step is the best; higher is better.
 
         Raises:
-          UserError: `keep` is less than 1.
+          UserError: `keep` is less than 1, or an address in a store.
         """
         if keep < 1:
             raise UserError(f"config.checkpoint.keep={keep}: at least 1 step must stay.")
-        self._folder = epath.Path(os.path.abspath(folder) if "://" not in str(folder) else folder)
+        if is_url(folder):  # orbax 0.12.8 would make a local folder called s3:
+            raise UserError(f"{named(folder)}: checkpoints are written to local folders.")
+        self._folder = epath.Path(os.path.abspath(folder))
         self._metadata = dict(metadata or {})
         self._best_by = best_by
         self._scores: dict[int, dict[str, float]] = {}

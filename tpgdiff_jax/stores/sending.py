@@ -152,7 +152,9 @@ class Sender:
         self._confirm()
         steps = {step for name in new if (step := step_of(name))}
         try:
-            self._remove({f"{step}/{STEP_MARK}" for step in steps} & self._sent.keys())
+            # Of steps that are written anew; those that only get more files stay whole.
+            anew = {f"{step_of(name)}/{STEP_MARK}" for name in new if name in self._sent}
+            self._remove(anew & self._sent.keys())
             self._put({n: new[n] for n in new if not step_of(n) and not n.endswith(_LOG)})
             for step in sorted(steps, key=lambda step: -int(step.rpartition("/")[2])):
                 self._put_step(step, {n: now[n] for n in now if step_of(n) == step})
@@ -187,7 +189,8 @@ class Sender:
         mark = f"{step}/{STEP_MARK}"
         self._put({n: s for n, s in files.items() if n != mark and self._sent.get(n) != s})
         if mark in files and all(self._sent.get(n) == s for n, s in files.items() if n != mark):
-            self._put({mark: files[mark]})
+            if self._sent.get(mark) != files[mark]:
+                self._put({mark: files[mark]})
         else:
             text = "%s: %s was removed before all of it was sent; raise config.checkpoint.keep."
             logging.warning(text, self._url, step)
