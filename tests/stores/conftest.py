@@ -23,7 +23,7 @@ def _machine(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "machine"))
     monkeypatch.setattr(writer, "_SETTLE", 0.01)
     monkeypatch.setattr(writer, "_BEAT", 0.05)
-    monkeypatch.setattr(writer, "_PATIENCE", 1.0)
+    monkeypatch.setattr(writer, "_PATIENCE", 10.0)  # of a busy machine
     fsspec.filesystem("memory").store.clear()
 
 
