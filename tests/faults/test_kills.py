@@ -19,6 +19,9 @@ from tpgdiff_jax.benchmark.rows import read_rows
 from tpgdiff_jax.checkpoints import published
 
 
+STEPS = 300
+
+
 def left_over(folder):
     """Return what only a program that is still writing may have there."""
     marks = (".partial", "orbax-checkpoint-tmp", ".corrupt")
@@ -33,39 +36,41 @@ def kill(process):
 @pytest.mark.faults
 @pytest.mark.timeout(5400)
 def test_a_training_killed_fifty_times(tiny_config, tmp_path, figure):
-    tiny_config.optim.steps = 200
+    tiny_config.optim.steps = STEPS
     tiny_config.checkpoint.every_steps = 5
     tiny_config.ema.more_decays = (0.9,)
     tiny_config.model.dropout_structure = 0.2
     experiment = tmp_path / "tiny.py"
     write_experiment(experiment, tiny_config)
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    begun = time.monotonic()
     finish(start(experiment, straight))
+    begun, measured = time.monotonic(), start(experiment, tmp_path / "third")
+    wait_until((tmp_path / "third" / "metrics.jsonl").exists, measured)
     startup = time.monotonic() - begun
+    kill(measured)
     draw = random.Random(0)
     when = {"starting": 0, "saving": 0, "training": 0, "ending": 0}
 
     def reached():
         return max(metrics(broken), default=0) if (broken / "metrics.jsonl").exists() else 0
 
-    def unfinished():
-        return {path.name for path in (broken / "checkpoints").glob("*orbax-checkpoint-tmp")}
+    def begun_steps():  # and finished ones, should a step have been quicker than this can look
+        return {path.name for path in (broken / "checkpoints").glob("*")}
 
     for number in range(50):
-        before, seen = reached(), unfinished()
+        before, seen = reached(), begun_steps()
         process = start(experiment, broken)
-        kind = ("starting", "saving", "training")[number % 3] if before < 190 else "ending"
+        kind = ("starting", "saving", "training")[number % 3] if before < STEPS - 30 else "ending"
         if kind == "starting":
-            time.sleep(draw.uniform(0, startup / 4))
+            time.sleep(draw.uniform(0, startup))
         elif kind == "saving":
-            wait_until(lambda seen=seen: unfinished() - seen, process)
+            wait_until(lambda seen=seen: begun_steps() - seen, process)
             time.sleep(draw.uniform(0, 0.1))
         elif kind == "training":
             wanted = before + draw.randint(1, 12)
-            wait_until(lambda wanted=wanted: reached() >= min(wanted, 199), process)
+            wait_until(lambda wanted=wanted: reached() >= wanted, process)
         else:
-            time.sleep(draw.uniform(startup / 8, startup / 2))
+            time.sleep(draw.uniform(startup / 2, 2 * startup))
         when[kind] += 1
         kill(process)
     finish(start(experiment, broken))
