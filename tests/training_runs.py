@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from tpgdiff_jax.config import stage_config
-from tpgdiff_jax.runs.manager import RunCheckpoints, abstract
+from tpgdiff_jax.runs.manager import RunCheckpoints
+from tpgdiff_jax.runs.reading import abstract
 from tpgdiff_jax.training import setup
 from tpgdiff_jax.training.stages import build_stage
 

@@ -18,7 +18,6 @@ from tpgdiff_jax.benchmark.job import ROWS
 from tpgdiff_jax.benchmark.rows import read_rows
 from tpgdiff_jax.checkpoints import published
 
-
 STEPS = 300
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tpgdiff_jax.reporting.errors import RunStoppedError, UserError, plain_errors
-from tpgdiff_jax.runs.manager import CheckpointError
+from tpgdiff_jax.runs.reading import CheckpointError
 
 
 @pytest.mark.parametrize("kind", [UserError, RunStoppedError, CheckpointError])

@@ -18,7 +18,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tpgdiff_jax.runs import checksums
 from tpgdiff_jax.runs.keeping import TEST
-from tpgdiff_jax.runs.manager import CheckpointError, RunCheckpoints, abstract
+from tpgdiff_jax.runs.manager import RunCheckpoints
+from tpgdiff_jax.runs.reading import CheckpointError, abstract
 from tpgdiff_jax.training.state import create_state
 
 

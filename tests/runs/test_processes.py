@@ -34,7 +34,8 @@ coordinator, index, folder = sys.argv[1:]
 jax.distributed.initialize(coordinator, 2, int(index))
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from tpgdiff_jax.runs.manager import RunCheckpoints, abstract
+from tpgdiff_jax.runs.manager import RunCheckpoints
+from tpgdiff_jax.runs.reading import abstract
 rows = {"x": NamedSharding(Mesh(jax.devices(), ("data",)), PartitionSpec("data"))}
 state = jax.jit(lambda: {"x": jnp.arange(8.0)}, out_shardings=rows)()
 with RunCheckpoints(folder, keep=9) as checkpoints:

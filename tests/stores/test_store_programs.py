@@ -19,7 +19,8 @@ from tpgdiff_jax.commands import modes
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs import on_store
 from tpgdiff_jax.runs.load import load_any
-from tpgdiff_jax.runs.manager import RunCheckpoints, abstract
+from tpgdiff_jax.runs.manager import RunCheckpoints
+from tpgdiff_jax.runs.reading import abstract
 from tpgdiff_jax.stores import copies, sending, urls
 from tpgdiff_jax.stores.outputs import writing
 

@@ -5,14 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 
 from tpgdiff_jax.distributed import peers
-from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs import checksums, step_folder
 from tpgdiff_jax.runs.keeping import (
     NewestAndBest,
@@ -22,14 +20,17 @@ from tpgdiff_jax.runs.keeping import (
     item_handlers,
 )
 from tpgdiff_jax.runs.preemption import Preemption
-from tpgdiff_jax.runs.step_folder import DATA, METADATA, SCORES, STATE, DamagedStepError
+from tpgdiff_jax.runs.reading import (
+    CheckpointError,
+    gather,
+    read_all_scores,
+    read_metadata,
+    read_step,
+)
+from tpgdiff_jax.runs.step_folder import DATA, METADATA, SCORES, STATE
 from tpgdiff_jax.stores.urls import is_url, named
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
-
-
-class CheckpointError(RunStoppedError):
-    """A checkpoint could not be written or read; the message names folder, step and cause."""
 
 
 class RunCheckpoints:
@@ -85,7 +86,7 @@ class RunCheckpoints:
         self._writing: int | None = None
         self._may_write = False
         self._preemption: Preemption | None = None
-        self._read_scores()
+        self._scores.update(read_all_scores(self._folder, self._manager.all_steps()))
 
     def __enter__(self) -> "RunCheckpoints":
         return self
@@ -242,43 +243,11 @@ class RunCheckpoints:
           CheckpointError: it is damaged; names folder, step and cause.
         """
 
-        def read(folder):
-            data = step_folder.read_json(folder, DATA)
-            step_folder.read_json(folder, METADATA)
-            step_folder.read_scores(folder)
-            return step_folder.read_state(folder, abstract_state), data
-
-        return self._read(step, read)
+        return read_step(self._folder, step, abstract_state)
 
     def metadata(self, step: int) -> dict[str, Any]:
         """Read what the run that wrote a step gave as `metadata`; raises `CheckpointError`."""
-        return self._read(step, lambda folder: step_folder.read_json(folder, METADATA))
-
-    def _read(self, step: int, read):
-        """Read something of a step; if one process cannot, all of them raise."""
-        found, problem = None, ""
-        try:
-            found = read(self._folder / str(step))
-        except DamagedStepError as error:
-            problem, cause = str(error), error
-        if all(_gather(not problem)):
-            return found
-        where = f"Step {step} in {self._folder} cannot be read"
-        if problem:
-            raise CheckpointError(f"{where}: {problem}.") from cause
-        raise CheckpointError(f"{where} by another process; its log says why.")
-
-    def _read_scores(self) -> None:
-        for step in self._manager.all_steps():
-            try:
-                scores = step_folder.read_scores(self._folder / str(step))
-            except DamagedStepError as error:
-                logging.warning(
-                    "Step %d in %s does not count for the best: %s.", step, self._folder, error
-                )
-                continue
-            if scores is not None:
-                self._scores[step] = scores
+        return read_metadata(self._folder, step)
 
     def _prepare_writing(self) -> None:
         """Clear the way before the first write: set damaged steps aside, drop unfinished ones."""
@@ -289,7 +258,7 @@ class RunCheckpoints:
                 step_folder.set_aside(self._folder / str(step))
             for unfinished in self._folder.glob(f"*{_UNFINISHED}"):
                 unfinished.rmtree()
-        _gather(True)
+        gather(True)
         self._manager.reload()
         for step in self._damaged:
             self._scores.pop(step, None)
@@ -328,19 +297,3 @@ class RunCheckpoints:
             f"(of the checkpoints there, {kept}). Check free space and permissions, then start the "
             "same command again."
         )
-
-
-def _gather(value: bool) -> list[bool]:
-    """Return every process's value; also a barrier."""
-    if jax.process_count() == 1:
-        return [value]
-    return multihost_utils.process_allgather(np.array(value)).tolist()
-
-
-def abstract(tree: Any, shardings: Any) -> Any:
-    """Attach shardings to the shapes of a tree, as `RunCheckpoints.restore` wants them."""
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        tree,
-        shardings,
-    )
