@@ -1,6 +1,7 @@
 """Stores to test with: fsspec's memory, and a real server of S3 on this machine."""
 
 import importlib.util
+import itertools
 import logging
 import os
 import threading
@@ -10,7 +11,7 @@ import pytest
 
 from tpgdiff_jax.stores import sending, urls, writer
 
-BUCKET = "photos-of-ours"
+_NUMBERS = itertools.count()  # of buckets
 
 
 class Killed(BaseException):
@@ -40,9 +41,9 @@ def another_machine(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def _server():
-    for package in ("s3fs", "moto", "flask"):
+    for package in ("s3fs", "moto", "flask", "flask_cors"):
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is missing: pip install s3fs 'moto[server]'")
+            pytest.skip(f"{package} is missing: pip install s3fs 'moto[s3]' flask flask-cors")
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
@@ -63,11 +64,9 @@ def s3(_server, monkeypatch):
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     urls._opened.cache_clear()
     fsspec.get_filesystem_class("s3").clear_instance_cache()
-    system = urls.file_system("s3://any")
-    if system.exists(BUCKET):
-        system.rm(BUCKET, recursive=True)
-    system.mkdir(BUCKET)
-    yield lambda name: f"s3://{BUCKET}/{name}"
+    bucket = f"bucket-{next(_NUMBERS)}"
+    urls.file_system("s3://any").mkdir(bucket)
+    yield lambda name: f"s3://{bucket}/{name}"
     urls._opened.cache_clear()
 
 
@@ -75,7 +74,7 @@ def s3(_server, monkeypatch):
 def store(request):
     """`store(name)` -> an address, in each kind of store in turn."""
     if request.param == "memory":
-        return lambda name: f"memory://{BUCKET}/{name}"
+        return lambda name: f"memory://bucket/{name}"
     return request.getfixturevalue("s3")
 
 

@@ -22,13 +22,14 @@ _FIRST = "--coordinator=HOST:PORT (of process 0)"
 
 @dataclasses.dataclass(frozen=True)
 class Joining:
-    """What was typed of other processes; the fields are the flags."""
+    """What was typed of other processes; the fields are the flags, and whether a run is trained."""
 
     distributed: str = "auto"
     coordinator: str | None = None
     num_processes: int | None = None
     process_id: int | None = None
     share: tuple[int, int] | None = None
+    trains: bool = True
 
     def launcher(self) -> Launcher | None:
         """Return what has started this process beside others; None where none is wanted."""
@@ -37,10 +38,12 @@ class Joining:
 
 def joining(values: FlagValues) -> Joining:
     """Return what was typed of other processes; modes that are one process join nobody."""
-    about = mode_flags.MODES[mode_flags.chosen_program(values)]
+    program = mode_flags.chosen_program(values)
+    about = mode_flags.MODES[program]
     if "distributed" not in about.reads:
         return Joining("off")
-    return Joining(*(values[name].value for name in mode_flags.PROCESSES), values.share)
+    typed = (values[name].value for name in mode_flags.PROCESSES)
+    return Joining(*typed, share=values.share, trains=program == "train")
 
 
 def check_processes(wanted: Joining) -> None:
@@ -134,6 +137,8 @@ def _initialize(wanted: Joining, asked: str) -> None:
     import jax
 
     given = (wanted.coordinator, wanted.num_processes, wanted.process_id)
+    if not wanted.trains:  # nothing would ask whether SIGTERM came: it shall end the process
+        jax.config.update("jax_enable_preemption_service", False)
     patience = threading.Timer(_PATIENCE, _give_up, [wanted, asked])
     patience.daemon = True
     patience.start()
