@@ -85,6 +85,13 @@ def test_only_what_is_wanted_is_copied(store, put):
     assert set(contents(folder)) == {"a.png"}
 
 
+def test_signs_of_programs_are_not_copied(store, put):
+    put(store("run/.tpgdiff_jax/train.json"), b"{}")
+    put(store("run/config.json"), b"{}")
+    folder = copies.local(store("run"))
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+
+
 def test_nothing_there_is_said(store, put):
     put(store("other"), b"1")
     with pytest.raises(urls.NothingThereError, match=r"mistyped: nothing lies there"):

@@ -79,7 +79,7 @@ def test_what_was_not_sent_is_set_aside_where_another_machine_went_on(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "first"))
     with work(store("run")) as folder:
         assert [path.name for path in folder.glob("[!.]*")] == ["theirs"]
-    aside = folder.with_name("run.unsent_1")
+    aside = folder.with_name("run.kept.unsent_1")
     assert (aside / "lost").read_text() == "2"
     assert places.own_path(aside) in places.with_addresses(caplog.text)
 
@@ -185,6 +185,14 @@ def test_parts_have_writers_of_their_own(store):
         (second / "b").write_text("2")
     with keeping.keeping(store("out"), "part_0") as first:
         assert {path.name for path in first.glob("[!.]*")} == {"a", "b"}
+
+
+def test_a_folder_below_another_is_no_part_of_it(store):
+    begin(store("runs/one"), "a")
+    with work(store("runs")) as folder:
+        (folder / "b").write_text("1")
+    assert not kept_folder(store("runs/one"), "train").is_relative_to(folder)
+    assert names(store("runs")) >= {"b", "one/a"}
 
 
 def test_copies_of_several_uses_do_not_meet(store):

@@ -25,6 +25,7 @@ from tpgdiff_jax.stores.places import place
 # Names below an address -> those that are copied.
 Wanted = Callable[[Iterable[str]], Iterable[str]]
 Stamp = tuple[int, int]  # bytes, nanoseconds
+OWN = ".tpgdiff_jax"  # folder in a store: what programs say of themselves there; never copied
 _THREADS = 8  # each object waits for the network
 _TRIES = 3  # objects may vanish between the listing and the copy
 _NAMED = 3
@@ -103,13 +104,14 @@ def copy(url: str, target: pathlib.Path, wanted: Wanted = list) -> dict[str, Sta
       the names below the address and their stamps; {"": stamp} for an object.
 
     Raises:
-      as `local`.
+      UserError: as `local`.
     """
     for attempt in range(_TRIES):
         stamps = listing(url)
         if not stamps:
             raise urls.NothingThereError(f"{url}: nothing lies there; check bucket and name.")
-        chosen = {name: stamps[name] for name in ([""] if "" in stamps else wanted(stamps))}
+        names = [name for name in stamps if not name.startswith(f"{OWN}/")]
+        chosen = {name: stamps[name] for name in ([""] if "" in stamps else wanted(names))}
         try:
             _copy(url, target, chosen)
         except urls.NothingThereError:

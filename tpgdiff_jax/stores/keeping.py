@@ -13,16 +13,17 @@ from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
 from tpgdiff_jax.reporting.locks import held
 from tpgdiff_jax.stores import urls
 from tpgdiff_jax.stores.copies import Wanted, copy
-from tpgdiff_jax.stores.places import own_path, place
+from tpgdiff_jax.stores.places import own_path, place, remember
 from tpgdiff_jax.stores.sending import Sender, read_record, unsent, write_record
-from tpgdiff_jax.stores.writer import FOLDER, Writer, WriterError
-
-_OWN = f"{FOLDER}/"
+from tpgdiff_jax.stores.writer import Writer, WriterError
 
 
 def kept_folder(url: str, name: str) -> pathlib.Path:
-    """Return the folder of this machine that `keeping` works in."""
-    return place(f"kept/{name}", url)
+    """Return the folder of this machine that `keeping` works in; none lies in another."""
+    path = place(f"kept/{name}", url)
+    path = path.with_name(f"{path.name}.kept")
+    remember(path, url)
+    return path
 
 
 @contextlib.contextmanager
@@ -78,8 +79,7 @@ def _start_from_store(url: str, folder: pathlib.Path, wanted: Wanted, is_whole: 
         folder.mkdir()
         text = "%s was written by another program since; what an older one left here is in %s: %s"
         logging.warning(text, url, own_path(aside), ", ".join(left[:3]))
-    names = copy(url, folder, lambda names: wanted(n for n in names if not n.startswith(_OWN)))
-    write_record(folder, "", names)
+    write_record(folder, "", copy(url, folder, wanted))
 
 
 def _finish(url: str, folder: pathlib.Path, writer: Writer, sender: Sender) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 from absl import logging
 
 from tpgdiff_jax.stores import urls
+from tpgdiff_jax.stores.copies import OWN
 from tpgdiff_jax.stores.sending import put_data
 
-FOLDER = ".tpgdiff_jax"
 _BEAT = 15.0  # seconds between two signs of life
 _PATIENCE = 60.0  # seconds without one: the writer was killed
 _SETTLE = 2.0  # seconds in which two that begin at once have both written
@@ -47,7 +47,7 @@ class Writer:
         """
         self.token = uuid.uuid4().hex
         self.is_lost = False
-        self._url, self._object, self._lost = url, urls.join(url, f"{FOLDER}/{name}.json"), lost
+        self._url, self._object, self._lost = url, urls.join(url, f"{OWN}/{name}.json"), lost
         self._beats = 0
         self._lock = threading.Lock()
         found = self._read()
