@@ -8,13 +8,14 @@ The result is locked: a key that does not exist here fails at once with the near
 import copy
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.keys.checks import Check
 from tpgdiff_jax.keys.table import KEYS, TABLE
+from tpgdiff_jax.reporting import json_text
 from tpgdiff_jax.reporting.errors import UserError
 
 
@@ -114,8 +115,17 @@ def how_to_write(key: str) -> str:
 
 
 def flat_items(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) of every leaf."""
-    for key, value in config.items():
+    """Yield (dotted key, value) of every leaf.
+
+    Raises:
+      UserError: names of keys that are no texts, which an experiment file may put in.
+    """
+    try:
+        items = config.items()
+    except TypeError as error:  # they are sorted
+        where = f"config.{prefix}".rstrip(".")
+        raise UserError(f"{where}: expected texts for the names of its keys.") from error
+    for key, value in items:
         if isinstance(value, ConfigDict):
             yield from flat_items(value, f"{prefix}{key}.")
         else:
@@ -138,8 +148,12 @@ def differences(config: ConfigDict, path: pathlib.Path) -> list[str]:
 
     Returns:
       one "key: old -> new" line for each key that may not change within a run.
+
+    Raises:
+      UserError: the file is damaged.
     """
-    old = ConfigDict(json.loads(path.read_text()))
+    remedy = "bring it back from a copy, or start a new run in another --workdir"
+    old = ConfigDict(json_text.read_object(path, remedy))
     old_items = dict(flat_items(base_config())) | dict(flat_items(old))
     new_items = dict(flat_items(config))
     lines = []
@@ -161,7 +175,7 @@ def _is_free(key: str) -> bool:
     return getattr(TABLE.members.get(key.split(".")[0]), "free", False)
 
 
-def _without_paths(sources: Sequence[str]) -> list[Any]:
+def _without_paths(sources: Any) -> list[Any]:
     """Return what of training sources decides on the order of the data; photos may move.
 
     The checkpoints know what was read from them.  A text of another form stays as it is.
@@ -169,10 +183,10 @@ def _without_paths(sources: Sequence[str]) -> list[Any]:
     # Imported late: a mistyped key should not cost the import of JAX.
     from tpgdiff_jax.data.training_data import parse_source
 
-    plain = []
-    for text in sources or ():
+    plain: list[Any] = []
+    for text in sources if isinstance(sources, list) else [sources]:
         try:
-            plain.append({k: v for k, v in parse_source(text).items() if k != "path"})
+            plain.append({k: v for k, v in parse_source(str(text)).items() if k != "path"})
         except UserError:
             plain.append(text)
     return plain

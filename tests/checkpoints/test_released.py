@@ -1,6 +1,7 @@
 """Files of the PyTorch world are read, recognised, or refused with a reason."""
 
 import argparse
+import importlib.util
 import json
 import os
 import pickle
@@ -142,6 +143,6 @@ def test_unknown_weights_show_their_first_keys(tmp_path):
 def test_without_pytorch_pickles_say_what_to_install(tmp_path, monkeypatch):
     path = tmp_path / "weights.pth"
     path.write_bytes(b"x")
-    monkeypatch.setattr(released.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"tpgdiff_jax\[convert\]"):
         released.read(path)

@@ -144,7 +144,7 @@ def _do(job: Job) -> None:
     except (UserError, UnreadableImageError, OSError) as error:
         job.sentence = f"{job.name}: {reason(error).removeprefix(f'{job.name}: ').rstrip('.')}."
         job.state = FAILED
-    except Exception as error:  # one visitor's trouble is not the others'
+    except BaseException as error:  # one visitor's trouble is not the others': the thread goes on
         if is_out_of_memory(error):
             job.sentence = f"{job.name}: {reason(error, 'choose a smaller picture')}."
         else:

@@ -21,6 +21,9 @@ class Limits:
       side: of its longer side, pixels.
       waiting: pictures that may wait for the device, of all visitors.
       seconds: after which what was uploaded or made is removed.
+      stalled_seconds: for which an upload may stand still.
+      upload_seconds: that an upload may take in all.
+      held_bytes: of all visitors' files together, above which no more are taken.
     """
 
     file_bytes: int = 64 * 2**20
@@ -28,6 +31,9 @@ class Limits:
     side: int = 8192
     waiting: int = 20
     seconds: float = 3600.0
+    stalled_seconds: float = 60.0
+    upload_seconds: float = 900.0
+    held_bytes: int = 4 * 2**30
 
     def check_file(self, path: pathlib.Path, name: str) -> tuple[int, int]:
         """Look at an uploaded file, without decoding its pixels.

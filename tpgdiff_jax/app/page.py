@@ -1,6 +1,6 @@
 """The page itself: Gradio's components, and what happens when one is used.
 
-Only this file and `server.py` need the extra `app`.
+Only this file, `server.py` and `guard.py` need the extra `app`.
 """
 
 import asyncio

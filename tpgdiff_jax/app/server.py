@@ -13,63 +13,18 @@ import gradio as gr
 import uvicorn
 from fastapi.responses import FileResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tpgdiff_jax.app import page
+from tpgdiff_jax.app.guard import Guard
 from tpgdiff_jax.app.limits import Limits
 from tpgdiff_jax.app.service import Service, shipped_samples
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.reporting.errors import UserError
 
-# Of Gradio's addresses, those the page uses.  Not among them: files by their path, other sites'
-# files, and everything that serves pages shared with others.
-_OPEN = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json")
-_OPEN_BELOW = (
-    *("/static/", "/assets/", "/svelte/", "/pictures/", "/samples/"),
-    *("/gradio_api/queue/", "/gradio_api/heartbeat/", "/gradio_api/upload"),
-    *("/gradio_api/startup-events", "/gradio_api/app_id", "/gradio_api/info"),
-    *("/gradio_api/cancel", "/gradio_api/reset"),
-)
-_HEADERS = {
-    # The browser itself fetches nothing from elsewhere.  Gradio's templates are functions made of
-    # text, and its style and script stand in the page.
-    "content-security-policy": (
-        "default-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; "
-        "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
-        "connect-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'self'"
-    ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
 _MEDIA = {
     **{".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"},
     **{".bmp": "image/bmp", ".tif": "image/tiff", ".tiff": "image/tiff"},
 }
-
-
-class Guard:
-    """Lets through what `_OPEN` and `_OPEN_BELOW` name, and adds headers; ASGI middleware."""
-
-    def __init__(self, app: ASGIApp):
-        """Wrap an application."""
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        path = scope["path"]
-
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                added = [(k.encode(), v.encode()) for k, v in _HEADERS.items()]
-                message = message | {"headers": [*message["headers"], *added]}
-            await send(message)
-
-        known = path in _OPEN or path.startswith(_OPEN_BELOW)
-        if not known or ".." in path:
-            return await fastapi.Response(status_code=404)(scope, receive, with_headers)
-        await self._app(scope, receive, with_headers)
 
 
 def create_app(service: Service, hosts: list[str] | None = None) -> fastapi.FastAPI:
@@ -120,7 +75,7 @@ def create_app(service: Service, hosts: list[str] | None = None) -> fastapi.Fast
         css=page.CSS,
         head=page.HEAD,
     )
-    app.add_middleware(Guard)
+    app.add_middleware(Guard, limits=service.limits, is_full=service.is_full)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     return app

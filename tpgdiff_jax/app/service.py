@@ -71,7 +71,7 @@ class Service:
         """
         self.restorer, self.limits = restorer, limits or Limits()
         self.samples = dict(samples or {})
-        self.store = Store(folder, self.limits.seconds)
+        self.store = Store(folder, self.limits.seconds, 2 * self.limits.stalled_seconds)
         self._jobs = Jobs(self.limits.waiting)
         threading.Thread(target=self._sweep, daemon=True, name="sweeping").start()
 
@@ -143,6 +143,10 @@ class Service:
         """Forget a visitor: requests, uploads and results."""
         self.cancel(session)
         self.store.close(session)
+
+    def is_full(self) -> bool:
+        """Tell whether visitors' files are so many that no more are taken."""
+        return self.store.held_bytes() > self.limits.held_bytes
 
     def guidable(self) -> tuple[str, ...]:
         """Return the branches whose strength these weights let vary."""

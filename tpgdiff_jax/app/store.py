@@ -36,17 +36,20 @@ class Store:
       uploads: where the web server lays what comes in, before `take`.
     """
 
-    def __init__(self, root: pathlib.Path, seconds: float):
+    def __init__(self, root: pathlib.Path, seconds: float, stalled_seconds: float | None = None):
         """Make the folders.
 
         Args:
           root: a folder of this process alone.
           seconds: after which a file is removed.
+          stalled_seconds: after which an upload is removed that is not whole and does not grow;
+            by default as others.
         """
         self.uploads, self._kept = root / "uploads", root / "kept"
         for folder in (self.uploads, self._kept):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._seconds = seconds
+        self._stalled_seconds = seconds if stalled_seconds is None else stalled_seconds
         self._held: dict[str, Held] = {}
         self._lock = threading.Lock()
 
@@ -105,10 +108,18 @@ class Store:
         """Remove what is too old, also uploads that nobody took over."""
         now = time.monotonic()
         self._remove(lambda held: now - held.since > self._seconds)
-        oldest = time.time() - self._seconds
         for path in sorted(self.uploads.glob("**/*"), reverse=True):  # files before their folder
-            if path.lstat().st_mtime < oldest:
-                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+            is_folder = path.is_dir() and not path.is_symlink()
+            # The web server moves an upload into a folder of its own once it is whole.
+            is_part = path.parent == self.uploads and not is_folder
+            seconds = self._stalled_seconds if is_part else self._seconds
+            if path.lstat().st_mtime < time.time() - seconds:
+                path.rmdir() if is_folder else path.unlink()
+
+    def held_bytes(self) -> int:
+        """Return how many bytes all visitors' files have, also those that are not whole yet."""
+        found = (path for root in (self.uploads, self._kept) for path in root.glob("**/*"))
+        return sum(_size(path) for path in found)
 
     def _place(self, name: str) -> tuple[str, pathlib.Path]:
         token = secrets.token_urlsafe(24)
@@ -134,6 +145,13 @@ def plain_name(name: str) -> str:
     kept = "".join(c for c in last if c.isprintable() and c not in '<>:"|?*')
     stem, suffix = os.path.splitext(kept.strip().lstrip("."))
     return (stem.encode()[:100].decode(errors="ignore") or "picture") + suffix[:12]
+
+
+def _size(path: pathlib.Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:  # it went meanwhile
+        return 0
 
 
 def _is_plain_file(path: pathlib.Path) -> bool:

@@ -30,7 +30,8 @@ from tpgdiff_jax.benchmark.worker import System, Worker
 from tpgdiff_jax.data.images import write_image
 from tpgdiff_jax.inference.engine import Outcome, WriteBehind, is_out_of_memory, reason, stream
 from tpgdiff_jax.priors.degradation import class_probabilities, verdict
-from tpgdiff_jax.reporting.files import printable
+from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.files import printable, stays_inside
 from tpgdiff_jax.reporting.progress import Progress
 
 ROWS, IMAGES = "scores", "restored"
@@ -94,6 +95,7 @@ class Job:
         waiting = [task for task, is_done in zip(tasks, done, strict=True) if not is_done]
         if len(waiting) < len(tasks):
             logging.info("%d of %d images are done already.", len(tasks) - len(waiting), len(tasks))
+        self._check_targets(waiting)
         bucket, together = self._settings.bucket, self._worker.devices * self._settings.batch_size
         place = (0, 1) if self._share else (jax.process_index(), jax.process_count())
         own = chunks(waiting, bucket, together, *place)
@@ -117,6 +119,17 @@ class Job:
                 writer.put(row, *self._kept(row, image))
                 bar.advance(1)
         return total
+
+    def _check_targets(self, tasks: Sequence[Task]) -> None:
+        """Raise UserError where a link in the folder would have its files written elsewhere."""
+        targets = {image_path(self._folder, *task.key) for task in tasks}
+        first = {target.parent: target for target in targets}
+        for target in (self._folder / ROWS / "lines", *first.values()):
+            if not stays_inside(target, self._folder):
+                raise UserError(
+                    f"{target.parent} leads out of --output={self._folder}; keep links to other "
+                    "folders out of it."
+                )
 
     def _done(self, tasks: Sequence[Task]) -> np.ndarray:
         """Return which tasks have a score of the files that are there now."""

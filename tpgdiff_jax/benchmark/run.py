@@ -29,6 +29,7 @@ from tpgdiff_jax.benchmark.worker import System
 from tpgdiff_jax.data.images import read_rgb
 from tpgdiff_jax.distributed import peers
 from tpgdiff_jax.evaluation.protocols import centre_cropped
+from tpgdiff_jax.reporting import json_text
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable, replacing, write_text
 from tpgdiff_jax.stores.places import shown
@@ -82,7 +83,10 @@ def claim(folder: pathlib.Path, identity: Mapping[str, Any], sets: Sequence[Open
     path = folder / _IDENTITY
     specs = {opened.spec.name: _plain_spec(opened) for opened in sets}
     if path.is_file():
-        old = json.loads(path.read_text())
+        remedy = "choose another --output, or remove the folder"
+        old = json_text.read_object(path, remedy)
+        if not isinstance(old.get("sets"), dict):
+            raise UserError(f"{path} is damaged (it has no sets); {remedy}.")
         differing = [key for key in identity if old.get(key) != identity[key]]
         differing += [name for name in specs if old["sets"].get(name, specs[name]) != specs[name]]
         if differing:
@@ -95,7 +99,8 @@ def claim(folder: pathlib.Path, identity: Mapping[str, Any], sets: Sequence[Open
         raise UserError(f"{folder} holds other files; choose an empty --output.")
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**identity, "sets": specs}, indent=2) + "\n"
-    if not (path.is_file() and path.read_text() == text):  # a job that runs may be reading it
+    is_said = path.is_file() and path.read_bytes() == text.encode()
+    if not is_said:  # else left alone: a job that runs may be reading it
         write_text(path, text)
 
 

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tpgdiff_jax.checkpoints.layouts import Source
 from tpgdiff_jax.checkpoints.names import clip, depth_anything, priors, segformer, structure, unet
-from tpgdiff_jax.checkpoints.shapes import abstract_params
+from tpgdiff_jax.checkpoints.shapes import abstract_params, possible_params
 from tpgdiff_jax.models.unet import ConditionalUNet
 from tpgdiff_jax.reporting.errors import UserError
 
@@ -48,6 +49,7 @@ def _listed(table: Iterable[tuple[str, str]]) -> Callable[[str, Mapping[str, Any
     return needless
 
 
+_NUMBERS = (jnp.floating, jnp.integer, jnp.bool_)
 _PARTS = {
     "unet": _Part(unet.module_for, unet.sources),
     "structure": _Part(structure.module_for, structure.sources),
@@ -115,12 +117,17 @@ def convert(
     needed = {key: value for key, value in state_dict.items() if reasons[key] is None}
     found = rules.canonical(needed)
     shapes = {key: tuple(np.shape(value)) for key, value in found.items()}
+    _check_numbers(part, found)
     modules = rules.modules_for(shapes, config)
-    wanted = {path: leaf.shape for path, leaf in flatten_dict(abstract_params(modules)).items()}
+    parameters = flatten_dict(possible_params(modules, f"The state dict, as part {part!r}"))
+    wanted = {path: leaf.shape for path, leaf in parameters.items()}
     sources = rules.sources({path: len(shape) for path, shape in wanted.items()})
     expected = {}
     for path, source in sources.items():
-        expected |= source.shapes(wanted[path])
+        try:
+            expected |= source.shapes(wanted[path])
+        except ValueError as error:  # more values than can be numbered
+            raise UserError(f"Part {part!r} would need {'/'.join(path)} {wanted[path]}.") from error
     _check_keys(part, shapes, expected)
     _check_finite(part, found)
     flat = {
@@ -193,6 +200,16 @@ def _check_keys(
             f"The state dict does not fit part {part!r} ({len(shared) - len(wrong)} of "
             f"{len(expected)} keys fit):" + "".join(problems)
         )
+
+
+def _check_numbers(part: str, found: Mapping[str, np.ndarray]) -> None:
+    """Raise UserError for arrays of no numbers, or without any."""
+    for key, value in found.items():
+        value = np.asarray(value)
+        if not any(jnp.issubdtype(value.dtype, kind) for kind in _NUMBERS) or not value.size:
+            raise UserError(
+                f"{key} of part {part!r} is {value.dtype} of shape {value.shape}; expected numbers."
+            )
 
 
 def _check_finite(part: str, found: Mapping[str, np.ndarray]) -> None:

@@ -56,7 +56,7 @@ class Source:
 
     def shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Return the shape of each of the file's arrays for our parameter's shape."""
-        stand_in = np.broadcast_to(np.float32(0), shape)  # takes no memory
+        stand_in = np.broadcast_to(np.bool_(0), shape)  # takes no memory
         return {key: part.shape for key, part in self.write(stand_in).items()}
 
 

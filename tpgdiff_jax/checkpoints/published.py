@@ -21,14 +21,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, fingerprint_of_items
-from tpgdiff_jax.checkpoints.known import check_known
-from tpgdiff_jax.checkpoints.shapes import abstract_params, check_group
+from tpgdiff_jax.checkpoints.known import check_depth, check_known
+from tpgdiff_jax.checkpoints.shapes import check_group, possible_params
 from tpgdiff_jax.checkpoints.storing import (
     FORMAT,
     UPDATE,
     narrowed,
     opened,
     read_description,
+    tensor,
     widened,
 )
 from tpgdiff_jax.config import base_config
@@ -181,7 +182,12 @@ def load(
         description = read_description(path, file.metadata())
         wanted = set(GROUPS if groups is None else groups)
         names = [name for name in file.keys() if name.split("/")[0] in wanted]  # noqa: SIM118
-        flat = {tuple(name.split("/")): widened(file.get_tensor(name)) for name in names}
+        flat = {tuple(name.split("/")): widened(tensor(file, name)) for name in names}
+    parents = {key[:end] for key in flat for end in range(1, len(key))}
+    if twice := sorted("/".join(key) for key in flat.keys() & parents):
+        raise UserError(
+            f"{path} is damaged: {twice[0]} is an array and holds others; get it again."
+        )
     return description, unflatten_dict(flat)
 
 
@@ -195,7 +201,7 @@ def fingerprint(path: str | pathlib.Path) -> str:
     with opened(path) as file:
         said = read_description(path, file.metadata()).get("weights")
         keys = sorted(tuple(name.split("/")) for name in file.keys())  # noqa: SIM118
-        found = fingerprint_of_items((key, file.get_tensor("/".join(key))) for key in keys)
+        found = fingerprint_of_items((key, tensor(file, "/".join(key))) for key in keys)
     if said not in (None, found):  # files of older versions may not say it
         raise UserError(
             f"{path} is damaged: its weights have the fingerprint {found[:16]}..., its description "
@@ -264,7 +270,8 @@ def load_group(path: str | pathlib.Path, group: str, network: Any) -> dict[str, 
       UserError: the file cannot be read, lacks the group, or holds another shape.
     """
     _, weights = load(path, (group,))
-    check_group(path, group, weights.get(group), abstract_params(network))
+    shapes = possible_params(network, f"{path}: {group!r}, as the description has it")
+    check_group(path, group, weights.get(group), shapes)
     return weights[group]
 
 
@@ -296,6 +303,12 @@ def load_system(
     """
     description, _ = load(path, ())
     config = described_config(description, path)
+    with opened(pathlib.Path(path)) as file:
+        tensors = len(file.keys())
+    try:
+        check_depth(config, tensors)
+    except UserError as error:
+        raise UserError(f"{path}: its description is damaged: {error}") from error
     model = tpgdiff.build(config)
     variables = {"params": load_trained(path, model), "frozen": load_frozen(path, model)}
     dtype = jnp.dtype(config.model.param_dtype)

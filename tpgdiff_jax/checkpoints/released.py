@@ -2,19 +2,12 @@
 
 Understood are the released program's `universal-ir.pth`, `EMA_latest.pth` and `tpgd_ViT-B-32.pt`,
 bare state dicts, open_clip's files, and Hugging Face folders of CLIP, Depth Anything and SegFormer.
-Pickles are read with PyTorch's weights-only loader; what asks to run code is refused by name.
+Pickles are read by `pickles.py`, which runs none of them.
 """
 
-import argparse
 import dataclasses
-import importlib.util
-import json
 import pathlib
-import pickle
-import pickletools
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +15,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from tpgdiff_jax.checkpoints.names.settings import mapping, whole_number
+from tpgdiff_jax.checkpoints.pickles import MOST_UNPACKED, read_pickle
+from tpgdiff_jax.reporting import json_text
 from tpgdiff_jax.reporting.errors import UserError
 
 _DEPTH_PREFIX = "depth_extractor.model."
@@ -84,8 +80,13 @@ def read(path: str | pathlib.Path) -> tuple[list[Found], dict[str, str]]:
         path, config = _folder(path)
     elif not path.is_file():
         raise UserError(f"{path} is neither a file nor a folder.")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    groups, others = _groups(content)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    _check_claims(path, content)
+    try:
+        groups, others = _groups(content)
+    except (TypeError, RuntimeError, NotImplementedError) as error:  # sparse, quantised, no data
+        what = str(error).partition("\n")[0]
+        raise UserError(f"{path}: its tensors are of a kind that is not read ({what}).") from error
     found = []
     for name, state_dict in groups.items():
         found += _parts(path, name, _without_module(state_dict), config)
@@ -101,13 +102,10 @@ def _folder(folder: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
             break
     else:
         raise UserError(f"{folder} holds no config.json, so it is no Hugging Face model folder.")
-    try:
-        config = json.loads((folder / name).read_text())
-    except ValueError as error:
-        raise UserError(f"{folder / name} is no JSON: {error}.") from error
+    config = json_text.read_object(folder / name, "download it anew")
     if name == "open_clip_config.json":
         config = _open_clip_settings(config)
-    elif config.get("model_type") not in _MODEL_TYPES:
+    elif config.get("model_type") not in tuple(_MODEL_TYPES):
         raise UserError(
             f"{folder / name}: model_type={config.get('model_type')!r} is not supported; expected "
             f"one of {', '.join(_MODEL_TYPES)}."
@@ -120,73 +118,36 @@ def _folder(folder: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
 
 def _open_clip_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Say in Hugging Face's words what open_clip's settings say."""
-    model = config.get("model_cfg", config)
-    vision = model.get("vision_cfg", {})
-    settings = {"hidden_act": "quick_gelu" if model.get("quick_gelu") else "gelu"}
-    if "width" in vision:
-        settings["num_attention_heads"] = vision["width"] // vision.get("head_width", 64)
+    model = mapping(config, "model_cfg") if "model_cfg" in config else config
+    vision = mapping(model, "vision_cfg")
+    settings: dict[str, Any] = {"hidden_act": "quick_gelu" if model.get("quick_gelu") else "gelu"}
+    if vision.get("width") is not None:
+        width, each = whole_number(vision, "width"), whole_number(vision, "head_width", 64)
+        settings["num_attention_heads"] = max(1, width // each)
     return {"model_type": "clip", "vision_config": settings}
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, ValueError) as error:
+    except AttributeError as error:  # NumPy has no such numbers
+        raise UserError(f"{path} holds numbers of a kind that is not read ({error}).") from error
+    except (safetensors.SafetensorError, ValueError, LookupError) as error:
         raise UserError(f"{path} is damaged or no .safetensors file: {error}.") from error
 
 
-def _read_pickle(path: pathlib.Path) -> Any:
-    """Read a PyTorch file without running any code that it may carry."""
-    if importlib.util.find_spec("torch") is None:
+def _check_claims(path: pathlib.Path, content: Any) -> None:
+    """Raise UserError where tensors claim more values than the file can hold: steps of 0."""
+    values = list(content.values()) if isinstance(content, Mapping) else []
+    for group in [value for value in values if isinstance(value, Mapping)]:
+        values += group.values()
+    claimed = sum(value.nbytes for value in values if _is_array(value))
+    size = path.stat().st_size
+    if claimed > MOST_UNPACKED * size:  # some share their storage
         raise UserError(
-            f"{path} is a PyTorch file, and reading it needs PyTorch: "
-            "pip install 'tpgdiff_jax[convert]'. (.safetensors files need nothing.)"
+            f"{path} is refused: it has {size:,} bytes, and its tensors claim {claimed:,}; get it "
+            "again, or save its state dict anew."
         )
-    import torch
-
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
-            warnings.simplefilter("ignore", UserWarning)  # of unusual protocols, for its developers
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError) as error:
-        asked = _foreign_names(path)
-        if isinstance(error, pickle.UnpicklingError) and asked:
-            raise UserError(
-                f"{path} is refused: it asks for {', '.join(asked)}, which is code and no weights. "
-                "If you trust where it comes from, save its state dict alone and convert that."
-            ) from error
-        raise UserError(f"{path} is damaged, or no PyTorch file.") from error
-
-
-def _harmless() -> list[Any]:
-    """Return what training programs store beside weights: NumPy's numbers, parsed arguments."""
-    number_types = [type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64")]
-    scalar = type(np.float64(0)).__reduce__(np.float64(0))[0]
-    old_name = (scalar, "numpy.core.multiarray.scalar")
-    return [scalar, old_name, np.dtype, *number_types, argparse.Namespace]
-
-
-def _foreign_names(path: pathlib.Path) -> list[str]:
-    """List what a pickle asks for beyond PyTorch's and Python's own containers, running nothing."""
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
-                data = archive.read(name)
-        else:
-            data = path.read_bytes()
-        asked, strings = [], []
-        for operation, argument, _ in pickletools.genops(data):
-            if operation.name == "GLOBAL":
-                asked.append(argument.replace(" ", "."))
-            elif operation.name == "STACK_GLOBAL":
-                asked.append(".".join(strings[-2:]))
-            elif isinstance(argument, str):
-                strings.append(argument)
-    except (ValueError, StopIteration, OSError, zipfile.BadZipFile):
-        return []  # no pickle at all: damaged
-    own = ("torch.", "collections.")
-    return [name for name in dict.fromkeys(asked) if not name.startswith(own)]
 
 
 def _groups(content: Any) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, str]]:

@@ -40,6 +40,25 @@ def abstract_params(module: nn.Module | Mapping[str, nn.Module]) -> Any:
     return jax.eval_shape(init, *_inputs(module))
 
 
+def possible_params(module: nn.Module | Mapping[str, nn.Module], what: str) -> Any:
+    """Return what `abstract_params` returns of a module whose sizes come from somebody's file.
+
+    Args:
+      module: as for `abstract_params`.
+      what: whose sizes they are, for messages.
+
+    Raises:
+      UserError: no network can have these sizes, such as a width that its heads do not divide.
+    """
+    try:
+        return abstract_params(module)
+    except UserError:
+        raise
+    except (ArithmeticError, TypeError, ValueError, AttributeError, LookupError) as error:
+        why = " ".join(str(error).partition("\n\n")[0].split())[:200]
+        raise UserError(f"{what}, has sizes that no such network can have ({why}).") from error
+
+
 def _inputs(module: nn.Module) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Return inputs the module takes; parameters' shapes do not depend on their size."""
 

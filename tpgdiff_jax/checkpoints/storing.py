@@ -1,7 +1,6 @@
 """In which number type weights lie in a file, and what such a file says of itself."""
 
 import contextlib
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
+from tpgdiff_jax.reporting import json_text
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.foreign import HEAD_BYTES, foreign
 
@@ -71,10 +71,10 @@ def read_description(path: pathlib.Path, metadata: Mapping[str, str] | None) -> 
     if text is None:
         raise UserError(f"{path} is not in the format {FORMAT!r}; make it so with --mode=convert.")
     try:
-        description = json.loads(text)
+        description = json_text.loads(text)
         found, parts = description["format"], description["parts"]
         is_sound = isinstance(found, str) and isinstance(parts, dict)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: its description is damaged ({type(error).__name__}: {error}); get the file "
             "again, or export the weights anew."
@@ -88,6 +88,18 @@ def read_description(path: pathlib.Path, metadata: Mapping[str, str] | None) -> 
     if not is_sound:
         raise UserError(f"{path}: its description is damaged (parts); get the file again.")
     return description
+
+
+def tensor(file: Any, name: str) -> np.ndarray:
+    """Return an array of a file that is `opened`.
+
+    Raises:
+      safetensors.SafetensorError: of a number type that NumPy has not; `opened` says it.
+    """
+    try:
+        return file.get_tensor(name)
+    except (AttributeError, LookupError, TypeError) as error:
+        raise safetensors.SafetensorError(f"{name}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import difflib
 import logging as standard_logging
 import math
+import os
 import pathlib
 import re
 import runpy
@@ -22,6 +23,11 @@ from tpgdiff_jax.stores.places import with_addresses
 _OVERRIDE = re.compile(r"--?config\.([\w.]+)(?:=(.*))?$", re.DOTALL)
 _NAMES_CONFIG = re.compile(r"--?config\b")  # not the value configs/... of another flag
 _HELP = ("--help", "-help", "--helpshort", "--helpfull", "-?", "-h")
+# What is wrong with the user's own file, in one line; all else keeps its traceback.
+_OF_AN_EXPERIMENT = (
+    *(AttributeError, TypeError, ValueError, ArithmeticError, SyntaxError, ImportError),
+    *(NameError, LookupError),
+)
 _CHATTY_LIBRARIES = ("orbax", "optax", "grain", "tensorstore", "jax/_src", "botocore")
 
 
@@ -79,7 +85,7 @@ def _expanded(argv: Sequence[str]) -> list[str]:
         found = re.search(r"\[Errno.*\] (.*): '(.*)'", str(error))
         why = f"cannot open {found[2]} ({found[1]})" if found else "no file is named"
         raise UserError(f"--flagfile: {why}; name a text file with a flag a line.") from error
-    except UnicodeDecodeError as error:
+    except ValueError as error:  # its bytes, or those of a name in it
         why = "it holds bytes that are no text"
         raise UserError(f"--flagfile: {why}; name a text file with a flag a line.") from error
     if list(argv) == sys.argv:
@@ -167,7 +173,7 @@ def config_name(argv: Sequence[str]) -> tuple[pathlib.Path, str | None]:
     if value is not None:
         name, colon, task = value.partition(".py:")
         path = pathlib.Path(f"{name}.py" if colon else value)
-        if path.is_file():
+        if os.path.isfile(path):
             return path, task if colon else None
         raise UserError(f"--config={value} is not a file.{_known_configs()}")
     keys = [match.group(1) for match in map(_OVERRIDE.match, argv) if match]
@@ -194,7 +200,7 @@ def _load(path: pathlib.Path, task: str | None) -> ConfigDict:
         raise UserError(
             f"{path} has no function get_config(); it is no experiment file."
         ) from error
-    except (AttributeError, TypeError, ValueError, SyntaxError, ImportError, NameError) as error:
+    except _OF_AN_EXPERIMENT as error:
         raise UserError(f"{path}: {type(error).__name__}: {_one_line(error)}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config() returns {type(config).__name__}, not a ConfigDict.")

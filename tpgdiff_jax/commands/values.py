@@ -81,5 +81,5 @@ def check_tuple(key: str, text: str, usual: Sequence[Any]) -> None:
 def _as_value(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: nests too deeply
         return text

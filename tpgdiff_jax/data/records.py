@@ -26,6 +26,7 @@ from tpgdiff_jax.data.images import decode_rgb, encode_png
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import Source, file_identity, relabelled
+from tpgdiff_jax.reporting import json_text
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import replacing
 
@@ -133,7 +134,7 @@ class _Records(Source):
           UnreadableImageError: the record is damaged.
         """
         text = self._record(index)["recipe"]
-        return json.loads(text) if text else None
+        return stored_recipe(text, self._file(index))
 
     @property
     def _fingerprint(self) -> str:
@@ -147,15 +148,17 @@ class _Records(Source):
         """Read and unpack a record."""
         try:
             record = _msgpack().unpackb(self._data[index])
-            if not {"name", "images", "label", "classes", "recipe"} <= record.keys():
+            if not _is_record(record):
                 raise UserError("another kind of record")
-        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        except (RuntimeError, ValueError, TypeError) as error:
             reason = str(error).partition(" (")[0].partition(";")[0] or type(error).__name__
             raise UnreadableImageError(self._file(index), f"damaged record: {reason}") from error
         return record
 
     def _images(self, index: int, record: dict[str, Any]) -> list[np.ndarray]:
         name = f"{self._file(index)} {record['name']}"
+        if lacking := [key for key in self.keys if key not in record["images"]]:
+            raise UnreadableImageError(self._file(index), f"damaged record: no {lacking[0]}")
         return [decode_rgb(record["images"][key], name) for key in self.keys]
 
     def _stored_classes(self) -> tuple[str, ...]:
@@ -209,6 +212,34 @@ class RecordPairs(_Records):
             raise UnreadableImageError(self._file(index), "LQ and GT differ in size")
         label = record["label"]
         return {"lq": lq, "gt": gt, "label": self._labels.get(label, label)}
+
+
+def stored_recipe(text: str, where: str) -> Any:
+    """Read the recipe that a record holds; None for "".
+
+    Raises:
+      UnreadableImageError: it is no JSON.
+    """
+    try:
+        return json_text.loads(text) if text else None
+    except ValueError as error:
+        raise UnreadableImageError(where, f"its recipe is no JSON: {error}") from error
+
+
+def _is_record(record: Any) -> bool:
+    """Tell whether something unpacked has the form that this file begins with."""
+    if not isinstance(record, dict):
+        return False
+    images, classes = record.get("images"), record.get("classes")
+    return (
+        isinstance(images, dict)
+        and all(isinstance(k, str) and isinstance(v, bytes) for k, v in images.items())
+        and isinstance(classes, list)
+        and all(isinstance(name, str) for name in classes)
+        and isinstance(record.get("name"), str)
+        and isinstance(record.get("recipe"), str)
+        and isinstance(record.get("label"), int)
+    )
 
 
 def _pack(example: Mapping[str, Any], classes: Sequence[str], path: pathlib.Path) -> bytes:

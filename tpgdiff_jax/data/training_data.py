@@ -1,6 +1,7 @@
 """All training images of a configuration, opened and accounted for."""
 
 import dataclasses
+import math
 import pathlib
 import re
 from typing import Any
@@ -88,8 +89,18 @@ def parse_source(text: str, key: str = "data.train_sources") -> dict[str, Any]:
             )
         spec["centre_crop"] = _YES_NO[spec["centre_crop"]]
     if "weight" in spec:
-        spec["weight"] = float(spec["weight"])
+        spec["weight"] = _weight(spec["weight"], f"config.{key}: {text!r}")
     return spec
+
+
+def _weight(text: str, where: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise UserError(f"{where}: its weight {text!r} is no number; write *0.5, for example.")
+    return weight
 
 
 def open_training_data(config: ConfigDict, report_path: pathlib.Path | None) -> TrainingData:

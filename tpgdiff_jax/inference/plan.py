@@ -14,7 +14,7 @@ from tpgdiff_jax.data.folders import home, is_below_itself, list_images
 from tpgdiff_jax.data.pictures.kinds import is_picture_name
 from tpgdiff_jax.data.pictures.writing import WRITTEN
 from tpgdiff_jax.reporting.errors import UserError
-from tpgdiff_jax.reporting.files import printable
+from tpgdiff_jax.reporting.files import printable, stays_inside
 from tpgdiff_jax.stores.copies import listing
 from tpgdiff_jax.stores.urls import file_system, is_url, key_of, normal, reaching
 
@@ -62,10 +62,8 @@ def plan(inputs: Sequence[str], output: pathlib.Path, suffix: str = ".png") -> l
         Task(source, output / target)
         for source, target in _targets({s: f[1:] for s, f in found.items()}, suffix).items()
     ]
-    results = output.resolve()
     for task in tasks:
-        # Of the folder: a result that is a link itself would be replaced, not followed.
-        if not task.target.parent.resolve().is_relative_to(results):
+        if not stays_inside(task.target, output):
             raise UserError(
                 f"--input={found[task.source][0]}: the result of {task.source} would be "
                 f"{task.target}, which lies outside --output={output}; name the inputs without "

@@ -55,7 +55,7 @@ def number(
     def fits(value: Any) -> bool:
         if not isinstance(value, int | float) or isinstance(value, bool):
             return False
-        if not math.isfinite(value):
+        if not _is_finite(value):
             return False
         is_large = (least is None or value >= least) and (above is None or value > above)
         return is_large and (most is None or value <= most) and (below is None or value < below)
@@ -69,6 +69,13 @@ def number(
         limits += (f"below {below:g}" if below is not None else "",)
         scope = " " + ", ".join(filter(None, limits)) if any(limits) else ""
     return Check(fits, f"a finite number{scope}", f"finite numbers{scope}")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
 
 
 def share() -> Check:

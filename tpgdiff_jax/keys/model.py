@@ -137,7 +137,7 @@ PRIORS = Group(
 
 DIFFUSION = Group(
     "The mean-reverting SDE (`diffusion/irsde.py`).",
-    num_steps=Key(100, whole(1), "T, the steps that the network is trained with"),
+    num_steps=Key(100, whole(1, 100_000), "T, the steps that the network is trained with"),
     max_sigma=Key(50.0, number(above=0), "stationary noise, grey levels of 0 to 255"),
     eps=Key(0.005, number(above=0, below=1), "what is left of clean - degraded at time T"),
     schedule=Key("cosine", one_of, "how the speed of mean reversion changes over time"),

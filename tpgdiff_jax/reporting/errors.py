@@ -1,8 +1,12 @@
 """What goes wrong, and whose fault it is: only what the user can mend becomes a sentence."""
 
 import contextlib
+import errno
 import sys
 from collections.abc import Iterator
+from typing import NoReturn
+
+_SHOWN = 60  # characters of a name that is too long
 
 
 class UserError(ValueError):
@@ -19,9 +23,21 @@ class RunStoppedError(UserError):
 
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
-    """Print a `UserError` as one sentence and leave with exit code 2."""
+    """Print a `UserError` as one sentence and leave with exit code 2.
+
+    So it does with a name that no file can have, which any flag may hold and any call may meet.
+    """
     try:
         yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _leave(str(error))
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        name = str(error.filename)
+        _leave(f"{name[:_SHOWN]}... ({len(name)} characters): no file can have so long a name.")
+
+
+def _leave(sentence: str) -> NoReturn:
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(2)

@@ -42,6 +42,14 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         raise
 
 
+def stays_inside(path: pathlib.Path, folder: pathlib.Path) -> bool:
+    """Tell whether a file written to a path lies in a folder: no `..` and no link leads out.
+
+    A path that is a link itself is replaced by what is written, not followed.
+    """
+    return path.parent.resolve().is_relative_to(folder.resolve())
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
     """Write a text file whole: under another name, then renamed.
 

@@ -1,6 +1,5 @@
 """Files of JSON objects, one a line: only appended to, and read whatever has cut them off."""
 
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -75,7 +74,7 @@ def read(path: pathlib.Path) -> Iterator[dict[str, Any]]:
 def parsed(line: str | bytes) -> dict[str, Any] | None:
     """Return the JSON object of a line, or None if it holds none."""
     try:
-        row = json.loads(line)
+        row = json_text.loads(line)
     except ValueError:  # cut off
         return None
     return row if isinstance(row, dict) else None

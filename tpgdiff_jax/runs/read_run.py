@@ -1,6 +1,5 @@
 """Read a run's folder as a system that is ready to restore images: its newest averaged weights."""
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -15,8 +14,9 @@ from ml_collections import ConfigDict
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of
 from tpgdiff_jax.checkpoints.published import WEIGHTS_NAME, load_frozen, weights_in
 from tpgdiff_jax.checkpoints.shapes import abstract_params, check_group
-from tpgdiff_jax.config import base_config, chosen_average
+from tpgdiff_jax.config import base_config, check_values, chosen_average
 from tpgdiff_jax.models import tpgdiff
+from tpgdiff_jax.reporting import json_text
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs.step_folder import (
     DATA,
@@ -64,10 +64,13 @@ def _run_config(folder: pathlib.Path) -> ConfigDict:
             "or a .safetensors file."
         )
     config = base_config()
+    stored = json_text.read_object(path, "bring it back from a copy")
     try:
-        config.update(json.loads(path.read_text()))
+        config.update(stored)
+        check_values(config)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} does not fit this version: {error}.") from error
+        what = " ".join(str(error).rstrip(".").split())
+        raise UserError(f"{path} does not fit this version: {what}.") from error
     if config.stage == "priors":
         raise UserError(f"{folder} holds a run of stage one, which restores no images.")
     return config

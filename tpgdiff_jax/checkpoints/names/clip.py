@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from tpgdiff_jax.backbones.transformer import ACTIVATIONS
 from tpgdiff_jax.backbones.vit import ClipImageTower
 from tpgdiff_jax.checkpoints.layouts import MATRIX, SAME
+from tpgdiff_jax.checkpoints.names.settings import axes, count, mapping, setting, whole_number
 from tpgdiff_jax.checkpoints.names.tables import reader
+from tpgdiff_jax.keys.checks import one_of
 from tpgdiff_jax.reporting.errors import UserError
 
 _BLOCK = r"transformer.resblocks.\1"
@@ -121,18 +124,18 @@ def module_for(
             f"This is no CLIP image tower: its keys {', '.join(missing)} are missing. "
             f"First keys found: {some}."
         )
-    width, _, patch, _ = shapes["conv1.weight"]
-    blocks = (re.match(r"transformer\.resblocks\.(\d+)\.", key) for key in shapes)
-    vision = dict((config or {}).get("vision_config", config or {}))
-    grid = math.isqrt(shapes["positional_embedding"][0] - 1)
+    width, _, patch, _ = axes(shapes, "conv1.weight", 4)
+    config = config or {}
+    vision = mapping(config, "vision_config") if "vision_config" in config else config
+    grid = math.isqrt(axes(shapes, "positional_embedding", 2)[0] - 1)
     return ClipImageTower(
         patch=patch,
         width=width,
-        layers=1 + max((int(match.group(1)) for match in blocks if match), default=-1),
-        heads=vision.get("num_attention_heads", max(1, width // 64)),
+        layers=count(shapes, r"transformer\.resblocks\.(\d+)\."),
+        heads=whole_number(vision, "num_attention_heads", max(1, width // 64)),
         image_size=grid * patch,
-        features=shapes["proj"][1],
-        activation=vision.get("hidden_act", "gelu"),
+        features=axes(shapes, "proj", 2)[1],
+        activation=setting(vision, "hidden_act", one_of(ACTIVATIONS), "gelu"),
     )
 
 

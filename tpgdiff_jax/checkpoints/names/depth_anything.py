@@ -8,7 +8,16 @@ from typing import Any
 from tpgdiff_jax.backbones.depth_anything import DepthAnything
 from tpgdiff_jax.backbones.transformer import ACTIVATIONS
 from tpgdiff_jax.checkpoints.layouts import EXPAND, POINTWISE, ROW, SAME, TOKEN
-from tpgdiff_jax.checkpoints.names.tables import count, reader
+from tpgdiff_jax.checkpoints.names.settings import (
+    axes,
+    count,
+    mapping,
+    setting,
+    whole_number,
+    whole_numbers,
+)
+from tpgdiff_jax.checkpoints.names.tables import reader
+from tpgdiff_jax.keys.checks import number, text, tuple_of
 from tpgdiff_jax.reporting.errors import UserError
 
 _LAYER = r"backbone.encoder.layer.\1"
@@ -85,33 +94,34 @@ def module_for(
       UserError: another architecture; the message names what differs.
     """
     shapes, config = state_dict_shapes, config or {}
-    trunk = config.get("backbone_config") or {}
+    trunk = mapping(config, "backbone_config")
     _check_settings("config", config, _FIXED)
     _check_settings("backbone_config", trunk, _FIXED_TRUNK)
     _check_keys(shapes)
-    width, _, patch, _ = shapes[_PATCHES]
+    width, _, patch, _ = axes(shapes, _PATCHES, 4)
     layers = count(shapes, r"backbone\.encoder\.layer\.(\d+)\.")
     neck = count(shapes, r"neck\.convs\.(\d+)\.")
     activation = trunk.get("hidden_act", "gelu")
-    if activation not in ACTIVATIONS:
+    if activation not in tuple(ACTIVATIONS):
         raise UserError(f"backbone_config: hidden_act={activation!r} is not supported.")
     if config.get("head_in_index", -1) not in (-1, neck - 1):
         raise UserError(f"config: head_in_index={config['head_in_index']} is not the last map.")
     taps = _taps(trunk, layers) or tuple(range(layers - neck + 1, layers + 1))
-    if len(taps) != neck or min(taps) < 1:
+    if len(taps) != neck or min(taps, default=0) < 1:
         raise UserError(f"Blocks {taps} of the trunk cannot feed a neck of {neck} maps.")
-    factors = config.get("reassemble_factors") or [_factor(shapes, i) for i in range(neck)]
+    own_factors = [_factor(shapes, i) for i in range(neck)]
+    factors = setting(config, "reassemble_factors", tuple_of(number(above=0)), own_factors)
     return DepthAnything(
         patch=patch,
         width=width,
         layers=layers,
-        heads=trunk.get("num_attention_heads", max(width // 64, 1)),
-        image_size=patch * math.isqrt(shapes[_POSITIONS][1] - 1),
+        heads=whole_number(trunk, "num_attention_heads", max(width // 64, 1)),
+        image_size=patch * math.isqrt(axes(shapes, _POSITIONS, 3)[1] - 1),
         taps=taps,
-        neck=tuple(shapes[f"neck.convs.{i}.weight"][1] for i in range(neck)),
-        factors=tuple(factors),
-        fusion=shapes[_NECK][0],
-        head=shapes[_HEAD][0],
+        neck=tuple(axes(shapes, f"neck.convs.{i}.weight", 4)[1] for i in range(neck)),
+        factors=tuple(factors or own_factors),
+        fusion=axes(shapes, _NECK, 4)[0],
+        head=axes(shapes, _HEAD, 4)[0],
         activation=activation,
     )
 
@@ -134,19 +144,20 @@ def _check_keys(shapes):
     ):
         if key := next((key for key in shapes if re.search(pattern, key)), None):
             raise UserError(f"The trunk has {what}, which is not supported: {key}.")
-    patches = shapes[_POSITIONS][1] - 1
+    patches = axes(shapes, _POSITIONS, 3)[1] - 1
     if math.isqrt(patches) ** 2 != patches:
         raise UserError(f"{_POSITIONS} holds {patches} patches, which are no square.")
 
 
 def _taps(trunk, layers):
     """Return the blocks a configuration taps; names win over numbers, which may be negative."""
-    if names := trunk.get("out_features"):
+    if names := setting(trunk, "out_features", tuple_of(text())):
         stages = ["stem", *(f"stage{i}" for i in range(1, layers + 1))]
         if unknown := set(names) - set(stages):
             raise UserError(f"backbone_config: out_features {sorted(unknown)} do not exist.")
         return tuple(sorted(map(stages.index, names)))
-    return tuple(sorted(i % (layers + 1) for i in trunk.get("out_indices") or ()))
+    indices = whole_numbers(trunk, "out_indices", (), least=-layers)
+    return tuple(sorted(i % (layers + 1) for i in indices))
 
 
 def _factor(shapes, index):
@@ -154,4 +165,5 @@ def _factor(shapes, index):
     shape = shapes.get(f"neck.reassemble_stage.layers.{index}.resize.weight")
     if shape is None:
         return 1
+    shape = axes(shapes, f"neck.reassemble_stage.layers.{index}.resize.weight", 4)
     return 0.5 if shape[-1] == 3 else shape[-1]

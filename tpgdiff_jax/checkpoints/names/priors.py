@@ -1,12 +1,12 @@
 """Names of stage one's networks in the released program's files: teacher, student, degradation."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from tpgdiff_jax.backbones.vit import ClipImageTower
 from tpgdiff_jax.checkpoints.layouts import Source
 from tpgdiff_jax.checkpoints.names import clip
+from tpgdiff_jax.checkpoints.names.settings import axes, count
 from tpgdiff_jax.checkpoints.names.tables import look_up
 from tpgdiff_jax.priors.degradation import DegradationPrior
 from tpgdiff_jax.reporting.errors import UserError
@@ -50,11 +50,10 @@ def modules_for(
         path[-1]: clip.module_for(_with_prefix(shapes, prefix), config)
         for path, prefix in TOWERS.items()
     }
-    blocks = (re.match(r"deg_head\.trunk\.(\d+)\.", key) for key in shapes)
     degradation = DegradationPrior(
         towers.pop("backbone"),
-        num_classes=shapes["deg_head.cls.weight"][0],
-        blocks=1 + max((int(match.group(1)) for match in blocks if match), default=-1),
+        num_classes=axes(shapes, "deg_head.cls.weight", 2)[0],
+        blocks=count(shapes, r"deg_head\.trunk\.(\d+)\."),
     )
     return {**towers, "degradation": degradation}
 

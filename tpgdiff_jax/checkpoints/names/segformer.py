@@ -5,7 +5,8 @@ from typing import Any
 
 from tpgdiff_jax.backbones.segformer import SegFormer
 from tpgdiff_jax.checkpoints.layouts import POINTWISE, SAME
-from tpgdiff_jax.checkpoints.names.tables import count, reader
+from tpgdiff_jax.checkpoints.names.settings import axes, count, whole_numbers
+from tpgdiff_jax.checkpoints.names.tables import reader
 from tpgdiff_jax.reporting.errors import UserError
 
 _BLOCK = r"segformer.encoder.block.\1.\2"
@@ -70,7 +71,7 @@ def module_for(
             f"First keys: {some}."
         )
     stages = count(shapes, r"segformer\.encoder\.patch_embeddings\.(\d+)\.")
-    embeds = [shapes[_EMBED.format(stage)] for stage in range(stages)]
+    embeds = [axes(shapes, _EMBED.format(stage), 4) for stage in range(stages)]
     widths = tuple(shape[0] for shape in embeds)
     strides = (4, *[2] * (stages - 1))
     return SegFormer(
@@ -79,21 +80,24 @@ def module_for(
             count(shapes, rf"segformer\.encoder\.block\.{stage}\.(\d+)\.")
             for stage in range(stages)
         ),
-        heads=tuple(config.get("num_attention_heads") or (max(width // 32, 1) for width in widths)),
+        heads=tuple(
+            whole_numbers(config, "num_attention_heads", [max(width // 32, 1) for width in widths])
+        ),
         reductions=tuple(
-            _block_shape(shapes, stage, "attention.self.sr.weight", (1,))[-1]
+            _block_shape(shapes, stage, "attention.self.sr.weight", (1,) * 4)[-1]
             for stage in range(stages)
         ),
         patch_sizes=tuple(shape[-1] for shape in embeds),
-        strides=tuple(config.get("strides") or strides),
+        strides=tuple(whole_numbers(config, "strides", strides)),
         mlp_ratios=tuple(
-            _block_shape(shapes, stage, "mlp.dense1.weight", (4 * width,))[0] // width
+            _block_shape(shapes, stage, "mlp.dense1.weight", (4 * width, width))[0] // width
             for stage, width in enumerate(widths)
         ),
-        decoder=shapes[_FUSE][0],
-        num_classes=shapes[_CLASSES][0],
+        decoder=axes(shapes, _FUSE, 4)[0],
+        num_classes=axes(shapes, _CLASSES, 4)[0],
     )
 
 
 def _block_shape(shapes, stage, name, default):
-    return shapes.get(f"segformer.encoder.block.{stage}.0.{name}", default)
+    key = f"segformer.encoder.block.{stage}.0.{name}"
+    return axes(shapes, key, len(default)) if key in shapes else default

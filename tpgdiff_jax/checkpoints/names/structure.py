@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tpgdiff_jax.checkpoints.layouts import MATRIX, POINTWISE, SAME
+from tpgdiff_jax.checkpoints.names.settings import axes, count
 from tpgdiff_jax.checkpoints.names.tables import reader
 from tpgdiff_jax.priors.structural import StructuralPrior
 from tpgdiff_jax.reporting.errors import UserError
@@ -55,15 +56,14 @@ def module_for(
             f"This is no structural prior of the released program: its keys {', '.join(missing)} "
             f"are missing. First keys found: {some}."
         )
-    latents = shapes["connector.latent_tokens"]
-    rounds = (re.match(r"connector\.self_attn(\d+)\.", key) for key in shapes)
+    latents = axes(shapes, "connector.latent_tokens", 3)
     convs = [key for key in shapes if re.fullmatch(r"struct_encoder\.conv\.\d+\.bias", key)]
     return StructuralPrior(
-        encoder_width=shapes["struct_encoder.conv.0.weight"][0],
-        encoder_max_width=max(shapes[key][0] for key in convs),
+        encoder_width=axes(shapes, "struct_encoder.conv.0.weight", 4)[0],
+        encoder_max_width=max((axes(shapes, key, 1)[0] for key in convs), default=1),
         features=latents[-1],
         num_latents=latents[-2],
-        connector_depth=max((int(match.group(1)) for match in rounds if match), default=0),
+        connector_depth=count(shapes, r"connector\.self_attn(\d+)\.", first=1),
     )
 
 

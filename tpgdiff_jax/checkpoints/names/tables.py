@@ -1,7 +1,7 @@
 """Look parameters up in a table of names."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tpgdiff_jax.checkpoints.layouts import Layout, Source, standard_layout
 from tpgdiff_jax.reporting.errors import UserError
@@ -56,14 +56,3 @@ def look_up(path: tuple[str, ...], ndim: int, table: Table) -> Source:
             special = layout if leaf == "kernel" else None
             return Source(keys, special or standard_layout(leaf, ndim))
     raise UserError(f"Parameter {'/'.join(path)} has no name in PyTorch files.")
-
-
-def count(names: Iterable[str], pattern: str) -> int:
-    """Return how many numbered things a file holds.
-
-    Args:
-      names: all names in the file.
-      pattern: matches the names' beginning; its first group is the number, counted from 0.
-    """
-    numbers = (int(match.group(1)) for name in names if (match := re.match(pattern, name)))
-    return 1 + max(numbers, default=-1)

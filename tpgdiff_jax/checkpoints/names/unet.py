@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tpgdiff_jax.checkpoints.layouts import GAIN, POINTWISE, Source, standard_layout
+from tpgdiff_jax.checkpoints.names.settings import axes, count
 from tpgdiff_jax.models.unet import ConditionalUNet
 from tpgdiff_jax.reporting.errors import UserError
 
@@ -66,25 +67,25 @@ def module_for(
       UserError: the file lacks the keys that tell the widths, so it is no UNet of this kind.
     """
     del config
-    levels = [int(m.group(1)) for k in shapes if (m := re.match(r"downs\.(\d+)\.", k))]
+    levels = count(shapes, r"downs\.(\d+)\.")
     if "init_conv.weight" not in shapes or not levels:
         some = ", ".join(sorted(shapes)[:5]) or "none at all"
         raise UserError(
             "This is no UNet of the released program: its key 'init_conv.weight' or all of "
             f"'downs.*' are missing. First keys found: {some}."
         )
-    width = shapes["init_conv.weight"][0]
+    width = axes(shapes, "init_conv.weight", 4)[0]
 
     def multiplier(level):
-        last = shapes.get(f"downs.{level}.3.weight")
-        return 2**level if last is None else last[0] // width
+        last = f"downs.{level}.3.weight"
+        return 2**level if last not in shapes else axes(shapes, last, 4)[0] // width
 
     def has(pattern):
         return any(re.search(pattern, key) for key in shapes)
 
     return ConditionalUNet(
         width=width,
-        multipliers=tuple(multiplier(level) for level in range(max(levels) + 1)),
+        multipliers=tuple(multiplier(level) for level in range(levels)),
         use_degradation=has(r"^(prompt|text_mlp|prompt_mlp)\b"),
         use_semantic=has(r"\.transformer_blocks\."),
         use_structure=has(r"^struct_adapters_"),

@@ -55,6 +55,8 @@ class Recipe:
             _check_name(name)
             if not 0 <= severity <= MAX_SEVERITY:
                 raise UserError(f"{name}: severity {severity} is not in [0, {MAX_SEVERITY:g}].")
+        if self.seed < 0:
+            raise UserError(f"A recipe's seed is {self.seed}; expected 0 or more.")
 
     @property
     def name(self) -> str:
@@ -68,9 +70,19 @@ class Recipe:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "Recipe":
-        """Read what `to_json` wrote."""
-        steps = tuple((step["name"], float(step["severity"])) for step in data["steps"])
-        return Recipe(steps, int(data["seed"]))
+        """Read what `to_json` wrote.
+
+        Raises:
+          UserError: something else; or as the recipe itself.
+        """
+        try:
+            steps = tuple((step["name"], float(step["severity"])) for step in data["steps"])
+            seed = int(data["seed"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(
+                f"{data!r} is no recipe; expected steps, each with name and severity, and seed."
+            ) from error
+        return Recipe(steps, seed)
 
 
 def degrade(image: np.ndarray, recipe: Recipe) -> np.ndarray:
@@ -250,6 +262,6 @@ def _fits(name: str, chosen: Sequence[str]) -> bool:
 
 
 def _check_name(name: str) -> None:
-    if name not in DEGRADATIONS:
+    if not isinstance(name, str) or name not in DEGRADATIONS:
         plain = re.sub(r"\s+", " ", str(name))
         raise UserError(f"{plain!r} is no degradation; expected one of {', '.join(DEGRADATIONS)}.")

@@ -13,7 +13,7 @@ from tpgdiff_jax.data.pictures import memory
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError, as_unreadable
 from tpgdiff_jax.data.pictures.kinds import kind_of
 from tpgdiff_jax.data.pictures.metadata import ORIENTATION
-from tpgdiff_jax.data.pictures.picture import Picture, Stored, turned
+from tpgdiff_jax.data.pictures.picture import Picture, Stored, require, turned
 from tpgdiff_jax.data.pictures.pillow import PillowFile, metadata_of, pixels_of
 from tpgdiff_jax.data.pictures.png import PngFile
 from tpgdiff_jax.data.pictures.tiff import TiffFile
@@ -39,7 +39,10 @@ def read_picture(source: str | os.PathLike | bytes, name: str = "") -> Picture:
     """
     name = name or _name_of(source)
     with _stored(source, name) as file:
-        pixels = turned(file.pixels(), file.orientation)
+        pixels = file.pixels()
+        # Of a header that lies, memory was not checked either.
+        require(pixels.shape[:2] == file.size, "damaged (another size than its header says)")
+        pixels = turned(pixels, file.orientation)
         frames = file.frames()
         metadata = file.metadata().upright(file.orientation >= 5)
     if frames > 1:

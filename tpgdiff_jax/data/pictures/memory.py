@@ -12,9 +12,15 @@ _UNKNOWN = 8 * 2**30  # of machines that do not say how much memory they have
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-def check(height: int, width: int) -> None:
-    """Raise UserError where a picture needs more than half of the machine's memory."""
-    needed = height * width * BYTES_PER_PIXEL
+def check(height: int, width: int, stored_bytes: int = 0) -> None:
+    """Raise UserError where a picture needs more than half of the machine's memory.
+
+    Args:
+      height, width: of the picture, pixels.
+      stored_bytes: of a pixel as its file has it, unpacked.
+    """
+    # What is stored is there twice while it is brought to the form that all readers take.
+    needed = height * width * max(BYTES_PER_PIXEL, 2 * stored_bytes)
     if needed > total() / 2:
         raise UserError(
             f"{width}x{height} pixels need {needed / 2**30:.3g} GiB of memory, more than half of "

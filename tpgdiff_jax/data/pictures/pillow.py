@@ -9,6 +9,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from tpgdiff_jax.data.pictures import jxl, memory
 from tpgdiff_jax.data.pictures.metadata import Metadata, orientation_of, sound_dpi, sound_exif
 from tpgdiff_jax.data.pictures.picture import checked_floats
 from tpgdiff_jax.reporting.errors import UserError
@@ -140,6 +141,9 @@ def _open(file: BinaryIO, kind: str) -> Image.Image:
         raise UserError(f"a picture of kind {kind}, which this Pillow does not read")
     factory, _ = Image.OPEN[kind]
     file.seek(0)
+    if kind == "JXL":  # opening it unpacks it
+        memory.check(*jxl.size_of(file.read()))
+        file.seek(0)
     try:
         return factory(file, "")
     except (SyntaxError, IndexError, TypeError, KeyError, ValueError) as error:

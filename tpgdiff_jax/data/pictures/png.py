@@ -157,8 +157,12 @@ def _chunks_of(file: BinaryIO) -> Iterator[tuple[bytes, bytes, bytes]]:
 
     The checksum of a part that is cut off is shorter than 4 bytes.
     """
+    here = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(here)
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
+        length = min(length, size)  # memory is taken before it is seen that there is less
         if not kind.isalpha() or kind == b"IEND":
             return
         data = file.read(length)

@@ -5,6 +5,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from tpgdiff_jax.data.pictures import lzw, memory
 from tpgdiff_jax.data.pictures.metadata import Metadata, orientation_of, sound_dpi
 from tpgdiff_jax.data.pictures.picture import checked_floats, from_bits, require, turned
 from tpgdiff_jax.data.pictures.pillow import PillowFile
@@ -38,7 +39,9 @@ class TiffFile:
         page = self._page
         self.size = page.imagelength, page.imagewidth
         require(page.imagelength and page.imagewidth, "damaged (no pixels)")
-        require(getattr(page, "imagedepth", 1) == 1, "a TIFF of a volume, not of a picture")
+        is_flat = getattr(page, "imagedepth", 1) == 1 and getattr(page, "tiledepth", 1) <= 1
+        require(is_flat, "a TIFF of a volume, not of a picture")
+        self._check_memory()
         value = self._value(274)
         is_sound = isinstance(value, int) and 1 <= value <= 8
         self.orientation = int(value) if is_sound else orientation_of(None, self._value(700))
@@ -118,6 +121,13 @@ class TiffFile:
         bits = self._page.bitspersample
         return max(bits) if isinstance(bits, tuple) else int(bits)
 
+    def _check_memory(self) -> None:
+        """Raise where channels, or tiles larger than the picture, need more than there is."""
+        bytes_per_pixel = self._page.samplesperpixel * -(-self._bits() // 8)
+        memory.check(*self.size, bytes_per_pixel)
+        if self._page.is_tiled:
+            memory.check(self._page.tilelength, self._page.tilewidth, bytes_per_pixel)
+
     def _check_whole(self) -> None:
         """Raise where a part of the pixels lies beyond the file's end: tifffile fills it."""
         size = self._tiff.filehandle.size
@@ -129,6 +139,7 @@ class TiffFile:
     def _samples(self) -> np.ndarray:
         """Return [H, W, samples], planes brought together."""
         page = self._page
+        lzw.use_libtiff(page)
         stored = page.asarray()
         height, width = self.size
         is_apart = int(page.planarconfig) == 2 and page.samplesperpixel > 1

@@ -3,7 +3,6 @@
 Any data set will do that was prepared as ArrayRecord files; `writing.py` writes our own.
 """
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from tpgdiff_jax.data.images import decode_rgb
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
+from tpgdiff_jax.data.records import stored_recipe
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import Source, file_identity, relabelled
 from tpgdiff_jax.data.tfds.writing import import_tfds
@@ -109,7 +109,7 @@ class TfdsSource(Source):
           UnreadableImageError: the record is damaged.
         """
         text = _text(self._record(index).get(self._recipe_key))
-        return json.loads(text) if text else None
+        return stored_recipe(text, self._file(index))
 
     @property
     def _fingerprint(self) -> str:
@@ -148,7 +148,7 @@ def _as_rgb(value: Any, name: str) -> np.ndarray:
 
 
 def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value or "")
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value or "")
 
 
 def _open(name: str, split: str, data_dir: str | os.PathLike | None) -> Any:
