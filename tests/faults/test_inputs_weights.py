@@ -91,7 +91,7 @@ def _other_array(rng: random.Random, array: np.ndarray) -> np.ndarray:
     return np.broadcast_to(rng.choice(kinds), rng.choice((array.shape, (1, 1))))
 
 
-@cases(6, 150)
+@cases(3, 150)
 @pytest.mark.parametrize(
     ("name", "part"),
     [("structure", "structure"), ("prior_tiny", "priors"), ("unet_nf32_noprior", "unet")],

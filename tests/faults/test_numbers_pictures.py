@@ -24,12 +24,6 @@ FLAT = {
 TINY = {f"{h}x{w}": np.full((h, w, 3), 90, np.uint8) for h, w in ((1, 1), (1, 9), (9, 1), (2, 2))}
 
 
-_PROTOCOLS = [
-    "tpgdiff",
-    *(pytest.param(n, marks=pytest.mark.faults) for n in protocols.PROTOCOLS if n != "tpgdiff"),
-]
-
-
 @pytest.fixture(scope="module")
 def restorer(tiny_system):
     """A `Restorer` of a tiny system with random weights: 2 steps, all three priors."""
@@ -113,7 +107,8 @@ def test_cues_of_a_picture_without_contrast_are_numbers():
             assert np.abs(found).max() <= 1
 
 
-@pytest.mark.parametrize("name", _PROTOCOLS)
+@pytest.mark.faults
+@pytest.mark.parametrize("name", protocols.PROTOCOLS)
 def test_scores_of_pictures_without_contrast_are_numbers_or_infinite(name):
     protocol = protocols.PROTOCOLS[name]
     images = {key: np.resize(image[0, 0], (64, 64, 3)) for key, image in FLAT.items()}

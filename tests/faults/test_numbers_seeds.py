@@ -29,7 +29,7 @@ def _restorer(system, **sizes: int) -> Restorer:
 @pytest.mark.parametrize(
     "sizes",
     [
-        {},
+        pytest.param({}, marks=LONG),
         pytest.param({"data": 2}, marks=LONG),
         pytest.param({"spatial": 2}, marks=LONG),
         pytest.param({"data": 8}, marks=LONG),
