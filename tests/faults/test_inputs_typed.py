@@ -288,3 +288,19 @@ def test_a_name_longer_than_any_file_has_is_one_sentence(capsys):
     assert left.value.code == 2
     words = r"error: a{60}\.\.\. \(5000 characters\): no file can have so long a name\.\n"
     assert re.fullmatch(words, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("value", ["-" * 90_000 + "1", "(" * 3000, "[" * 150 + "]" * 150])
+@pytest.mark.parametrize("key", ["data.weights", "init_from", "optim.learning_rate", "sharding"])
+def test_a_value_that_nests_without_end_is_one_sentence(key, value, monkeypatch):
+    monkeypatch.chdir(_ROOT)
+    mode_flags.define_flags()
+    saved = flagsaver.save_flag_values()
+    argv = ["main", "--config=configs/quickstart.py", f"--config.{key}={value}"]
+    monkeypatch.setattr(sys, "argv", argv)
+    try:
+        with contextlib.suppress(UserError):  # for a text it is one
+            typed.parse_flags(argv)
+            typed.checked_config(flags.FLAGS["config"].value)
+    finally:
+        flagsaver.restore_flag_values(saved)

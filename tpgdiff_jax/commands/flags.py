@@ -70,6 +70,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     check_given(program, [name for name in given if name in own], keys)
     try:
         return flags.FLAGS(list(argv))
+    except (RecursionError, MemoryError) as error:  # of Python's parser
+        longest = max(argv, key=len)
+        raise UserError(f"{longest[:60]}...: its value nests too deeply to be read.") from error
     except flags.Error as error:
         found = re.search(r"flag --([\w.]+)", str(error))
         if found is None:
