@@ -229,20 +229,7 @@ class RunCheckpoints:
         return None
 
     def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
-        """Read one step.
-
-        Args:
-          step: its number.
-          abstract_state: `jax.ShapeDtypeStruct` with shardings (of any mesh), one per leaf.
-
-        Returns:
-          (the state, the place in the data).
-
-        Raises:
-          UserError: it does not fit; names the parameters and both shapes.
-          CheckpointError: it is damaged; names folder, step and cause.
-        """
-
+        """Read one step: (the state, the place in the data); see `reading.read_step`."""
         return read_step(self._folder, step, abstract_state)
 
     def metadata(self, step: int) -> dict[str, Any]:
