@@ -20,12 +20,18 @@ _kept: list[object] = []  # what the C library points to must stay
 
 
 def speak_before_aborts(
-    address: str, sentence: str, code: int, wait_for_others: Callable[[], object]
+    address: str,
+    is_silent: Callable[[], bool],
+    sentence: str,
+    code: int,
+    wait_for_others: Callable[[], object],
 ) -> None:
     """Before an abort, print a sentence and leave if process 0 does not answer any more.
 
     Args:
       address: HOST:PORT of its service.
+      is_silent: tells whether it has not answered for long; the host of a process that stands
+        still takes up connections in its place.
       sentence: what is printed.
       code: the exit code then.
       wait_for_others: called if it answers: may find that another process is lost, and leave.
@@ -37,7 +43,7 @@ def speak_before_aborts(
     before: list[int | None] = []
 
     def aborted(number: int) -> None:
-        if not _answers(address):
+        if is_silent() or not _answers(address):
             os.write(2, f"\n{sentence}\n".encode(errors="backslashreplace"))
             leave_now(code)
         wait_for_others()

@@ -47,7 +47,14 @@ class _Watch:
         self._thread = threading.Thread(target=self._run, name="peers", daemon=True)
         self._first_lost = f"process 0 of {self.count} has died or cannot be reached"
         text = self._said_of(self._first_lost)
-        speak_before_aborts(state.coordinator_address, text, PEER_FAILED, self._wait_for_verdict)
+        self._answered = time.monotonic()
+        speak_before_aborts(
+            state.coordinator_address,
+            lambda: time.monotonic() - self._answered > _SILENCE,
+            text,
+            PEER_FAILED,
+            self._wait_for_verdict,
+        )
         self._beat()
         self._thread.start()
 
@@ -104,6 +111,7 @@ class _Watch:
                 if self.index == 0:
                     self._find_silent()
                 ended = self._all("ended")
+                self._answered = time.monotonic()
             except jax.errors.JaxRuntimeError:
                 if self._stopped.is_set():
                     return
