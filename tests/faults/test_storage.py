@@ -164,7 +164,7 @@ def test_a_clock_that_jumps_back(
     with monkeypatch.context() as faked:
         faked.setenv("LD_PRELOAD", str(_FAKETIME))
         faked.setenv("FAKETIME_TIMESTAMP_FILE", str(clock))
-        faked.setenv("FAKETIME_NO_CACHE", "1")
+        faked.setenv("FAKETIME_CACHE_DURATION", "1")  # seconds between two looks at the file
         faked.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
         process = start(experiment, workdir)
     wait_until(lambda: (workdir / "checkpoints" / "10").is_dir(), process)
