@@ -52,11 +52,10 @@ def test_once_is_a_sentence():
     _, said = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "Traceback" not in said
-    *_, last = said.splitlines()
-    assert last == (
+    assert (
         "Stopped by Ctrl-C (restoring: 4 of 9 images done). Results that are there are whole; "
         "the same command makes those that are missing."
-    )
+    ) in said.splitlines()
 
 
 def test_what_devices_still_compute_is_not_waited_for():

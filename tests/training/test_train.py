@@ -5,6 +5,7 @@ import types
 import numpy as np
 import pytest
 
+from tpgdiff_jax.reporting.errors import RunStoppedError
 from tpgdiff_jax.training import program, train
 
 
@@ -78,6 +79,8 @@ def loop(tiny_config, tmp_path, monkeypatch):
     }
     for name, fake in quiet.items():
         monkeypatch.setattr(train, name, fake)
+
+    (tmp_path / "config.json").touch()  # a run's folder is known by it
 
     def run(validates=True, end_at=None, start=0):
         said = []
@@ -181,3 +184,9 @@ def test_the_mixture_is_the_configurations(tiny_config):
     mixture = train.mixture_of(tiny_config)
     assert mixture.names == ("noise", "haze")
     assert (mixture.severity, mixture.mix_share, mixture.max_mixed) == ((2.0, 3.0), 0.25, 2)
+
+
+def test_a_folder_that_was_moved_ends_the_run(loop, tmp_path):
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(RunStoppedError, match=f"{tmp_path} was moved or removed"):
+        loop()

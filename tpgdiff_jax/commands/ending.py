@@ -30,7 +30,7 @@ def ending_on_ctrl_c() -> Iterator[None]:
     except KeyboardInterrupt as error:
         kept = mode_flags.MODES[flags.program_typed(sys.argv)].kept
         done = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-        print(f"\nStopped by Ctrl-C{done}. {kept}", file=sys.stderr, flush=True)
+        _say(f"Stopped by Ctrl-C{done}. {kept}")
         leave_now(INTERRUPTED)  # all is closed; JAX would wait for what its devices compute
     signal.set_wakeup_fd(-1)
     mouth.close()
@@ -53,8 +53,13 @@ def _watch(ear: socket.socket) -> None:
             continue
         count += 1
         if count == 1:
-            text = "Ctrl-C: ends once the computation at hand is done; a second one ends at once."
-            print(f"\n{text}", file=sys.stderr, flush=True)
+            _say("Ctrl-C: ends once the computation at hand is done; a second one ends at once.")
         else:
-            print("\nEnded at once by a second Ctrl-C.", file=sys.stderr, flush=True)
+            _say("Ended at once by a second Ctrl-C.")
             os._exit(INTERRUPTED)
+
+
+def _say(text: str) -> None:
+    # In one piece: two threads may speak at once.
+    sys.stderr.write(f"\n{text}\n")
+    sys.stderr.flush()

@@ -55,7 +55,7 @@ class Recipe:
             _check_name(name)
             if not 0 <= severity <= MAX_SEVERITY:
                 raise UserError(f"{name}: severity {severity} is not in [0, {MAX_SEVERITY:g}].")
-        if self.seed < 0:
+        if self.seed < 0 and self.steps:  # pairs were not degraded here and have no seed
             raise UserError(f"A recipe's seed is {self.seed}; expected 0 or more.")
 
     @property
