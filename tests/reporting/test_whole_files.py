@@ -1,6 +1,9 @@
 """Files appear whole or not at all."""
 
+import errno
+import os
 import pathlib
+from contextlib import nullcontext
 
 import pytest
 
@@ -54,3 +57,15 @@ with replacing(pathlib.Path(sys.argv[1]) / sys.argv[2]) as temporary:
     writing.stdin.close()
     assert writing.wait() == 0
     assert {p.name for p in tmp_path.iterdir()} == {"b.txt", "c.txt", mine.name}
+
+
+@pytest.mark.parametrize(("number", "passes"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_only_a_disk_that_failed_stops_a_file(tmp_path, monkeypatch, number, passes):
+    def fsync(file):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.fsync", fsync)
+    path = tmp_path / "a.txt"
+    with nullcontext() if passes else pytest.raises(OSError, match="Input/output"):
+        write_text(path, "whole")
+    assert [p.name for p in tmp_path.iterdir()] == (["a.txt"] if passes else [])

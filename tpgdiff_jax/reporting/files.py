@@ -1,5 +1,6 @@
 """Files written whole, and names that every output can show."""
 
+import errno
 import functools
 import os
 import pathlib
@@ -13,6 +14,8 @@ try:
 except ImportError:  # Windows: what a killed program left stays
     fcntl = None
 
+# What file systems answer that cannot wait for the disk.
+_NO_FLUSH = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 _TEMPORARY = re.compile(r"\.\d+\.[0-9a-f]{16}\.partial(\..*)?", re.DOTALL)
 
 
@@ -31,7 +34,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     try:
         with _claimed(temporary) as file:
             yield temporary
-            os.fsync(file)
+            _flush(file)
             if fcntl is not None:
                 os.replace(temporary, path)
         if fcntl is None:  # Windows renames no open file
@@ -88,6 +91,15 @@ def _claimed(temporary: pathlib.Path) -> Iterator[int]:
         yield file
     finally:
         os.close(file)
+
+
+def _flush(file: int) -> None:
+    """Wait until what was written to an open file is on the disk."""
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
 
 
 def _lock(file: int) -> bool:
