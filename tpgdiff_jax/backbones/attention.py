@@ -49,7 +49,8 @@ def attend_to_few_heads(q: jax.Array, k: jax.Array, v: jax.Array, parts: int = 1
     if heads % parts:
         parts = 1
     at_once = max(1, _MAX_TPU_SCORES // (q.shape[1] * k.shape[1])) * parts
-    turns = next(n for n in range(max(1, heads // at_once), heads + 1) if heads // parts % n == 0)
+    least = -(-heads // at_once)
+    turns = next(n for n in range(least, heads + 1) if heads // parts % n == 0)
 
     def split(x):
         # Each device has its part of the heads in every turn.
