@@ -9,7 +9,7 @@ import pathlib
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from tpgdiff_jax.reporting.files import user_cache
+from tpgdiff_jax.user_cache import user_cache
 
 _MAX_BYTES = 2 << 30  # the programs used longest ago are removed
 # JAX keeps what took a second to compile; a start is made of many smaller programs, too.

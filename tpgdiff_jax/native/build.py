@@ -20,7 +20,7 @@ import tempfile
 import jax
 import jaxlib
 
-from tpgdiff_jax.reporting.files import user_cache
+from tpgdiff_jax.user_cache import user_cache
 
 INSTALL = "pip install 'tpgdiff_jax[cpu]'"
 PACKAGES = ("onednn-cpu-gomp", "onednn-devel-cpu-gomp")

@@ -62,15 +62,6 @@ def write_text(path: pathlib.Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def user_cache() -> pathlib.Path:
-    """Return the folder of this user for what can be made again.
-
-    It is $XDG_CACHE_HOME/tpgdiff_jax, by default ~/.cache/tpgdiff_jax.
-    """
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base) / "tpgdiff_jax"
-
-
 def printable(text: object, encoding: str | None = None) -> str:
     """Replace what an output cannot show, such as file names that are no text, by escapes.
 

@@ -17,10 +17,11 @@ from absl import logging
 
 from tpgdiff_jax.reporting import locks
 from tpgdiff_jax.reporting.errors import UserError
-from tpgdiff_jax.reporting.files import replacing, user_cache
+from tpgdiff_jax.reporting.files import replacing
 from tpgdiff_jax.reporting.progress import Progress
 from tpgdiff_jax.stores import urls
 from tpgdiff_jax.stores.places import place
+from tpgdiff_jax.user_cache import user_cache
 
 # Names below an address -> those that are copied.
 Wanted = Callable[[Iterable[str]], Iterable[str]]

@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import Iterator
 
 from tpgdiff_jax.reporting.errors import UserError
-from tpgdiff_jax.reporting.files import user_cache
 from tpgdiff_jax.stores import places, urls
 from tpgdiff_jax.stores.copies import files_below, listing
 from tpgdiff_jax.stores.sending import put_file
+from tpgdiff_jax.user_cache import user_cache
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ import pathlib
 from collections.abc import Iterator
 
 from tpgdiff_jax.reporting.errors import UserError
-from tpgdiff_jax.reporting.files import user_cache
 from tpgdiff_jax.stores import urls
+from tpgdiff_jax.user_cache import user_cache
 
 # Of this process: local folder or file -> the address it is a copy of.
 _COPIES: dict[pathlib.Path, str] = {}
