@@ -17,7 +17,8 @@ from tpgdiff_jax.priors.cues import CUES
 from tpgdiff_jax.priors.degradation import CLASSIFICATIONS
 from tpgdiff_jax.reporting.errors import UserError
 
-_KNOWN = {
+# Choices that decide how weights are used: key -> the names known.
+KNOWN = {
     "model.unet": UNETS,
     "model.prediction": PREDICTIONS,
     "model.remat": REMAT,
@@ -53,7 +54,7 @@ def check_known(config: ConfigDict) -> None:
     names = tuple_of(text(), least=1)
     fits = names.fits(config.data.degradations)
     require(fits, config, "data.degradations", names.words)
-    for key, known in _KNOWN.items():
+    for key, known in KNOWN.items():
         value = get(config, key)
         for each in value if isinstance(value, tuple | list) else (value,):
             if not isinstance(each, str) or each not in known:

@@ -9,25 +9,18 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tpgdiff_jax.backbones.transformer import ACTIVATIONS
 from tpgdiff_jax.benchmark.settings import METRICS, read_settings
+from tpgdiff_jax.checkpoints import known
 from tpgdiff_jax.config import check_values, chosen_average, get, require
 from tpgdiff_jax.data.degradations.mix import DEGRADATIONS, MAX_SEVERITY, Mixture, expand, parse
 from tpgdiff_jax.data.prepare.paired_set import FORMATS
 from tpgdiff_jax.data.training_data import parse_source
 from tpgdiff_jax.diffusion import irsde
 from tpgdiff_jax.diffusion.loss import DISTANCES, OBJECTIVES, TIME_WEIGHTINGS
-from tpgdiff_jax.diffusion.prediction import PREDICTIONS
 from tpgdiff_jax.diffusion.samplers import SAMPLERS, check_sampler
 from tpgdiff_jax.distributed.rules import check_rules
 from tpgdiff_jax.evaluation.protocols import PROTOCOLS
-from tpgdiff_jax.models.stage_one import TEACHERS
-from tpgdiff_jax.models.tpgdiff import ENCODERS, UNETS
-from tpgdiff_jax.models.unet import REMAT
 from tpgdiff_jax.native import WAYS
-from tpgdiff_jax.precision import PRECISIONS
-from tpgdiff_jax.priors.cues import CUES
-from tpgdiff_jax.priors.degradation import CLASSIFICATIONS
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.training.stages import STAGES
 from tpgdiff_jax.training.state import OPTIMIZERS, SCHEDULES
@@ -36,19 +29,9 @@ from tpgdiff_jax.training.step import NON_FINITE
 _LEARNING = {"optim.name": OPTIMIZERS, "optim.schedule": SCHEDULES, "optim.non_finite": NON_FINITE}
 # What the checks of these keys await: names to choose from, or a limit.
 KNOWN: dict[str, Any] = {
+    **known.KNOWN,
     "stage": STAGES,
-    "model.unet": UNETS,
-    "model.prediction": PREDICTIONS,
-    "model.remat": REMAT,
     "model.convolutions": WAYS,
-    "model.matmul_precision": PRECISIONS,
-    "priors.encoder": ENCODERS,
-    "priors.teacher": TEACHERS,
-    "priors.classification": CLASSIFICATIONS,
-    "priors.cues": CUES,
-    "priors.clip.activation": ACTIVATIONS,
-    "priors.depth_net.activation": ACTIVATIONS,
-    "diffusion.schedule": irsde.SCHEDULES,
     "data.degradations": DEGRADATIONS,
     "data.severity": MAX_SEVERITY,
     "loss.objective": OBJECTIVES,
@@ -56,7 +39,6 @@ KNOWN: dict[str, Any] = {
     "loss.time_weighting": TIME_WEIGHTINGS,
     **_LEARNING,
     **{f"stage_one.{key}": choices for key, choices in _LEARNING.items()},
-    "eval.sampler": SAMPLERS,
     "benchmark.protocol": ("", *PROTOCOLS),
     "benchmark.metrics": METRICS,
     "benchmark.samplers": SAMPLERS,
