@@ -50,15 +50,19 @@ class _Repetition(logging.Filter):
     """Drops what orbax logs of a failed write in its threads: the same error is raised here."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        never_retrieved = (
-            "never retrieved" in record.getMessage() and "orbax" in record.getMessage()
-        )
-        in_thread = record.exc_info is not None and "orbax" in record.pathname
-        return not (never_retrieved or in_thread)
+        if record.name == "asyncio":
+            text = record.getMessage()
+            return not ("never retrieved" in text and "orbax" in text)
+        return record.exc_info is None or "orbax" not in record.pathname
 
 
-for _name in ("asyncio", "absl"):
-    logging.getLogger(_name).addFilter(_Repetition())
+_REPETITION = _Repetition()
+
+
+def say_errors_once() -> None:
+    """Leave out of the log what is raised, too; calling it again changes nothing."""
+    for name in ("asyncio", "absl"):
+        logging.getLogger(name).addFilter(_REPETITION)
 
 
 def check_space(folder: epath.Path, state: Any) -> None:
@@ -69,8 +73,6 @@ def check_space(folder: epath.Path, state: Any) -> None:
     Raises:
       OSError: it does not fit; says how much it needs.
     """
-    if "://" in str(folder):
-        return
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     free = shutil.disk_usage(folder).free
     if free < needed:

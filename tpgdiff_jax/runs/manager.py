@@ -18,6 +18,7 @@ from tpgdiff_jax.runs.keeping import (
     best,
     check_space,
     item_handlers,
+    say_errors_once,
 )
 from tpgdiff_jax.runs.preemption import Preemption
 from tpgdiff_jax.runs.reading import (
@@ -28,9 +29,8 @@ from tpgdiff_jax.runs.reading import (
     read_step,
 )
 from tpgdiff_jax.runs.step_folder import DATA, METADATA, SCORES, STATE
+from tpgdiff_jax.stores.sending import UNFINISHED
 from tpgdiff_jax.stores.urls import is_url, named
-
-_UNFINISHED = ".orbax-checkpoint-tmp"
 
 
 class RunCheckpoints:
@@ -72,6 +72,7 @@ class RunCheckpoints:
         self._metadata = dict(metadata or {})
         self._best_by = best_by
         self._scores: dict[int, dict[str, float]] = {}
+        say_errors_once()
         self._manager = QuietManager(
             self._folder,
             item_handlers=item_handlers(),
@@ -211,8 +212,8 @@ class RunCheckpoints:
           UserError: the newest sound step does not fit; names the parameters and both shapes.
           CheckpointError: there are steps, and all of them are damaged.
         """
-        for folder in sorted(self._folder.glob(f"*{_UNFINISHED}")):
-            name = folder.name.removesuffix(_UNFINISHED)
+        for folder in sorted(self._folder.glob(f"*{UNFINISHED}")):
+            name = folder.name.removesuffix(UNFINISHED)
             logging.warning("Checkpoint %s in %s was never finished.", name, self._folder)
         for step in reversed(self.all_steps()):
             try:
@@ -243,7 +244,7 @@ class RunCheckpoints:
         if jax.process_index() == 0:
             for step in self._damaged:
                 step_folder.set_aside(self._folder / str(step))
-            for unfinished in self._folder.glob(f"*{_UNFINISHED}"):
+            for unfinished in self._folder.glob(f"*{UNFINISHED}"):
                 unfinished.rmtree()
         gather(True)
         self._manager.reload()
@@ -265,7 +266,7 @@ class RunCheckpoints:
     def _sum_up(self) -> None:
         """Write checksums into the step whose files are all there, but not yet under its name."""
         if jax.process_index() == 0:
-            for unfinished in self._folder.glob(f"*{_UNFINISHED}"):
+            for unfinished in self._folder.glob(f"*{UNFINISHED}"):
                 checksums.write(unfinished)
 
     def _unwritten(self, error: Exception) -> CheckpointError:

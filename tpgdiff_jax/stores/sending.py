@@ -20,7 +20,7 @@ from tpgdiff_jax.stores.places import own_path
 # writes it into every step.
 STEP_MARK = "_CHECKPOINT_METADATA"
 _STEP = re.compile(r"((?:.*/)?checkpoints/\d+)/.*", re.DOTALL)
-_UNFINISHED = ".orbax-checkpoint-tmp"
+UNFINISHED = ".orbax-checkpoint-tmp"
 _LOG = ".jsonl"
 _RECORD = ".sent.json"  # in the folder: who wrote it last, and what the store has of its files
 _IN_MEMORY = 64 << 20  # bytes; smaller files may grow while they are sent, so they are read first
@@ -76,7 +76,7 @@ def send_folder(folder: pathlib.Path, url: str) -> None:
 
 def complete_steps(names: Iterable[str]) -> set[str]:
     """Leave out, of a run's objects, those of steps that are not all there."""
-    names = {name for name in names if _UNFINISHED not in name}
+    names = {name for name in names if UNFINISHED not in name}
     return {n for n in names if not (step := step_of(n)) or f"{step}/{STEP_MARK}" in names}
 
 
@@ -216,7 +216,7 @@ class Sender:
 
 
 def _to_send(folder: pathlib.Path) -> dict[str, Stamp]:
-    return {n: stamp for n, stamp in files_below(folder).items() if _UNFINISHED not in n}
+    return {n: stamp for n, stamp in files_below(folder).items() if UNFINISHED not in n}
 
 
 def step_of(name: str) -> str:
