@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tpgdiff_jax.reporting.errors import RunStoppedError
 from tpgdiff_jax.training.run_report import RunReport
 
 
@@ -134,3 +135,12 @@ def test_other_processes_write_nothing(tmp_path):
     report.event("done")
     report.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard", "events.jsonl"])
+def test_a_report_that_cannot_be_written_is_a_sentence(tmp_path, name):
+    """Where a file should be stands a folder, and the other way round."""
+    path = tmp_path / name
+    path.mkdir() if path.suffix else path.touch()
+    with pytest.raises(RunStoppedError, match=f"--workdir={tmp_path} cannot be written"):
+        RunReport(tmp_path, start=0, total=2).event("begun")

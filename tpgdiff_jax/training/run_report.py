@@ -42,9 +42,10 @@ class RunReport:
         self._workdir = workdir
         self._step = start
         path = workdir / "metrics.jsonl"
-        drop_lines_after(path, start)
-        self._metrics = json_lines.JsonLines(path)
-        self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start)
+        with self._writing():
+            drop_lines_after(path, start)
+            self._metrics = json_lines.JsonLines(path)
+            self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start)
         self._bar = Progress(
             total, "training", unit="step", initial=start, speaks=True, lines=False
         )
