@@ -31,7 +31,7 @@ from tpgdiff_jax.config import base_config
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.priors import Priors
 
-pytest_plugins = ("local_processes",)
+pytest_plugins = ("local_processes", "training_runs")
 
 # All this before anything asks JAX for its devices.  Tests compile much and compute little: less
 # effort in code generation halves their time.

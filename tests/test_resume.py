@@ -5,7 +5,7 @@ import signal
 
 import jax
 import pytest
-from training_runs import assert_same, final, finish, metrics, start, wait_until, write_experiment
+from training_runs import assert_same, final, finish, metrics, start, wait_until
 
 STEPS = 40
 
@@ -17,13 +17,6 @@ def config(tiny_config):
     tiny_config.ema.more_decays = (0.9,)
     tiny_config.model.dropout_structure = 0.2
     return tiny_config
-
-
-@pytest.fixture
-def experiment(tmp_path, config):
-    path = tmp_path / "tiny.py"
-    write_experiment(path, config)
-    return path
 
 
 def test_killed_asked_to_end_and_continued_equals_straight_through(experiment, config, tmp_path):

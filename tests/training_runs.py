@@ -1,4 +1,7 @@
-"""Real training programs on a tiny experiment: started, watched, compared to the bit."""
+"""Real training programs on a tiny experiment: started, watched, compared to the bit.
+
+A plugin of pytest (see conftest.py), for its fixture; its functions are imported.
+"""
 
 import json
 import os
@@ -9,6 +12,7 @@ import time
 
 import jax
 import numpy as np
+import pytest
 
 from tpgdiff_jax.config import stage_config
 from tpgdiff_jax.runs.manager import RunCheckpoints
@@ -39,20 +43,32 @@ def write_experiment(path, config):
     path.write_text(_EXPERIMENT.format(values=values))
 
 
+@pytest.fixture
+def experiment(tmp_path, config):
+    """The test module's `config` as an experiment file."""
+    path = tmp_path / "tiny.py"
+    write_experiment(path, config)
+    return path
+
+
 def start(experiment, workdir, *flags):
     """Start the training program; what it compiles is kept beside the experiment file."""
+    flags = (f"--config={experiment}", f"--workdir={workdir}", *flags)
     # Compiled programs are kept, so that only the first start pays for them.
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    cache = {
         "JAX_COMPILATION_CACHE_DIR": str(experiment.parent / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    module = [sys.executable, "-m", "tpgdiff_jax.main"]
+    return start_program(*flags, **cache)
+
+
+def start_program(*flags, **environment):
+    """Start the program as a process, on one CPU device."""
+    quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     return subprocess.Popen(
-        [*module, f"--config={experiment}", f"--workdir={workdir}", *flags],
+        [sys.executable, "-m", "tpgdiff_jax.main", *map(str, flags)],
         cwd=ROOT,
-        env=environment,
+        env=os.environ | quick | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

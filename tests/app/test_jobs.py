@@ -87,7 +87,7 @@ def test_a_line_that_is_full_says_so():
     ("error", "sentence"),
     [
         (UserError("photo.png: its restoration is not finite"), "photo.png: its restoration is"),
-        (UnreadableImageError("/tmp/x/photo.png", "truncated"), "photo.png: truncated."),
+        (UnreadableImageError("/uploads/photo.png", "truncated"), "photo.png: truncated."),
         (MemoryError(), "photo.png: needs more memory than there is; choose a smaller picture."),
         (ZeroDivisionError("oh"), jobs.OUR_FAULT),
     ],

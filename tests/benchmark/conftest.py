@@ -1,13 +1,13 @@
 """A tiny system and small test sets."""
 
+import benchmark_rows
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from tpgdiff_jax.benchmark.finding import open_set
-from tpgdiff_jax.benchmark.job import ROWS, Job
-from tpgdiff_jax.benchmark.rows import read_rows
+from tpgdiff_jax.benchmark.job import Job
 from tpgdiff_jax.benchmark.settings import Variant, read_settings
 from tpgdiff_jax.benchmark.work import Task
 from tpgdiff_jax.config import base_config
@@ -46,13 +46,7 @@ def benchmark_config(benchmarks):
 @pytest.fixture(scope="session")
 def plain_rows():
     """`plain_rows(folder)` -> the lines of a job without what depends on clocks."""
-
-    def read(folder):
-        rows = read_rows(folder / ROWS).items()
-        clocks = ("seconds", "files")
-        return {key: {k: v for k, v in row.items() if k not in clocks} for key, row in rows}
-
-    return read
+    return benchmark_rows.plain_rows
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Weight files that attack: refused by name, and nothing of theirs is run or unpacked."""
 
+import contextlib
 import io
 import json
 import os
@@ -17,6 +18,14 @@ from tpgdiff_jax.checkpoints.storing import FORMAT
 from tpgdiff_jax.reporting.errors import UserError
 
 _LITTLE = 48  # MiB that refusing may cost
+
+
+@contextlib.contextmanager
+def refused_cheaply(match):
+    """Check that the block raises UserError, and takes little memory to find that out."""
+    with measured_memory() as growth, pytest.raises(UserError, match=match):
+        yield
+    assert growth() < _LITTLE
 
 
 @pytest.fixture(scope="module")
@@ -69,24 +78,16 @@ def test_an_archive_that_unpacks_without_end_is_refused(tmp_path, torch):
     path = tmp_path / "bomb.pth"
     packed = _archive(b"\x80\x02}.", zipfile.ZIP_DEFLATED, **{"data/0": bytes(300 * 2**20)})
     path.write_bytes(packed)
-    with (
-        measured_memory() as growth,
-        pytest.raises(UserError, match=r"bomb\.pth is refused: .*unpack"),
-    ):
+    with refused_cheaply(r"bomb\.pth is refused: .*unpack"):
         released.read(path)
-    assert growth() < _LITTLE
 
 
 def test_tensors_that_claim_more_than_their_file_holds_are_refused(tmp_path, torch):
     path = tmp_path / "claims.pth"
     one = torch.zeros(1)
     torch.save({"init_conv.weight": one.expand(2**40)}, path)
-    with (
-        measured_memory() as growth,
-        pytest.raises(UserError, match=r"claims\.pth is refused.*claim"),
-    ):
+    with refused_cheaply(r"claims\.pth is refused.*claim"):
         released.read(path)
-    assert growth() < _LITTLE
 
 
 def test_tensors_of_storage_that_is_not_there_are_refused(tmp_path, torch):
@@ -98,9 +99,8 @@ def test_tensors_of_storage_that_is_not_there_are_refused(tmp_path, torch):
     huge = pickled.replace(b"K\x07", b"\x8a\x06" + (2**40).to_bytes(6, "little"))
     assert huge != pickled
     path.write_bytes(_archive(huge, **{"data/0": bytes(28)}))
-    with measured_memory() as growth, pytest.raises(UserError, match=r"absent\.pth is"):
+    with refused_cheaply(r"absent\.pth is"):
         released.read(path)
-    assert growth() < _LITTLE
 
 
 @pytest.mark.parametrize("form", ["archive", "old"])
@@ -148,12 +148,8 @@ def test_absurd_headers_of_safetensors_are_refused(tmp_path, what, reader):
     elif what == "a header of depths":
         data = struct.pack("<Q", 200_000) + b"[" * 200_000
     path.write_bytes(data)
-    with (
-        measured_memory() as growth,
-        pytest.raises(UserError, match=r"absurd\.safetensors is (damaged|not in the format)"),
-    ):
+    with refused_cheaply(r"absurd\.safetensors is (damaged|not in the format)"):
         _READERS[reader](path)
-    assert growth() < _LITTLE
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "9" * 10_000])

@@ -1,21 +1,25 @@
 """Programs killed at random moments, and started again, do what undisturbed ones do, to the bit."""
 
 import json
-import os
-import pathlib
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
+from benchmark_rows import plain_rows
 from PIL import Image
-from training_runs import ROOT, assert_same, finish, metrics, start, wait_until, write_experiment
+from training_runs import (
+    assert_same,
+    finish,
+    metrics,
+    start,
+    start_program,
+    wait_until,
+    write_experiment,
+)
 
 from tpgdiff_jax.benchmark.job import ROWS
-from tpgdiff_jax.benchmark.rows import read_rows
 from tpgdiff_jax.checkpoints import published
 
 STEPS = 300
@@ -93,19 +97,7 @@ def weights(tiny_system, tmp_path):
 @pytest.fixture
 def begin(tmp_path):
     """`begin(*flags)` -> the program, as a process; what it compiles is kept."""
-
-    def call(*flags):
-        quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-        return subprocess.Popen(
-            [sys.executable, "-m", "tpgdiff_jax.main", *map(str, flags)],
-            cwd=ROOT,
-            env=os.environ | quick | {"XDG_CACHE_HOME": str(tmp_path / "cache")},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    return call
+    return lambda *flags: start_program(*flags, XDG_CACHE_HOME=str(tmp_path / "cache"))
 
 
 def noise_photo(path, rng, size=(48, 40)):
@@ -160,9 +152,7 @@ def get_config():
 
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
-def test_a_benchmark_is_scored_in_spite_of_kills(
-    weights, begin, benchmarks_of, plain_rows, tmp_path, figure
-):
+def test_a_benchmark_is_scored_in_spite_of_kills(weights, begin, benchmarks_of, tmp_path, figure):
     experiment = tmp_path / "job.py"
     experiment.write_text(_JOB.format(root=str(benchmarks_of(200))))
     flags = ["--mode=eval", f"--config={experiment}", f"--checkpoint={weights}"]
@@ -193,17 +183,3 @@ def benchmarks_of(tmp_path):
         return tmp_path / "sets"
 
     return make
-
-
-@pytest.fixture
-def plain_rows():
-    """`plain_rows(folder)` -> the lines of a job without what depends on clocks."""
-
-    def read(folder: pathlib.Path):
-        rows = read_rows(folder / ROWS).items()
-        return {
-            key: {k: v for k, v in row.items() if k not in ("seconds", "files")}
-            for key, row in rows
-        }
-
-    return read

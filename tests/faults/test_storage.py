@@ -4,12 +4,11 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
 import time
 
 import pytest
 import training_runs
-from training_runs import ROOT, assert_same, finish, metrics, wait_until, write_experiment
+from training_runs import ROOT, assert_same, finish, metrics, start_program, wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
@@ -19,13 +18,6 @@ def config(tiny_config):
     tiny_config.optim.steps = 40
     tiny_config.checkpoint.every_steps = 5
     return tiny_config
-
-
-@pytest.fixture
-def experiment(tmp_path, config):
-    path = tmp_path / "tiny.py"
-    write_experiment(path, config)
-    return path
 
 
 @pytest.fixture
@@ -41,19 +33,6 @@ def start():
     for process in started:
         process.kill()
         process.communicate()
-
-
-@pytest.fixture
-def program():
-    """`program(*flags)` -> the program without an experiment."""
-
-    def call(*flags):
-        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        command = [sys.executable, "-m", "tpgdiff_jax.main", *flags]
-        return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
-
-    return call
 
 
 @pytest.fixture
@@ -137,13 +116,13 @@ def test_a_folder_that_vanishes(start, experiment, config, straight, tmp_path, f
     figure(f"workdir moved away: one sentence after {seconds:.0f} s; moved back, the same")
 
 
-def test_a_disk_that_turns_read_only(start, program, experiment, disk, figure):
+def test_a_disk_that_turns_read_only(start, experiment, disk, figure):
     folder = disk("size=600m")
     disk("ro")
     photos = "--input=configs/quickstart_photos"
     for begin in (
         lambda where: start(experiment, where),
-        lambda where: program("--mode=restore", photos, f"--output={where}"),
+        lambda where: start_program("--mode=restore", photos, f"--output={where}"),
     ):
         where = folder / "run"
         errors, _ = failed(begin(where))

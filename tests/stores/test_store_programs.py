@@ -251,12 +251,18 @@ def wait_for_step(process, url):
         time.sleep(0.5)
 
 
+def train_until_saved(train, photos, url, *, steps, every):
+    """Start a training; return (it, its flags) once a whole step is in the store."""
+    flags = (f"--config.data.train_folder={photos}", f"--config.optim.steps={steps}")
+    flags += (f"--config.checkpoint.every_steps={every}",)
+    process = train("first", url, *flags)
+    wait_for_step(process, url)
+    return process, flags
+
+
 @pytest.mark.slow
 def test_a_killed_run_is_continued_elsewhere(train, photos, s3):
-    flags = (f"--config.data.train_folder={photos}", "--config.optim.steps=600")
-    flags += ("--config.checkpoint.every_steps=50",)
-    process = train("first", s3("run"), *flags)
-    wait_for_step(process, s3("run"))
+    process, flags = train_until_saved(train, photos, s3("run"), steps=600, every=50)
     other = train("second", s3("run"), *flags)
     said = other.communicate(timeout=300)[1]
     assert other.returncode == 2
@@ -274,10 +280,7 @@ def test_a_killed_run_is_continued_elsewhere(train, photos, s3):
 
 @pytest.mark.slow
 def test_sigterm_sends_the_last_step(train, photos, s3):
-    flags = (f"--config.data.train_folder={photos}", "--config.optim.steps=2000")
-    flags += ("--config.checkpoint.every_steps=100",)
-    process = train("first", s3("run"), *flags)
-    wait_for_step(process, s3("run"))
+    process, _ = train_until_saved(train, photos, s3("run"), steps=2000, every=100)
     process.send_signal(signal.SIGTERM)
     out, said = process.communicate(timeout=100)
     assert process.returncode == 0, said
