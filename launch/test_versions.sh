@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Run the test suite with the lowest or the newest versions that requirements.txt and pyproject.toml
-# allow, in an environment of its own; further arguments go to pytest.
+# allow, in an environment of its own; further arguments go to pytest.  TPGDIFF_TEST_EXTRAS as in test.sh.
 #
 #   bash launch/test_versions.sh lowest                 the oldest, on the first Python found
 #   bash launch/test_versions.sh newest                 the newest
@@ -21,7 +21,7 @@ check_disk .
 make_venv "$(find_python)" "$environment"
 "$environment/bin/python" -m pip install --quiet uv
 "$environment/bin/uv" pip install --python "$environment/bin/python" --resolution "$resolution" \
-    --editable '.[test,cpu]'
+    --editable ".[${TPGDIFF_TEST_EXTRAS:-test},cpu]"
 "$environment/bin/uv" pip freeze --python "$environment/bin/python"
 exec "$environment/bin/python" -m pytest -n "${TPGDIFF_TEST_JOBS:-2}" --dist loadfile \
     --no-loadscope-reorder "$@"

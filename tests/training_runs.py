@@ -75,9 +75,9 @@ def start_program(*flags, **environment):
     )
 
 
-def finish(process):
+def finish(process, seconds=500):
     """Wait for a program that must end well; return what it wrote: (output, log)."""
-    output, errors = process.communicate(timeout=500)
+    output, errors = process.communicate(timeout=seconds)
     assert process.returncode == 0, errors
     return output, errors
 
