@@ -4,8 +4,8 @@
 #
 #   bash launch/tpu_pod.sh --name=NAME --zone=ZONE --type=v5litepod-16 -- FLAGS...
 #
-# FLAGS are those of tpgdiff_jax.main; --workdir and data must be where all hosts see them.  What is
-# committed in this clone is copied.  Needs gcloud, logged in.
+# FLAGS are those of tpgdiff_jax.main; --workdir and data must be where all hosts see them, such as
+# gs://BUCKET/NAME.  What is committed in this clone is copied.  Needs gcloud, logged in.
 #
 #   --name=NAME       of the slice and of its queued resource; one that is there is used again
 #   --zone=ZONE       where, e.g. europe-west4-b
@@ -115,7 +115,7 @@ install() {
         on_hosts "--command=mkdir -p tpgdiff_jax && tar -xzf tpgdiff_jax.tar.gz -C tpgdiff_jax &&\
  (command -v python3.11 > /dev/null || sudo apt-get -qq install -y python3.11 python3.11-venv) &&\
  cd tpgdiff_jax && (test -x .venv/bin/python || python3.11 -m venv .venv) &&\
- .venv/bin/pip install --quiet --editable . 'jax[tpu]'"
+ .venv/bin/pip install --quiet --editable '.[gs]' 'jax[tpu]'"
 }
 
 # Start the program on all hosts, so that it goes on when a connection ends.

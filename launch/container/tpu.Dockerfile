@@ -5,7 +5,7 @@ FROM python:3.12-slim
 WORKDIR /tpgdiff_jax
 # What decides the packages comes first, so that a change of the code installs none of them again.
 COPY requirements.txt .
-RUN pip install --no-cache-dir --requirement requirements.txt 'jax[tpu]'
+RUN pip install --no-cache-dir --requirement requirements.txt 'jax[tpu]' gcsfs s3fs
 COPY . .
 RUN pip install --no-cache-dir --no-deps --editable .
 

@@ -4,7 +4,6 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tpgdiff_jax.runs.manager import RunCheckpoints
 
@@ -28,21 +28,37 @@ with RunCheckpoints(sys.argv[1], keep=9) as checkpoints:
 """
 
 CONTINUES = """
+import pathlib
 import sys
 import jax
-coordinator, index, folder = sys.argv[1:]
+from tpgdiff_jax.stores import places
+coordinator, index, folder, kind = sys.argv[1:]
 jax.distributed.initialize(coordinator, 2, int(index))
+
+def own_folder(folder, index):
+    # What this process calls the run's folder: the same, or one of its machine.
+    if kind == "shared":
+        return folder
+    own = pathlib.Path(folder).with_name(f"machine_{index}")
+    if kind == "copies":
+        places.remember(own, "s3://bucket/run")
+    return own
+
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tpgdiff_jax.runs.manager import RunCheckpoints
 from tpgdiff_jax.runs.reading import abstract
 rows = {"x": NamedSharding(Mesh(jax.devices(), ("data",)), PartitionSpec("data"))}
 state = jax.jit(lambda: {"x": jnp.arange(8.0)}, out_shardings=rows)()
+folder = own_folder(folder, index)
 with RunCheckpoints(folder, keep=9) as checkpoints:
     step, found, data = checkpoints.restore_latest(abstract(state, rows))
     assert found["x"].sharding == rows["x"]
     state = jax.jit(lambda s: {"x": s["x"] + 1}, out_shardings=rows)(found)
-    checkpoints.save(step + 1, state, {"batches": step + 1})
+    checkpoints.save(step + 1, state, {"batches": step + 1}, {"psnr": 1.0})
+    whole = {"x": NamedSharding(rows["x"].mesh, PartitionSpec())}
+    state = jax.jit(lambda s: {"x": s["x"] * 2}, out_shardings=whole)(state)
+    checkpoints.save(step + 2, state, {"batches": step + 2})
     print("continued", step, data, flush=True)
 """
 
@@ -82,21 +98,43 @@ def test_killed_while_writing(tmp_path):
     assert not list(tmp_path.glob("*.orbax-checkpoint-tmp"))
 
 
-def test_two_processes_agree_on_the_newest_sound_step(tmp_path):
-    with RunCheckpoints(tmp_path, keep=9) as checkpoints:
+def continue_with_two(address, folder, kind):
+    """Continue a run whose newest step is damaged in two processes; return them and their words."""
+    with RunCheckpoints(folder, keep=9) as checkpoints:
         for step in (10, 11):
             checkpoints.save(step, {"x": jnp.arange(8.0) + step}, {"batches": step})
-    shutil.rmtree(tmp_path / "11" / "state" / "d")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-    processes = [start(CONTINUES, coordinator, index, tmp_path) for index in range(2)]
+    shutil.rmtree(folder / "11" / "state" / "d")
+    for index in range(2):
+        shutil.copytree(folder, folder.with_name(f"machine_{index}"))
+    processes = [start(CONTINUES, address, index, folder, kind) for index in range(2)]
     ends = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], ends
+    return [process.returncode for process in processes], ends
+
+
+@pytest.mark.parametrize("kind", ["shared", "copies"])
+def test_two_processes_agree_on_the_newest_sound_step(tmp_path, free_address, kind):
+    codes, ends = continue_with_two(free_address, tmp_path / "run", kind)
+    assert codes == [0, 0], ends
     assert {output.strip().splitlines()[-1] for output, _ in ends} == {
         "continued 10 {'batches': 10}"
     }
-    assert {path.name for path in tmp_path.iterdir()} == {"10", "11", "11.corrupt"}
-    with RunCheckpoints(tmp_path, keep=9) as checkpoints:
-        _, state, _ = checkpoints.restore_latest(on_first_device(8))
-    assert state["x"].tolist() == list(range(11, 19))
+    written = tmp_path / ("run" if kind == "shared" else "machine_0")
+    assert {path.name for path in written.iterdir()} == {"10", "11", "11.corrupt", "12"}
+    if kind == "copies":  # process 0 writes for all
+        names = {path.name for path in (tmp_path / "machine_1").iterdir()}
+        assert names == {"10", "11"}
+    with RunCheckpoints(written, keep=9) as checkpoints:
+        assert checkpoints.best_step() == 11
+        state, _ = checkpoints.restore(11, on_first_device(8))
+        assert state["x"].tolist() == list(range(11, 19))
+        state, _ = checkpoints.restore(12, on_first_device(8))
+        assert state["x"].tolist() == list(range(22, 38, 2))
+
+
+def test_a_folder_that_not_all_processes_see_is_refused(tmp_path, free_address):
+    codes, ends = continue_with_two(free_address, tmp_path / "run", "strange")
+    assert codes == [1, 1], ends
+    for _, said in ends:
+        assert " of process 0 is not seen by process 1 (of 2, 1 do not see it)" in said
+        assert "a folder that every machine mounts, or an address" in said
+    assert not list(tmp_path.glob("*/.process_*"))

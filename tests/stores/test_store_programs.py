@@ -288,22 +288,59 @@ def test_sigterm_sends_the_last_step(train, photos, s3):
     assert f"checkpoints/{saved}/_CHECKPOINT_METADATA" in copies.listing(s3("run"))
 
 
+@pytest.fixture
+def join(train, photos, free_address):
+    """`join(("one", "two"), url, *flags)` -> processes that train one run, one on each machine."""
+
+    def start(machines, url, *flags):
+        flags += (f"--config.data.train_folder={photos}", f"--coordinator={free_address}")
+        flags += (f"--num_processes={len(machines)}",)
+        return [
+            train(machine, url, *flags, f"--process_id={index}")
+            for index, machine in enumerate(machines)
+        ]
+
+    return start
+
+
+def ends(processes):
+    """Return the codes of processes, and what they said."""
+    said = [process.communicate(timeout=400)[1] for process in processes]
+    return [process.returncode for process in processes], said
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("machines", [("one", "one"), ("one", "another")])
-def test_processes_of_one_machine_work_on_one_run(train, photos, s3, free_address, machines):
-    together = (f"--coordinator={free_address}", "--num_processes=2")
-    flags = (f"--config.data.train_folder={photos}", *together)
-    processes = [
-        train(machine, s3("run"), *flags, f"--process_id={index}")
-        for index, machine in enumerate(machines)
-    ]
-    said = [process.communicate(timeout=300)[1] for process in processes]
-    codes = [process.returncode for process in processes]
-    if machines[0] == machines[1]:
+def test_machines_with_no_folder_in_common_train_one_run(join, s3):
+    flags = ("--config.mesh.fsdp=2", '--config.sharding=((".*", "fsdp"),)')
+    for machines, name in ((("one", "one"), "alone"), (("two", "three"), "run")):
+        codes, said = ends(join(machines, s3(name), *flags))
         assert codes == [0, 0], said
-        assert losses(content(s3("run/metrics.jsonl")).decode()).keys() == {1, 2, 3, 4}
-        assert content(s3("run/weights.safetensors"))
-    else:
-        assert codes == [3, 2], said
-        assert "this process does not see" in said[1]
-        assert "several machines need a folder that all of them see" in said[0]
+    expected = losses(content(s3("alone/metrics.jsonl")).decode())
+    assert losses(content(s3("run/metrics.jsonl")).decode()) == expected
+    assert content(s3("run/weights.safetensors")) == content(s3("alone/weights.safetensors"))
+
+
+@pytest.mark.slow
+def test_another_number_of_machines_goes_on_when_one_was_lost(join, s3):
+    flags = ("--config.optim.steps=100000", "--config.checkpoint.every_steps=20")
+    processes = join(("one", "two"), s3("run"), *flags)
+    wait_for_step(processes[0], s3("run"))
+    processes[1].send_signal(signal.SIGKILL)
+    codes, said = ends(processes)
+    assert codes == [3, -signal.SIGKILL], said
+    assert "error: process 1 of 2" in said[0]
+    before = len(losses(content(s3("run/metrics.jsonl")).decode()))
+
+    processes = join(("four", "five", "six", "seven"), s3("run"), *flags)
+    deadline = time.monotonic() + 400
+    while len(losses(content(s3("run/metrics.jsonl")).decode())) <= before:
+        assert processes[0].poll() is None, ends(processes)
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    processes[0].send_signal(signal.SIGTERM)
+    codes, said = ends(processes)
+    assert codes == [0] * 4, said
+    assert f"Continuing the run in {s3('run')} at step " in said[0]
+    found = list(losses(content(s3("run/metrics.jsonl")).decode()))
+    assert found == list(range(1, len(found) + 1))
+    assert f"checkpoints/{found[-1]}/_CHECKPOINT_METADATA" in copies.listing(s3("run"))

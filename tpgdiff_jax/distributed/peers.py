@@ -196,17 +196,18 @@ def are_watched() -> bool:
     return bool(_WATCHES)
 
 
-def said_by_first(name: str, text: str) -> str:
+def said_by_first(name: str, text: str, *, first: int = 0) -> str:
     """Return what process 0 says; the others wait for it, an hour at most.
 
     Args:
       name: of what is said, once in a program.
       text: what this process would say; a process alone is the first.
+      first: another process that speaks instead.
     """
     if jax.process_count() == 1:
         return text
     client, key = distributed.global_state.client, f"{_ROOT}/said/{name}"
-    if jax.process_index() == 0:
+    if jax.process_index() == first:
         client.key_value_set(key, text)
         return text
     return client.blocking_key_value_get(key, _HOUR)

@@ -87,8 +87,10 @@ def check_space(folder: epath.Path, state: Any) -> None:
 _MIN_PART_BYTES = 2**20
 
 
-def item_handlers() -> dict[str, ocp.CheckpointHandler]:
-    """Return what writes each item of a step.
+def item_handlers(
+    several: ocp.options.MultiprocessingOptions,
+) -> dict[str, ocp.CheckpointHandler]:
+    """Return what writes each item of a step, in which processes.
 
     Of a state, devices that hold the same large array write a part of it each.  By itself orbax
     cuts every array, down to the smallest bias, and compiles a program for each shape and part: a
@@ -100,8 +102,11 @@ def item_handlers() -> dict[str, ocp.CheckpointHandler]:
         (np.ndarray, type_handlers.NumpyHandler()),
         *((kind, type_handlers.ScalarHandler()) for kind in (int, float, np.number)),
     )
-    state = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
-    return {STATE: state} | {item: ocp.JsonCheckpointHandler() for item in (DATA, METADATA, SCORES)}
+    state = ocp.PyTreeCheckpointHandler(
+        type_handler_registry=registry, multiprocessing_options=several
+    )
+    plain = ocp.JsonCheckpointHandler(multiprocessing_options=several)
+    return {STATE: state} | dict.fromkeys((DATA, METADATA, SCORES), plain)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from etils import epath
 from tpgdiff_jax.distributed import peers
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs import checksums, step_folder
+from tpgdiff_jax.runs.apart import ALONE, FollowedSteps, are_apart, on_first_host
 from tpgdiff_jax.runs.keeping import (
     NewestAndBest,
     QuietManager,
@@ -42,7 +43,8 @@ class RunCheckpoints:
     are renamed to `<step>.corrupt` when this run saves for the first time.
 
     In a run of several processes all of them make the same calls.  If only one of them cannot
-    write, `distributed.peers` ends the others; orbax alone would wait 20 minutes for it.
+    write, `distributed.peers` ends the others; orbax alone would wait 20 minutes for it.  Where
+    they share no folder (machines that train in a store), process 0 gathers the state and writes.
     """
 
     def __init__(
@@ -62,7 +64,8 @@ class RunCheckpoints:
           best_by: the metric that decides which step is the best; higher is better.
 
         Raises:
-          UserError: `keep` is less than 1, or an address in a store.
+          UserError: `keep` is less than 1, an address in a store, or a folder that not all
+            processes see.
         """
         if keep < 1:
             raise UserError(f"config.checkpoint.keep={keep}: at least 1 step must stay.")
@@ -73,16 +76,8 @@ class RunCheckpoints:
         self._best_by = best_by
         self._scores: dict[int, dict[str, float]] = {}
         say_errors_once()
-        self._manager = QuietManager(
-            self._folder,
-            item_handlers=item_handlers(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=NewestAndBest(keep, self._scores, best_by),
-                create=True,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._sum_up),
-            ),
-        )
-        self._manager.tell = lambda error: peers.fail(self._unwritten(error))
+        self._are_apart = are_apart(self._folder)
+        self._manager = self._open(keep)
         self._damaged: dict[int, str] = {}
         self._writing: int | None = None
         self._may_write = False
@@ -165,6 +160,8 @@ class RunCheckpoints:
             self._scores[step] = {name: float(value) for name, value in metrics.items()}
             items[SCORES] = ocp.args.JsonSave(self._scores[step])
         try:
+            if self._are_apart:
+                items[STATE] = ocp.args.PyTreeSave(state := on_first_host(state))
             check_space(self._folder, state)
             # `force`: the caller decides when to save, orbax would skip what it finds untimely.
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
@@ -236,6 +233,23 @@ class RunCheckpoints:
     def metadata(self, step: int) -> dict[str, Any]:
         """Read what the run that wrote a step gave as `metadata`; raises `CheckpointError`."""
         return read_metadata(self._folder, step)
+
+    def _open(self, keep: int) -> QuietManager | FollowedSteps:
+        if self._are_apart and jax.process_index() != 0:
+            return FollowedSteps(self._folder)
+        several = ALONE if self._are_apart else ocp.options.MultiprocessingOptions()
+        manager = QuietManager(
+            self._folder,
+            item_handlers=item_handlers(several),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=NewestAndBest(keep, self._scores, self._best_by),
+                create=not self._are_apart,  # is made already, where it need not be seen by all
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._sum_up),
+                multiprocessing_options=several,
+            ),
+        )
+        manager.tell = lambda error: peers.fail(self._unwritten(error))
+        return manager
 
     def _prepare_writing(self) -> None:
         """Clear the way before the first write: set damaged steps aside, drop unfinished ones."""

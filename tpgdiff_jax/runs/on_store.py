@@ -1,4 +1,4 @@
-"""A run's folder in a store: what is copied of it, and one process that writes for all."""
+"""A run's folder in a store: what is copied of it to each machine, and who sends what."""
 
 import contextlib
 import pathlib
@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator
 
 import jax
 
-from tpgdiff_jax.distributed import peers
+from tpgdiff_jax.checkpoints.published import WEIGHTS_NAME
+from tpgdiff_jax.distributed import machines, peers
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.stores.copies import Wanted, local
 from tpgdiff_jax.stores.keeping import keeping, kept_folder
-from tpgdiff_jax.stores.places import own_path
-from tpgdiff_jax.stores.sending import complete_steps, read_record, step_of
+from tpgdiff_jax.stores.sending import complete_steps, step_of
 from tpgdiff_jax.stores.urls import is_url, normal
+from tpgdiff_jax.user_cache import user_cache
 
 _NEWEST = 2  # steps; the second where the first is damaged
 _SHOWN = re.compile(r"(.*/)?(tensorboard|pictures|profile)/")  # what shows its training
@@ -35,9 +36,10 @@ def newest_steps(names: Iterable[str]) -> list[str]:
 def training_in(folder: str | pathlib.Path) -> Iterator[pathlib.Path]:
     """Yield the folder that a run is trained in; of an address, the copy that the store's follows.
 
+    Each machine has a copy of its own, as the run was at the start; process 0 writes the run.
+
     Raises:
-      UserError: another program trains there, a process does not see the copy of the first one, or
-        the store cannot be used.
+      UserError: another program trains there, or the store cannot be used.
     """
     with _keeping(folder, "train", wanted=complete_steps, is_whole=True) as here:
         yield here
@@ -56,7 +58,8 @@ def scoring_in(folder: str | pathlib.Path, share: tuple[int, int] | None) -> Ite
         return [name for name in names if not (share and name.startswith("restored/"))]
 
     name = "benchmark" if share is None else f"benchmark_{share[0]}"
-    with _keeping(folder, name, wanted=wanted) as here:
+    remedy = "Score it in shares, one on each machine (--share=0/2, 1/2), then --merge."
+    with _keeping(folder, name, wanted=wanted, one_machine=remedy) as here:
         yield here
 
 
@@ -98,28 +101,46 @@ def reading(folder: str | pathlib.Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _keeping(
-    folder: str | pathlib.Path, name: str, *, wanted: Wanted, is_whole: bool = False
+    folder: str | pathlib.Path,
+    name: str,
+    *,
+    wanted: Wanted,
+    is_whole: bool = False,
+    one_machine: str = "",
 ) -> Iterator[pathlib.Path]:
-    """`stores.keeping` for all processes of a job: the first one copies and sends."""
+    """`stores.keeping` for all processes of a job: the first one copies, and sends what it wrote.
+
+    On other machines the lowest process does so, for those that see its folder; it sends what
+    process 0 does not write: lists of what was skipped, batches that could not be trained on.
+
+    Args:
+      folder, name, wanted, is_whole: as there.
+      one_machine: what to do instead, where the job is one for the processes of one machine.
+    """
     if not is_url(folder):
         yield pathlib.Path(folder)
         return
     url = normal(folder)
-    with contextlib.ExitStack() as stack:
-        if jax.process_index() == 0:
-            stack.enter_context(keeping(url, name, wanted=wanted, is_whole=is_whole))
-        here = kept_folder(url, name)
-        peers.said_by_first(f"{url} is copied", "yes")
-        _check_all_see(url, here)
-        yield here
-
-
-def _check_all_see(url: str, folder: pathlib.Path) -> None:
-    """Make sure that this process sees the folder that process 0 works in."""
-    writer = read_record(folder)["writer"] or ""
-    if peers.said_by_first(f"writer of {url}", writer) != writer:
+    index, firsts = jax.process_index(), machines.sharing(user_cache())
+    if one_machine and any(firsts):
         raise UserError(
-            f"{url}: this process does not see {own_path(folder)} of process 0. A folder in a "
-            "store is written by the processes of one machine; several machines need a folder that "
-            "all of them see, such as a mounted bucket."
+            f"{url}: process {max(firsts)} is on another machine than process 0, or has another "
+            f"cache (XDG_CACHE_HOME), and what is written here is joined on one. {one_machine}"
         )
+    with contextlib.ExitStack() as stack:
+        if index == 0:
+            stack.enter_context(keeping(url, name, wanted=wanted, is_whole=is_whole))
+        peers.said_by_first(f"{url} is copied", "yes")
+        if not (first := firsts[index]):
+            yield kept_folder(url, name)
+            return
+        name = f"{name}_{first}"
+        if index == first:
+            stack.enter_context(keeping(url, name, wanted=wanted, sent=_is_own))
+        peers.said_by_first(f"{url} is copied by {first}", "yes", first=first)
+        yield kept_folder(url, name)
+
+
+def _is_own(name: str) -> bool:
+    """Tell whether a file of a run is written by each machine, not only by process 0."""
+    return not pathlib.PurePath(name).name.startswith(pathlib.Path(WEIGHTS_NAME).stem)

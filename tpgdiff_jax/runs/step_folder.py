@@ -89,14 +89,12 @@ def set_aside(folder: epath.Path) -> None:
 def check_files(folder: epath.Path, item: str) -> None:
     """Check that an item is there, and its files are those that were written.
 
-    In a run of several processes the first one looks at the arrays' files for all.
-
     Raises:
       DamagedStepError: they are not; names the file.
     """
     if not (folder / item).exists():
         raise DamagedStepError(f"{item} is missing")
-    if (item != STATE or jax.process_index() == 0) and (problem := checksums.verify(folder, item)):
+    if problem := checksums.verify(folder, item):
         raise DamagedStepError(problem)
 
 

@@ -5,7 +5,7 @@ import itertools
 import os
 import pathlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from absl import logging
 
@@ -28,11 +28,17 @@ def kept_folder(url: str, name: str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def keeping(
-    url: str, name: str, *, wanted: Wanted = list, is_whole: bool = False
+    url: str,
+    name: str,
+    *,
+    wanted: Wanted = list,
+    is_whole: bool = False,
+    sent: Callable[[str], bool] = lambda name: True,
 ) -> Iterator[pathlib.Path]:
     """Yield a folder with what the store has; what is written there is sent, as long as this lasts.
 
-    The folder stays, so that the next program on this machine need not copy it again.
+    The folder stays, so that the next program on this machine need not copy it again.  What a
+    killed program left in it is sent before this begins.
 
     Args:
       url: its address.
@@ -40,6 +46,7 @@ def keeping(
       wanted: which objects are copied at the start.
       is_whole: whether all below the address is written here alone: objects go when their files
         go, and what a killed program had not sent yet is sent by the next one on this machine.
+      sent: which files are sent at all.
 
     Raises:
       WriterError: another program writes this part.
@@ -55,8 +62,10 @@ def keeping(
             if not (is_newest and is_whole):
                 _start_from_store(url, folder, wanted, is_whole)
             write_record(folder, writer.token, read_record(folder)["files"])
-            sender = Sender(folder, url, writer.token, removes=is_whole, confirm=writer.confirm)
+            options = {"removes": is_whole, "confirm": writer.confirm, "wanted": sent}
+            sender = Sender(folder, url, writer.token, **options)
             try:
+                sender.send()
                 yield folder
             except BaseException as error:
                 try:

@@ -31,6 +31,11 @@ def remember(path: pathlib.Path, url: str) -> None:
     _COPIES[path] = urls.normal(url)
 
 
+def is_copy(path: str | os.PathLike) -> bool:
+    """Tell whether a path of this machine stands for an address, or lies in one that does."""
+    return with_addresses(os.path.abspath(path)) != os.path.abspath(path)
+
+
 def shown(path: str | os.PathLike) -> str:
     """Return what a user calls a path: the address it is a copy of, or the absolute path."""
     return urls.normal(path) if urls.is_url(path) else with_addresses(os.path.abspath(path))

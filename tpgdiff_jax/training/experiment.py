@@ -23,7 +23,7 @@ from tpgdiff_jax.data.open_source import KINDS, open_source
 from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.data.sources import PhotoFolder, Source
 from tpgdiff_jax.data.training_data import open_training_data, parse_source
-from tpgdiff_jax.distributed import sharding
+from tpgdiff_jax.distributed import machines, sharding
 from tpgdiff_jax.evaluation import metrics
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs.keeping import TEST
@@ -97,7 +97,10 @@ def _train_stage(config: ConfigDict, workdir: pathlib.Path) -> bool:
     outcome = training.train(stage, workdir, data, mesh, frozen, validate)
     if not outcome.is_finished:
         return False
-    publish(stage, outcome.state, mesh, workdir / published.WEIGHTS_NAME, is_new=False)
+    path = workdir / published.WEIGHTS_NAME
+    # The next stage reads them: in a store's copies, each machine its own.
+    writer = machines.sharing(workdir)[jax.process_index()]
+    publish(stage, outcome.state, mesh, path, is_new=False, writer=writer)
     if outcome.is_preempted:
         return False
     if source is not None:
@@ -138,6 +141,7 @@ def publish(
     *,
     is_new: bool = True,
     dtype: str = "float32",
+    writer: int = 0,
 ) -> None:
     """Write the averaged weights as one file that restores images, or that stage two learns from.
 
@@ -147,9 +151,10 @@ def publish(
       is_new: whether it is an error that the file exists; else it is left alone if it holds these
         very weights, and set aside if it holds others.
       dtype: in which kernels are stored, see `published.save`.
+      writer: the process that writes what this one will read.
     """
     params = _on_host(averaged(state, stage.config), mesh)
-    if jax.process_index() == 0:
+    if jax.process_index() == writer:
         _publish(stage, params, int(state.step), path, is_new, dtype)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"published {path.name}")  # the next stage reads it

@@ -228,7 +228,8 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
             is_validation = run.validate is not None and bool(every) and step % every == 0
             is_validation &= not is_preempted  # machines that are taken away do not wait for it
             if is_save or is_validation or step % config.log.every_steps == 0:
-                check_there(run.workdir)
+                if jax.process_index() == 0:
+                    check_there(run.workdir)
                 _report(run, step, watch, clock)
             scores = None
             if is_validation:
