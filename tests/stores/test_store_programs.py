@@ -112,6 +112,16 @@ def test_steps_of_a_run_are_read_on_another_machine(store, another_machine):
     assert sorted(path.name for path in (newest / "checkpoints").iterdir()) == ["5", "6"]
 
 
+def test_several_machines_score_into_a_store_in_shares_alone(s3, monkeypatch):
+    monkeypatch.setattr(on_store.machines, "sharing", lambda folder: [0, 0, 2])
+    with (
+        pytest.raises(UserError, match=r"process 2 is on another machine .* in shares, one on "),
+        on_store.scoring_in(s3("scores"), None),
+    ):
+        pytest.fail("nothing may be scored")
+    assert not copies.listing(s3("scores"))
+
+
 def test_checkpoints_themselves_are_written_to_local_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"s3://b/run: checkpoints are written to local folders"):
