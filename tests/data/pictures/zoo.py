@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import PIL
 import tifffile
 from PIL import Image, ImageCms, ImageOps
 
@@ -122,11 +121,7 @@ def _tiffs() -> Iterator[Animal]:
     yield Animal("palette.tif", _palette_tiff(), _grey3(GREY))
     yield Animal("jpeg.tif", _tiff(U8, **rgb, compression="jpeg"), RGB, _LOSSY)
     yield Animal("LAB.tif", _lab_or_ycc("LAB"), RGB, _LOSSY)
-    ycc = _lab_or_ycc("YCbCr")
-    if PIL.__version__.startswith("12.3."):  # takes every uncompressed YCbCr file for a cut one
-        yield Animal("YCbCr.tif", ycc, None, refused="truncated")
-    else:
-        yield Animal("YCbCr.tif", ycc, RGB, _LOSSY)
+    yield Animal("YCbCr.tif", _lab_or_ycc("YCbCr"), RGB, _LOSSY)
     refusals = {
         "float_255": (
             GREY.astype(np.float32) * 255,

@@ -53,9 +53,12 @@ class TiffFile:
         samples = page.samplesperpixel
         if sense in _CAMERA:
             raise UserError("a raw photo (DNG or like it), which is not read; develop it first")
+        is_ycc = sense == _YCBCR and int(page.compression) not in _JPEGS
+        if is_ycc and self._value(530) == (1, 1) and self._bits() == 8 and samples == 3:
+            self._check_whole()
+            return _from_ycc(self._samples())
         # Colours at half the size, CIE L*a*b* and the JPEG of old: libtiff, in Pillow, knows them.
-        is_subsampled = sense == _YCBCR and int(page.compression) not in _JPEGS
-        if is_subsampled or int(page.compression) == 6 or (sense in _LABS and self._bits() == 8):
+        if is_ycc or int(page.compression) == 6 or (sense in _LABS and self._bits() == 8):
             return self._by_pillow()
         if sense not in _COLOURS:
             raise UserError(f"a TIFF of {_WORDS.get(sense, f'photometric kind {sense}')}, not read")
@@ -201,6 +204,12 @@ class TiffFile:
         # Pillow has the size already turned, and turns the pixels when it loads them.
         raw = image.pixels()
         return _back(raw, self.orientation, self.size)
+
+
+def _from_ycc(samples: np.ndarray) -> np.ndarray:
+    """Return RGB of 8-bit YCbCr (ITU-R BT.601, full range)."""
+    size = samples.shape[1], samples.shape[0]
+    return np.asarray(Image.frombytes("YCbCr", size, samples.tobytes()).convert("RGB"))
 
 
 def _top(samples: np.ndarray) -> Any:
