@@ -79,25 +79,58 @@ def attend_by_head(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
     def head(matrices):
         q, k, v = matrices
-
-        def attend(part):
-            scores = jnp.matmul(part, k.T, preferred_element_type=jnp.float32) * width**-0.5
-            weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
-            out = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-            return (out / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
-
-        return _in_turns(attend, q, 0, most)
+        return _in_turns(lambda part: _attend_head(part, k, v), q, 0, most, recompute=False)
 
     by_head = tuple(x.swapaxes(1, 2).reshape(batch * heads, -1, width) for x in (q, k, v))
     out = jax.lax.map(head, by_head)
     return out.reshape(batch, heads, queries, width).swapaxes(1, 2)
 
 
-def _in_turns(attend, q: jax.Array, axis: int, most: int) -> jax.Array:
+@jax.custom_vjp
+def _attend_head(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Attend with one head, [N, d], [M, d], [M, d] -> [N, d]; its gradient keeps no scores."""
+    return _attend_head_forward(q, k, v)[0]
+
+
+def _attend_head_forward(q, k, v):
+    scores = _product(q, k.T) * q.shape[-1] ** -0.5
+    top = scores.max(axis=-1, keepdims=True)
+    weights = jnp.exp(scores - top)
+    total = weights.sum(axis=-1, keepdims=True)
+    out = (_product(weights.astype(v.dtype), v) / total).astype(v.dtype)
+    return out, (q, k, v, out, top + jnp.log(total))
+
+
+def _attend_head_backward(kept, dout):
+    """Return the gradients (dq, dk, dv) by the scores computed again.
+
+    With weights p = softmax(s), s = q k^T d^-1/2: dv = p^T do and ds = p (do v^T - <do, o>)
+    (arXiv 2205.14135, appendix B).  All stand transposed here, [M, N]: XLA's CPU backend copies a
+    first factor that lies transposed.
+    """
+    q, k, v, out, log_total = kept
+    scale = q.shape[-1] ** -0.5
+    weights = jnp.exp(_product(k, q.T) * scale - log_total.T)
+    dv = _product(weights.astype(v.dtype), dout).astype(v.dtype)
+    along = (dout.astype(jnp.float32) * out.astype(jnp.float32)).sum(axis=-1)
+    dscores = (weights * (_product(v, dout.T) - along) * scale).astype(q.dtype)
+    dq = _product(k.T, dscores).T.astype(q.dtype)
+    return dq, _product(dscores, q).astype(k.dtype), dv
+
+
+_attend_head.defvjp(_attend_head_forward, _attend_head_backward)
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+
+def _in_turns(attend, q: jax.Array, axis: int, most: int, *, recompute: bool = True) -> jax.Array:
     """Apply `attend` to at most `most` of the queries, which lie along `axis`, at a time.
 
     One turn takes every n-th query: where image rows, and so queries, are split over devices, each
-    device then has its part in every turn.
+    device then has its part in every turn.  `recompute`: `attend` would keep its scores for the
+    backward pass, so it is called again there.
     """
     queries = q.shape[axis]
     if queries <= most:
@@ -108,8 +141,7 @@ def _in_turns(attend, q: jax.Array, axis: int, most: int) -> jax.Array:
     padding[axis] = (0, length * turns - queries)
     shape = (*q.shape[:axis], length, turns, *q.shape[axis + 1 :])
     parts = jnp.moveaxis(jnp.pad(q, padding).reshape(shape), axis + 1, 0)
-    # Recomputed in the backward pass, which would otherwise keep the scores of all turns.
-    out = jax.lax.map(jax.checkpoint(attend), parts)
+    out = jax.lax.map(jax.checkpoint(attend) if recompute else attend, parts)
     out = jnp.moveaxis(out, 0, axis + 1).reshape(
         *q.shape[:axis], length * turns, *out.shape[axis + 2 :]
     )
