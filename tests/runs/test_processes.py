@@ -98,7 +98,7 @@ def test_killed_while_writing(tmp_path):
     assert not list(tmp_path.glob("*.orbax-checkpoint-tmp"))
 
 
-def continue_with_two(address, folder, kind):
+def continue_with_two(address, folder, kind, without=()):
     """Continue a run whose newest step is damaged in two processes; return them and their words."""
     with RunCheckpoints(folder, keep=9) as checkpoints:
         for step in (10, 11):
@@ -106,6 +106,8 @@ def continue_with_two(address, folder, kind):
     shutil.rmtree(folder / "11" / "state" / "d")
     for index in range(2):
         shutil.copytree(folder, folder.with_name(f"machine_{index}"))
+    for lost in without:
+        shutil.rmtree(folder.with_name("machine_1") / lost)
     processes = [start(CONTINUES, address, index, folder, kind) for index in range(2)]
     ends = [process.communicate(timeout=120) for process in processes]
     return [process.returncode for process in processes], ends
@@ -138,3 +140,11 @@ def test_a_folder_that_not_all_processes_see_is_refused(tmp_path, free_address):
         assert " of process 0 is not seen by process 1 (of 2, 1 do not see it)" in said
         assert "a folder that every machine mounts, or an address" in said
     assert not list(tmp_path.glob("*/.process_*"))
+
+
+@pytest.mark.parametrize("lost", [("11",), ("10", "11")])
+def test_machines_whose_copies_differ_do_not_go_on(tmp_path, free_address, lost):
+    codes, ends = continue_with_two(free_address, tmp_path / "run", "copies", without=lost)
+    assert codes == [1, 1], ends
+    for _, said in ends:
+        assert "the machines have copies with different steps" in said

@@ -197,3 +197,15 @@ def test_a_folder_below_another_is_no_part_of_it(store):
 
 def test_copies_of_several_uses_do_not_meet(store):
     assert kept_folder(store("run"), "train") != copies.place("read", store("run"))
+
+
+def test_who_removes_objects_of_the_store_goes_back(store):
+    with work(store("run")) as folder:
+        for name in ("a", "b"):
+            (folder / name).write_text("1")
+    system = urls.file_system(store("run"))
+    system.rm_file(urls.key_of(store("run/b")))
+    with work(store("run")) as folder:
+        assert not (folder / "b").exists()
+        assert (folder / "a").exists()
+    assert names(store("run")) == {"a"}

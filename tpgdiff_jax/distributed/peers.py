@@ -117,7 +117,7 @@ class _Watch:
                     return
                 ended = {0: self._first_lost}
             others = {index: text for index, text in ended.items() if index != self.index}
-            if others:
+            if others and self._failed_at is None:  # else this one ends by itself
                 self._stop_for(others[min(others)])
             if self._failed_at is not None and time.monotonic() - self._failed_at > _UNWIND:
                 print(f"error: {self._sentence}", file=sys.stderr, flush=True)

@@ -4,6 +4,8 @@ The others read steps from copies of their machines (see `on_store.training_in`)
 starts, and write none.
 """
 
+import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,8 +15,9 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from tpgdiff_jax.distributed import machines
-from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
 from tpgdiff_jax.stores.places import is_copy
+from tpgdiff_jax.stores.sending import STEP_MARK
 
 # Of orbax: it would wait for the other processes in every step.
 ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
@@ -40,12 +43,26 @@ def are_apart(folder: epath.Path) -> bool:
     return bool(strangers)
 
 
+def check_same_steps(folder: epath.Path, steps: Sequence[int]) -> None:
+    """Check that all machines have the same steps, so that they go on from one; all must call.
+
+    Raises:
+      RunStoppedError: they have not.
+    """
+    numbers = multihost_utils.process_allgather(np.array(zlib.crc32(repr(steps).encode())))
+    if len(set(numbers.tolist())) > 1:
+        raise RunStoppedError(
+            f"{folder}: the machines have copies with different steps (here: {steps}); the store "
+            "was changed meanwhile. Start the same command again."
+        )
+
+
 class FollowedSteps:
     """Takes the place of orbax's manager where another process writes the steps."""
 
     def __init__(self, folder: epath.Path):
         """Look which steps this machine's copy has."""
-        names = [path.name for path in folder.iterdir()] if folder.exists() else []
+        names = [path.parent.name for path in folder.glob(f"*/{STEP_MARK}")]
         self._steps = {int(name) for name in names if name.isdigit()}
 
     def all_steps(self) -> list[int]:

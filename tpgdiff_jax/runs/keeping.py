@@ -96,10 +96,12 @@ def item_handlers(
     cuts every array, down to the smallest bias, and compiles a program for each shape and part: a
     first save on eight devices takes half a minute, nearly all for compiling.
     """
+    alone = several.active_processes is not None
     arrays = type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_MIN_PART_BYTES)
     registry = type_handlers.create_type_handler_registry(
         (jax.Array, arrays),
-        (np.ndarray, type_handlers.NumpyHandler()),
+        # NumPy arrays of a state gathered from several machines are copies already.
+        (np.ndarray, type_handlers.NumpyHandler(deepcopy_host_arrays=not alone)),
         *((kind, type_handlers.ScalarHandler()) for kind in (int, float, np.number)),
     )
     state = ocp.PyTreeCheckpointHandler(

@@ -12,7 +12,13 @@ from etils import epath
 from tpgdiff_jax.distributed import peers
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs import checksums, step_folder
-from tpgdiff_jax.runs.apart import ALONE, FollowedSteps, are_apart, on_first_host
+from tpgdiff_jax.runs.apart import (
+    ALONE,
+    FollowedSteps,
+    are_apart,
+    check_same_steps,
+    on_first_host,
+)
 from tpgdiff_jax.runs.keeping import (
     NewestAndBest,
     QuietManager,
@@ -78,6 +84,8 @@ class RunCheckpoints:
         say_errors_once()
         self._are_apart = are_apart(self._folder)
         self._manager = self._open(keep)
+        if self._are_apart:
+            check_same_steps(self._folder, self._manager.all_steps())
         self._damaged: dict[int, str] = {}
         self._writing: int | None = None
         self._may_write = False

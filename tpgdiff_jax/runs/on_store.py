@@ -6,17 +6,20 @@ import re
 from collections.abc import Iterable, Iterator
 
 import jax
+from absl import logging
 
-from tpgdiff_jax.checkpoints.published import WEIGHTS_NAME
 from tpgdiff_jax.distributed import machines, peers
 from tpgdiff_jax.reporting.errors import UserError
-from tpgdiff_jax.stores.copies import Wanted, local
+from tpgdiff_jax.stores.copies import Wanted, files_below, listing, local
 from tpgdiff_jax.stores.keeping import keeping, kept_folder
-from tpgdiff_jax.stores.sending import complete_steps, step_of
-from tpgdiff_jax.stores.urls import is_url, normal
+from tpgdiff_jax.stores.places import own_path, place
+from tpgdiff_jax.stores.sending import complete_steps, put_file, step_of
+from tpgdiff_jax.stores.urls import StoreError, is_url, join, normal
 from tpgdiff_jax.user_cache import user_cache
 
 _NEWEST = 2  # steps; the second where the first is damaged
+# What every process writes for itself.
+_OWN = re.compile(r"(.*/)?(bad_step_|crash_process_|skipped_)[^/]*")
 _SHOWN = re.compile(r"(.*/)?(tensorboard|pictures|profile)/")  # what shows its training
 
 
@@ -91,7 +94,8 @@ def reading(folder: str | pathlib.Path) -> pathlib.Path:
     if not is_url(folder):
         return pathlib.Path(folder)
     here = local(folder, complete_steps, "runs")
-    steps = " ".join(sorted(path.as_posix() for path in here.glob("**/checkpoints/*")))
+    found = (path.relative_to(here) for path in here.glob("**/checkpoints/*"))
+    steps = " ".join(sorted(path.as_posix() for path in found if path.name.isdigit()))
     if peers.said_by_first(f"steps of {normal(folder)}", steps) != steps:
         raise UserError(
             f"{normal(folder)}: the run went on while it was copied; start this command again."
@@ -110,9 +114,6 @@ def _keeping(
 ) -> Iterator[pathlib.Path]:
     """`stores.keeping` for all processes of a job: the first one copies, and sends what it wrote.
 
-    On other machines the lowest process does so, for those that see its folder; it sends what
-    process 0 does not write: lists of what was skipped, batches that could not be trained on.
-
     Args:
       folder, name, wanted, is_whole: as there.
       one_machine: what to do instead, where the job is one for the processes of one machine.
@@ -122,25 +123,44 @@ def _keeping(
         return
     url = normal(folder)
     index, firsts = jax.process_index(), machines.sharing(user_cache())
+    first = firsts[index]
     if one_machine and any(firsts):
         raise UserError(
             f"{url}: process {max(firsts)} is on another machine than process 0, or has another "
             f"cache (XDG_CACHE_HOME), and what is written here is joined on one. {one_machine}"
         )
+    here = place("followed", url) if first else kept_folder(url, name)
+    peers.keep_crashes_in(here)
     with contextlib.ExitStack() as stack:
         if index == 0:
             stack.enter_context(keeping(url, name, wanted=wanted, is_whole=is_whole))
         peers.said_by_first(f"{url} is copied", "yes")
-        if not (first := firsts[index]):
-            yield kept_folder(url, name)
-            return
-        name = f"{name}_{first}"
-        if index == first:
-            stack.enter_context(keeping(url, name, wanted=wanted, sent=_is_own))
-        peers.said_by_first(f"{url} is copied by {first}", "yes", first=first)
-        yield kept_folder(url, name)
+        if first and index == first:
+            stack.enter_context(_following(url, here, wanted))
+        if first:
+            peers.said_by_first(f"{url} is copied by {first}", "yes", first=first)
+        yield here
 
 
-def _is_own(name: str) -> bool:
-    """Tell whether a file of a run is written by each machine, not only by process 0."""
-    return not pathlib.PurePath(name).name.startswith(pathlib.Path(WEIGHTS_NAME).stem)
+@contextlib.contextmanager
+def _following(url: str, folder: pathlib.Path, wanted: Wanted) -> Iterator[None]:
+    """Copy what another machine keeps; at the end, send what each process writes by itself."""
+    _send_own(url, folder)  # of a program that was killed here
+    local(url, wanted, "followed")
+    folder.mkdir(parents=True, exist_ok=True)  # of a new run
+    try:
+        yield
+    finally:
+        try:
+            _send_own(url, folder)
+        except StoreError as error:  # the run itself is safe with process 0
+            text = "%s What this machine alone knows is in %s; its next start there sends it."
+            logging.warning(text, error, own_path(folder))
+
+
+def _send_own(url: str, folder: pathlib.Path) -> None:
+    own = {name: stamp for name, stamp in files_below(folder).items() if _OWN.fullmatch(name)}
+    stored = listing(url) if own else {}
+    for name, stamp in own.items():
+        if stored.get(name) != stamp:
+            put_file(folder / name, join(url, name))

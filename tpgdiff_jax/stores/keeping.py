@@ -5,14 +5,14 @@ import itertools
 import os
 import pathlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from absl import logging
 
 from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
 from tpgdiff_jax.reporting.locks import held
 from tpgdiff_jax.stores import urls
-from tpgdiff_jax.stores.copies import Wanted, copy
+from tpgdiff_jax.stores.copies import Wanted, copy, listing, stamp_of
 from tpgdiff_jax.stores.places import own_path, place, remember
 from tpgdiff_jax.stores.sending import Sender, read_record, unsent, write_record
 from tpgdiff_jax.stores.writer import Writer, WriterError
@@ -28,25 +28,19 @@ def kept_folder(url: str, name: str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def keeping(
-    url: str,
-    name: str,
-    *,
-    wanted: Wanted = list,
-    is_whole: bool = False,
-    sent: Callable[[str], bool] = lambda name: True,
+    url: str, name: str, *, wanted: Wanted = list, is_whole: bool = False
 ) -> Iterator[pathlib.Path]:
     """Yield a folder with what the store has; what is written there is sent, as long as this lasts.
 
-    The folder stays, so that the next program on this machine need not copy it again.  What a
-    killed program left in it is sent before this begins.
+    The folder stays, so that the next program on this machine need not copy it again.
 
     Args:
       url: its address.
       name: of what is written; others may write other parts at the same time.
       wanted: which objects are copied at the start.
       is_whole: whether all below the address is written here alone: objects go when their files
-        go, and what a killed program had not sent yet is sent by the next one on this machine.
-      sent: which files are sent at all.
+        go, and what a killed program had not sent yet is sent by the next one on this machine,
+        before it begins.
 
     Raises:
       WriterError: another program writes this part.
@@ -59,11 +53,10 @@ def keeping(
         writer = Writer(url, name, read_record(folder)["writer"], _end_this_program)
         try:
             is_newest = writer.before and writer.before == read_record(folder)["writer"]
-            if not (is_newest and is_whole):
+            if not (is_newest and is_whole and _has_all(url, folder)):
                 _start_from_store(url, folder, wanted, is_whole)
             write_record(folder, writer.token, read_record(folder)["files"])
-            options = {"removes": is_whole, "confirm": writer.confirm, "wanted": sent}
-            sender = Sender(folder, url, writer.token, **options)
+            sender = Sender(folder, url, writer.token, removes=is_whole, confirm=writer.confirm)
             try:
                 sender.send()
                 yield folder
@@ -77,6 +70,12 @@ def keeping(
             _finish(url, folder, writer, sender)
         finally:
             writer.end()
+
+
+def _has_all(url: str, folder: pathlib.Path) -> bool:
+    """Tell whether the store still has what was sent: who removes steps there wants to go back."""
+    sent, stored = read_record(folder)["files"], listing(url)
+    return all(name in stored for name, stamp in sent.items() if stamp_of(folder / name) == stamp)
 
 
 def _start_from_store(url: str, folder: pathlib.Path, wanted: Wanted, is_whole: bool) -> None:

@@ -116,7 +116,6 @@ class Sender:
         *,
         removes: bool,
         confirm: Callable[[], None] = lambda: None,
-        wanted: Callable[[str], bool] = lambda name: True,
     ):
         """Begin to send, every half minute and at the end.
 
@@ -126,9 +125,8 @@ class Sender:
           writer: who writes it, for the record.
           removes: whether an object goes when its file goes.
           confirm: raises `StoreError` where nothing may be sent any more.
-          wanted: which files are sent.
         """
-        self._confirm, self._wanted = confirm, wanted
+        self._confirm = confirm
         self._lock = threading.Lock()
         self._folder, self._url, self._writer, self._removes = folder, url, writer, removes
         self._sent: dict[str, Stamp] = read_record(folder)["files"]
@@ -152,7 +150,7 @@ class Sender:
 
     def _send(self) -> None:
         logs = self._read_logs()
-        now = self._to_send()
+        now = _to_send(self._folder)
         new = {name: stamp for name, stamp in now.items() if self._sent.get(name) != stamp}
         if not new and (not self._removes or self._sent.keys() <= now.keys()):
             return
@@ -179,13 +177,10 @@ class Sender:
     def _read_logs(self) -> dict[str, tuple[Stamp, bytes]]:
         """Return name -> (stamp before reading, content) of each log that has grown."""
         logs = {}
-        for name, stamp in self._to_send().items():
+        for name, stamp in _to_send(self._folder).items():
             if name.endswith(_LOG) and self._sent.get(name) != stamp:
                 logs[name] = stamp, (self._folder / name).read_bytes()
         return logs
-
-    def _to_send(self) -> dict[str, Stamp]:
-        return {n: stamp for n, stamp in _to_send(self._folder).items() if self._wanted(n)}
 
     def _run(self) -> None:
         while not self._stopped.wait(_SECONDS):
