@@ -67,6 +67,41 @@ def _gradient(epsilon, kept, cotangent):
 scaled_unit_variance.defvjp(_keep_input, _gradient)
 
 
+def join_channels(x: jax.Array, skip: jax.Array) -> jax.Array:
+    """Join two arrays of one dtype along their channels, [..., C] and [..., D] -> [..., C + D].
+
+    XLA's CPU backend turns bfloat16 into float32 and back to join it; there it sees whole numbers.
+    """
+    if x.dtype != jnp.bfloat16:
+        return _join(x, skip)
+    bits = functools.partial(_join_bits, x.shape[-1])
+    return jax.lax.platform_dependent(x, skip, cpu=bits, default=_join)
+
+
+def _join(x, skip):
+    return jnp.concatenate([x, skip], axis=-1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _join_bits(width: int, x: jax.Array, skip: jax.Array) -> jax.Array:
+    bits = _join(*(jax.lax.bitcast_convert_type(part, jnp.uint16) for part in (x, skip)))
+    return jax.lax.bitcast_convert_type(bits, jnp.bfloat16)
+
+
+def _join_bits_forward(width, x, skip):
+    return _join_bits(width, x, skip), None
+
+
+def _join_bits_backward(width, kept, joined):
+    del kept
+    bits = jax.lax.bitcast_convert_type(joined, jnp.uint16)
+    parts = bits[..., :width], bits[..., width:]
+    return tuple(jax.lax.bitcast_convert_type(part, jnp.bfloat16) for part in parts)
+
+
+_join_bits.defvjp(_join_bits_forward, _join_bits_backward)
+
+
 def sinusoidal_embedding(t: jax.Array, width: int) -> jax.Array:
     """Embed times as sines and cosines of geometrically spaced frequencies.
 

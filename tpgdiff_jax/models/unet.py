@@ -20,6 +20,7 @@ from tpgdiff_jax.models.layers import (
     StructuralFiLM,
     TimeEmbedding,
     Upsample,
+    join_channels,
 )
 from tpgdiff_jax.models.linear_attention import LinearAttention
 from tpgdiff_jax.priors import BRANCHES, Priors
@@ -220,14 +221,14 @@ class ConditionalUNet(GuidedUNet):
 
         for level in reversed(range(depth)):
             name = f"up_{level}"
-            x = block(widths_out[level], f"{name}_block_0", _concat(x, skips.pop()))
+            x = block(widths_out[level], f"{name}_block_0", join_channels(x, skips.pop()))
             x = film(level, f"{name}_film", x)
-            x = block(widths_out[level], f"{name}_block_1", _concat(x, skips.pop()))
+            x = block(widths_out[level], f"{name}_block_1", join_channels(x, skips.pop()))
             x = attend(level, f"{name}_attention", x)
             resample = Conv3x3 if level == 0 else Upsample
             x = resample(widths_in[level], name=f"{name}_resample", **self.dtypes)(x)
 
-        x = block(self.width, "final_block", _concat(x, stem))
+        x = block(self.width, "final_block", join_channels(x, stem))
         last = Conv3x3(3, True, self.identity_init, name="final_conv", **self.dtypes)
         return last(x)
 
@@ -246,7 +247,3 @@ def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
                 widths[axis] = (0, amount)
                 x = jnp.pad(x, widths, mode=mode)
     return x
-
-
-def _concat(x, skip):
-    return jnp.concatenate([x, skip], axis=-1)
