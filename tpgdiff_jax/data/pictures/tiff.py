@@ -145,6 +145,9 @@ class TiffFile:
         lzw.use_libtiff(page)
         stored = page.asarray()
         height, width = self.size
+        # tifffile 2026.11 answers sample types that it does not know with an empty array.
+        is_full = stored.size == height * width * page.samplesperpixel
+        require(is_full, "damaged (a sample type that nothing reads)")
         is_apart = int(page.planarconfig) == 2 and page.samplesperpixel > 1
         shape = (page.samplesperpixel, height, width) if is_apart else (height, width, -1)
         stored = stored.reshape(shape)
