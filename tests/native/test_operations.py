@@ -10,8 +10,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tpgdiff_jax import native
-from tpgdiff_jax.backbones import convolution
-from tpgdiff_jax.backbones.convolution import conv3x3, convolve, pointwise
+from tpgdiff_jax.backbones import convolution, products
+from tpgdiff_jax.backbones.convolution import conv3x3, convolve
+from tpgdiff_jax.backbones.products import gram, pointwise
 from tpgdiff_jax.native import choice
 
 pytestmark = pytest.mark.skipif(choice.library_in_use() is None, reason="oneDNN is not here")
@@ -84,7 +85,7 @@ def test_bfloat16_convolutions_sum_in_float32(assert_near, kind, shape):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("leading", [(300,), (2, 15, 10), (2, 3, 5, 10)])
 def test_products_and_gradients_equal_xlas(assert_near, monkeypatch, leading, dtype):
-    monkeypatch.setattr(convolution, "_MIN_PRODUCT", 0)
+    monkeypatch.setattr(products, "_MIN_PRODUCT", 0)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((*leading, 24)), dtype)
     kernel = jnp.asarray(rng.standard_normal((24, 40)), jnp.float32)
@@ -174,6 +175,26 @@ def test_vmap_over_kernels_and_gradients_of_each_example(assert_near):
             alone = function(x[i], second[i] if in_axes[1] == 0 else second, dy[i])
             for ours, theirs in zip(together, alone, strict=True):
                 assert_near(ours[i], theirs, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("form", [pointwise, gram])
+def test_products_of_each_example_are_one_call(assert_near, monkeypatch, form, dtype):
+    monkeypatch.setattr(products, "_MIN_PRODUCT", 0)
+    shapes = {pointwise: ((70, 24), (24, 40), (70, 40)), gram: ((70, 24), (70, 40), (24, 40))}
+    rng = np.random.default_rng(0)
+    arrays = [jnp.asarray(rng.standard_normal((3, *shape)), dtype) for shape in shapes[form]]
+    arrays[2] = arrays[2].astype(jax.eval_shape(form, *arrays[:2]).dtype)
+    arrays[1] = jnp.moveaxis(arrays[1], 0, 1)  # the axis of the examples may lie anywhere
+    together = jax.vmap(functools.partial(value_and_gradients, form), in_axes=(0, 1, 0))
+    program = jax.jit(together)
+    assert program.lower(*arrays).as_text().count("@tpgdiff_onednn_product") == 3
+    exact = {pointwise: lambda x, y: x @ y, gram: lambda x, y: x.T @ y}[form]
+    wide = [array.astype(jnp.float32) for array in arrays]
+    expected = jax.vmap(functools.partial(value_and_gradients, exact), in_axes=(0, 1, 0))(*wide)
+    bound = 1e-5 if dtype == jnp.float32 else 2**-7
+    for ours, theirs in zip(program(*arrays), expected, strict=True):
+        assert_near(ours.astype(jnp.float32), theirs, bound)
 
 
 def test_many_threads_and_devices_share_the_library(assert_near):

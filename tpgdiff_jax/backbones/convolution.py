@@ -1,4 +1,4 @@
-"""Convolutions and matrix products as the networks need them, and the layers made of them.
+"""Convolutions as the networks need them, and the layers made of them and of products.
 
 On CPUs oneDNN computes them where it can be had (`native`), elsewhere XLA (`xla_convolution`).
 Their gradients are written out, since neither differentiates through a foreign call.  The kernel
@@ -14,12 +14,10 @@ import jax.numpy as jnp
 
 from tpgdiff_jax import native
 from tpgdiff_jax.backbones import xla_convolution as xla
+from tpgdiff_jax.backbones.products import pointwise
 from tpgdiff_jax.backbones.typed import TypedModule
 from tpgdiff_jax.backbones.xla_convolution import SAME_3X3, Padding
 from tpgdiff_jax.native.problems import FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT
-
-# Products with fewer multiplications are over before a foreign call has begun.
-_MIN_PRODUCT = 2**20
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -145,63 +143,6 @@ def _kernel_form(stride, padding, size, has_bias, dtype):
 def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolve [B, H, W, C] with a kernel [3, 3, C, O], stride 1, zero padding 1."""
     return convolve(x, kernel)
-
-
-@jax.custom_vjp
-def pointwise(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """Multiply the last axis by a matrix, a 1x1 convolution, and add a bias.
-
-    Args:
-      x: [..., C].
-      kernel: [C, O], of x's dtype or float32; rounded to x's dtype.
-      bias: [O], or None.
-
-    Returns:
-      [..., O] in x's dtype.
-    """
-    operands = (x, kernel) if bias is None else (x, kernel, bias.astype(jnp.float32))
-    return _product(native.Product(), _multiply, *operands)
-
-
-def _product(problem, form, *operands):
-    """Let oneDNN compute a product that is large enough."""
-    first, second = operands[:2]
-    work = first.size * second.shape[0 if problem.transposed else -1]
-    if work < _MIN_PRODUCT:
-        return form(*operands)[0]
-    return native.call(problem, form, *operands)[0]
-
-
-def _multiply(x, kernel, bias=None):
-    y = jnp.tensordot(x, kernel.astype(x.dtype), 1)
-    return [y if bias is None else y + bias.astype(y.dtype)]
-
-
-def _multiply_transposed(dy, kernel):
-    return [jnp.tensordot(dy, kernel.astype(dy.dtype).T, 1)]
-
-
-@functools.cache
-def _matrix_form(dtype):
-    return lambda x, dy: [xla.matrix_gradient(x, dy).astype(dtype)]
-
-
-def _pointwise_forward(x, kernel, bias=None):
-    return pointwise(x, kernel, bias), (x, kernel, bias)
-
-
-def _pointwise_backward(residuals, dy):
-    x, kernel, bias = residuals
-    dx = _product(native.Product(transposed=True), _multiply_transposed, dy, kernel)
-    dtype = kernel.dtype.name
-    dkernel = _product(native.Product(gradient=True, dtype=dtype), _matrix_form(dtype), x, dy)
-    if bias is None:
-        return dx, dkernel, None
-    dbias = dy.astype(jnp.float32).sum(tuple(range(dy.ndim - 1)))
-    return dx, dkernel, dbias.astype(bias.dtype)
-
-
-pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 
 
 def _kernel_of(parameter: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from tpgdiff_jax.backbones.convolution import Dense
+from tpgdiff_jax.backbones.products import gram, pointwise
 from tpgdiff_jax.backbones.typed import TypedModule
 from tpgdiff_jax.models.layers import PixelNorm
 from tpgdiff_jax.precision import EXACT
@@ -148,10 +149,7 @@ def _summarise(k: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Ar
     """Return max k [B, D], sum exp(k - max) [B, D] and exp(k - max)^T x [B, D, C], sums over N."""
     top = jax.lax.stop_gradient(k.max(axis=1).astype(jnp.float32))
     weights = jnp.exp(k.astype(jnp.float32) - top[:, None])
-    context = jnp.einsum(
-        "bnd,bnc->bdc", weights.astype(k.dtype), x, preferred_element_type=jnp.float32
-    )
-    return top, weights.sum(axis=1), context
+    return top, weights.sum(axis=1), jax.vmap(gram)(weights.astype(k.dtype), x)
 
 
 def _merge(one, other):
@@ -169,8 +167,7 @@ def _context(summary, small: Small, pixels: int, heads: int) -> jax.Array:
     # softmax over pixels = exp(k - max) / sum.  The division is done here, where it is small.
     context = context / (total[:, :, None] * pixels)
     context = jnp.einsum("bdc,ce->bde", context, to_v, precision=EXACT)
-    head = jnp.arange(total.shape[-1]) // (total.shape[-1] // heads)
-    context = jnp.where(head[:, None] == head[None, :], context, 0.0)
+    context = jnp.where(_share_head(total.shape[-1], heads), context, 0.0)
     context = context * (total.shape[-1] // heads) ** -0.5
     return jnp.einsum("bde,ec->bdc", context, to_out, precision=EXACT)
 
@@ -179,7 +176,7 @@ def _answer(q: jax.Array, context: jax.Array, heads: int) -> jax.Array:
     # On a TPU the gradient of its own would move 6.19 GB instead of 5.43 (docs/pods.md).
     own, usual = (functools.partial(form, heads=heads) for form in (_own_softmax, _softmax))
     soft = jax.lax.platform_dependent(q, cpu=own, default=usual)
-    return jnp.einsum("bnd,bdc->bnc", soft, context.astype(q.dtype))
+    return jax.vmap(pointwise)(soft, context)
 
 
 def _softmax(q: jax.Array, heads: int) -> jax.Array:
@@ -189,7 +186,10 @@ def _softmax(q: jax.Array, heads: int) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _own_softmax(q: jax.Array, heads: int) -> jax.Array:
-    """Return `_softmax`, whose gradient keeps the result alone: dq = s (ds - <ds, s>)."""
+    """Return `_softmax`, whose gradient keeps the result alone: dq = s (ds - <ds, s>).
+
+    The sum over each head is a product with ones: XLA's CPU backend is slow at short sums.
+    """
     return _softmax(q, heads)
 
 
@@ -199,12 +199,19 @@ def _softmax_forward(q, heads):
 
 
 def _softmax_backward(heads, soft, dsoft):
-    s, ds = _by_head(soft, heads), _by_head(dsoft, heads)
-    dq = s * (ds - (s * ds).sum(axis=-1, keepdims=True))
-    return (dq.reshape(soft.shape).astype(soft.dtype),)
+    ones = _share_head(soft.shape[-1], heads).astype(soft.dtype)
+    s, ds = soft.astype(jnp.float32), dsoft.astype(jnp.float32)
+    along = pointwise((s * ds).astype(soft.dtype), ones)
+    return ((s * (ds - along)).astype(soft.dtype),)
 
 
 _own_softmax.defvjp(_softmax_forward, _softmax_backward)
+
+
+def _share_head(hidden: int, heads: int) -> jax.Array:
+    """Tell which features belong to one head, bool [heads * d, heads * d]."""
+    head = jnp.arange(hidden) // (hidden // heads)
+    return head[:, None] == head[None, :]
 
 
 def _by_head(x: jax.Array, heads: int) -> jax.Array:

@@ -4,6 +4,7 @@ Which of the two is known only when a program is compiled: then its platform and
 one traced program runs anywhere, and machines with a GPU or TPU never touch the library.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -120,6 +121,11 @@ def _say(why: str) -> None:
 
 def _batch(operands, axes, *, problem, fallback):
     """Merge the axis of `jax.vmap` into the batch; let XLA do what has no such form."""
+    is_plain = isinstance(problem, Product) and not problem.many and len(operands) == 2
+    if is_plain and None not in axes:
+        fronted = [jnp.moveaxis(array, axis, 0) for array, axis in zip(operands, axes, strict=True)]
+        many = dataclasses.replace(problem, many=True)
+        return call(many, _for_each(fallback), *fronted), [0]
     flags = problem.batched(operands)
     if flags is None or any(
         axis is not None and not flag for axis, flag in zip(axes, flags, strict=True)
@@ -139,6 +145,11 @@ def _batch(operands, axes, *, problem, fallback):
     ]
     (result,) = call(problem, fallback, *merged)
     return [result.reshape(size, -1, *result.shape[1:])], [0]
+
+
+@functools.cache
+def _for_each(fallback):
+    return jax.vmap(fallback)
 
 
 def _to_front(array, axis, size):

@@ -123,12 +123,15 @@ class Product:
     Attributes:
       gradient: (x [..., K], dy [..., N]) -> x^T dy [K, N], instead of (x, matrix[, bias]) -> y.
       transposed: the matrix is [N, K] instead of [K, N].
-      dtype: of the gradient.
+      dtype: of the result; "" is x's.
+      many: each operand and the result have one more axis before all others: of products that are
+        computed one by one, without bias.
     """
 
     gradient: bool = False
     transposed: bool = False
-    dtype: str = "float32"
+    dtype: str = ""
+    many: bool = False
 
     target = "tpgdiff_onednn_product"
     question = "TpgdiffDescribeProduct"
@@ -136,23 +139,25 @@ class Product:
     def results(self, *operands: Any) -> list[jax.ShapeDtypeStruct]:
         """Return shape and dtype of the result."""
         first, second = operands[:2]
+        columns = second.shape[-2 if self.transposed else -1]
+        shape = (*first.shape[:-1], columns)
         if self.gradient:
-            shape = (first.shape[-1], second.shape[-1])
-            return [jax.ShapeDtypeStruct(shape, jnp.dtype(self.dtype))]
-        columns = second.shape[0 if self.transposed else 1]
-        return [jax.ShapeDtypeStruct((*first.shape[:-1], columns), first.dtype)]
+            shape = (*first.shape[: int(self.many)], first.shape[-1], columns)
+        return [jax.ShapeDtypeStruct(shape, jnp.dtype(self.dtype or first.dtype))]
 
     def attributes(self, operands: Arrays) -> dict[str, Any]:
         """Return the attributes of the custom call."""
-        return {"gradient": self.gradient, "transposed": self.transposed}
+        return {"gradient": self.gradient, "transposed": self.transposed, "many": self.many}
 
     def numbers(self, operands: Arrays, results: Arrays) -> list[int]:
         """Return the fields of the C++ struct `Product`."""
         first, second, result = operands[0], operands[1], results[0]
-        rows, inner = math.prod(first.shape[:-1]), first.shape[-1]
+        count = first.shape[0] if self.many else 1
+        rows, inner = math.prod(first.shape[:-1]) // count, first.shape[-1]
         if self.gradient:
             rows, inner = inner, rows
         return [
+            count,
             rows,
             inner,
             result.shape[-1],
@@ -164,7 +169,9 @@ class Product:
 
     def batched(self, operands: Arrays) -> list[bool] | None:
         """Tell which operands have a batch; as `Convolution.batched`."""
-        return None if self.gradient else [i == 0 for i in range(len(operands))]
+        if self.gradient or self.many:
+            return None
+        return [i == 0 for i in range(len(operands))]
 
 
 def type_number(dtype: jnp.dtype) -> int:

@@ -73,14 +73,16 @@ ffi::Error RunConvolution(ffi::RemainingArgs arguments, ffi::RemainingRets resul
   });
 }
 
-// (x [..., K], matrix[, bias]) -> x matrix, or (x [..., K], dy [..., N]) -> x^T dy [K, N]
+// (x [..., K], matrix[, bias]) -> x matrix, or (x [..., K], dy [..., N]) -> x^T dy [K, N]; many:
+// all with one more axis before
 ffi::Error RunProduct(ffi::RemainingArgs arguments, ffi::RemainingRets results, bool gradient,
-                      bool transposed) {
+                      bool transposed, bool many) {
   return Guarded("product", [&] {
     const std::vector<ffi::AnyBuffer> buffers = Buffers(arguments, results);
     const ffi::AnyBuffer &a = buffers[0], &b = buffers[1], &result = buffers.back();
-    const int64_t last = a.dimensions().back(), others = a.element_count() / last;
-    const Product problem{gradient ? last : others, gradient ? others : last,
+    const int64_t last = a.dimensions().back(), count = many ? a.dimensions().front() : 1;
+    const int64_t others = a.element_count() / last / count;
+    const Product problem{count, gradient ? last : others, gradient ? others : last,
                           result.dimensions().back(), gradient, transposed,
                           TypeOf(a), TypeOf(b), TypeOf(result), buffers.size() == 4};
     return Execute(problem, buffers);
@@ -127,7 +129,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(TpgdiffProduct, tpgdiff::RunProduct,
                                   .RemainingArgs()
                                   .RemainingRets()
                                   .Attr<bool>("gradient")
-                                  .Attr<bool>("transposed"));
+                                  .Attr<bool>("transposed")
+                                  .Attr<bool>("many"));
 
 extern "C" int TpgdiffDescribeConvolution(const int64_t* fields, char* text, size_t size) {
   return tpgdiff::Describe<tpgdiff::Convolution>(fields, text, size);
