@@ -6,8 +6,9 @@ import pytest
 
 from tpgdiff_jax.planning.collectives import axes_of, device_groups, messages
 from tpgdiff_jax.planning.hlo import Hlo, arrays
-from tpgdiff_jax.planning.movers import layer_of, movers
+from tpgdiff_jax.planning.movers import layer_of, movers, rounded
 
+OF_K = 'metadata={op_name="jit(step)/jvp(TPGDiff)/TPGDiff.denoise/unet/k/dot_general"}'
 MESH = (("data", 2), ("fsdp", 1), ("tensor", 1), ("spatial", 4))
 TEXT = """HloModule jit_step, is_scheduled=true
 
@@ -88,6 +89,18 @@ def test_movers_are_named_by_layer_and_direction():
     assert rows["unet/qkv (backward)", "product"].count == 1
     assert rows["unet", "negate"].count == 5
     assert layer_of("jit(step)/jvp(TPGDiff)/TPGDiff.denoise/unet/cond/branch_0_fun/dot") == "unet"
+
+
+def test_float32_products_that_a_chip_rounds_are_named():
+    fused = "f32[16,128]{1,0:T(8,128)}"
+    single = TEXT.replace("%p0 = bf16[16,128]{1,0:T(8,128)(2,1)}", f"%p0 = {fused}")
+    for text, expected in (
+        (TEXT, []),
+        (single, ["unet/k"]),
+        (single.replace("={1}\n", "={1}, operand_precision={highest,highest}\n"), []),
+    ):
+        named = text.replace("dims={1}", f"dims={{1}}, {OF_K}", 1)
+        assert rounded(Hlo(named)) == expected
 
 
 @pytest.mark.parametrize(("stride", "size"), [(1, 3), (2, 4)])

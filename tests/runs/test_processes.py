@@ -142,9 +142,13 @@ def test_a_folder_that_not_all_processes_see_is_refused(tmp_path, free_address):
     assert not list(tmp_path.glob("*/.process_*"))
 
 
-@pytest.mark.parametrize("lost", [("11",), ("10", "11")])
-def test_machines_whose_copies_differ_do_not_go_on(tmp_path, free_address, lost):
+@pytest.mark.parametrize(("lost", "step"), [(("11",), 10), (("10", "11"), None)])
+def test_machines_go_on_from_a_step_that_all_have(tmp_path, free_address, lost, step):
     codes, ends = continue_with_two(free_address, tmp_path / "run", "copies", without=lost)
-    assert codes == [1, 1], ends
-    for _, said in ends:
-        assert "the machines have copies with different steps" in said
+    if step is None:
+        assert codes == [1, 1], ends
+        assert all("the machines have copies with different steps" in said for _, said in ends)
+    else:
+        assert codes == [0, 0], ends
+        assert all(f"continued {step} " in output for output, _ in ends)
+        assert (tmp_path / "machine_0" / "11.corrupt").is_dir()

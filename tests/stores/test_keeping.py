@@ -1,6 +1,7 @@
 """Working in a copy of a store's folder: on one machine after another, by one program at a time."""
 
 import json
+import os
 import threading
 
 import pytest
@@ -199,13 +200,58 @@ def test_copies_of_several_uses_do_not_meet(store):
     assert kept_folder(store("run"), "train") != copies.place("read", store("run"))
 
 
-def test_who_removes_objects_of_the_store_goes_back(store):
+def write_step(folder, step):
+    path = folder / "checkpoints" / str(step)
+    path.mkdir(parents=True)
+    for name in ("x", sending.STEP_MARK):
+        (path / name).write_text(str(step))
+
+
+def steps_of(folder):
+    return {path.name for path in (folder / "checkpoints").iterdir()}
+
+
+def test_who_removes_the_newest_step_of_a_store_goes_back(store, monkeypatch, caplog):
     with work(store("run")) as folder:
-        for name in ("a", "b"):
-            (folder / name).write_text("1")
+        write_step(folder, 1)
+        write_step(folder, 2)
+    with monkeypatch.context() as patch:
+        kill(patch)
+        with work(store("run")) as folder:
+            write_step(folder, 3)
     system = urls.file_system(store("run"))
-    system.rm_file(urls.key_of(store("run/b")))
+    for name in ("x", sending.STEP_MARK):
+        system.rm_file(urls.key_of(store(f"run/checkpoints/2/{name}")))
     with work(store("run")) as folder:
-        assert not (folder / "b").exists()
-        assert (folder / "a").exists()
-    assert names(store("run")) == {"a"}
+        assert steps_of(folder) == {"1"}
+    assert "lost its newest checkpoint since, so it goes back; what an older program" in caplog.text
+    aside = folder.with_name(f"{folder.name}.unsent_1")
+    assert steps_of(aside) == {"1", "2", "3"}  # nothing is lost
+
+
+def test_other_objects_may_be_removed_from_a_store(store, monkeypatch):
+    with work(store("run")) as folder:
+        (folder / "events").write_text("1")
+        write_step(folder, 1)
+        write_step(folder, 2)
+    with monkeypatch.context() as patch:
+        kill(patch)
+        with work(store("run")) as folder:
+            write_step(folder, 3)
+    system = urls.file_system(store("run"))
+    for name in ("events", "checkpoints/1/x", f"checkpoints/1/{sending.STEP_MARK}"):
+        system.rm_file(urls.key_of(store(f"run/{name}")))
+    with work(store("run")) as folder:
+        assert steps_of(folder) == {"1", "2", "3"}
+    assert f"checkpoints/3/{sending.STEP_MARK}" in names(store("run"))
+
+
+def test_a_crash_file_alone_pushes_no_copy_aside(store, another_machine, monkeypatch):
+    begin(store("run"), "a")
+    (kept_folder(store("run"), "train") / "crash_process_0.txt").write_text("refused")
+    monkeypatch.setenv("XDG_CACHE_HOME", f"{os.environ['XDG_CACHE_HOME']}_other")
+    begin(store("run"), "b")
+    monkeypatch.setenv("XDG_CACHE_HOME", os.environ["XDG_CACHE_HOME"].removesuffix("_other"))
+    with work(store("run")) as folder:
+        assert (folder / "b").exists()
+    assert not list(folder.parent.glob("*.unsent_*"))

@@ -202,7 +202,7 @@ def test_large_files_are_sent_in_parts(tmp_path, sender, s3, monkeypatch):
 
 
 def test_the_thread_sends_and_goes_on_after_an_outage(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(sending, "_SECONDS", 0.02)
+    monkeypatch.setattr(sending, "SECONDS", 0.02)
     write(tmp_path / "run", "a", "1")
     real, outages = sending.put_data, [1, 1]
 

@@ -23,7 +23,6 @@ from tpgdiff_jax.runs.manager import RunCheckpoints
 from tpgdiff_jax.runs.reading import abstract
 from tpgdiff_jax.stores import copies, sending, urls
 from tpgdiff_jax.stores.outputs import writing
-from tpgdiff_jax.stores.places import place
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -121,37 +120,6 @@ def test_several_machines_score_into_a_store_in_shares_alone(s3, monkeypatch):
     ):
         pytest.fail("nothing may be scored")
     assert not copies.listing(s3("scores"))
-
-
-def follow(url):
-    """Work as a process that follows another machine's."""
-    folder = place("followed", url)
-    return folder, on_store._following(url, folder, sending.complete_steps)
-
-
-def test_machines_that_follow_send_what_they_alone_know(store, put, monkeypatch, caplog):
-    put(store("run/config.json"), b"{}")
-    folder, following = follow(store("run"))
-    with following:
-        assert (folder / "config.json").read_text() == "{}"
-        (folder / "weights.safetensors").write_text("written by each machine for itself")
-        (folder / "priors").mkdir()
-        (folder / "priors" / "bad_step_3_1.json").write_text("bad")
-    assert set(copies.listing(store("run"))) == {"config.json", "priors/bad_step_3_1.json"}
-
-    # Killed, or without the store, it sends them at the next start.
-    _, following = follow(store("run"))
-    with monkeypatch.context() as patch, following:
-        (folder / "skipped_here.jsonl").write_text("skipped")
-
-        def refuse(path, url):
-            raise urls.StoreError("out of reach.")
-
-        patch.setattr(on_store, "put_file", refuse)
-    assert "out of reach. What this machine alone knows is in" in caplog.text
-    with follow(store("run"))[1]:
-        assert content(store("run/skipped_here.jsonl")) == b"skipped"
-        assert (folder / "skipped_here.jsonl").exists()
 
 
 def test_checkpoints_themselves_are_written_to_local_folders(tmp_path, monkeypatch):

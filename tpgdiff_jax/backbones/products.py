@@ -73,6 +73,18 @@ def _pointwise_backward(residuals, dy):
 pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 
 
+def multiply_wide(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Multiply the last axis [..., C] by a matrix [C, O] without rounding: float32 [..., O].
+
+    It has no gradient.
+    """
+    return _product(native.Product(dtype="float32"), _wide, x, matrix)
+
+
+def _wide(x, matrix):
+    return [jnp.matmul(x, matrix, preferred_element_type=jnp.float32)]
+
+
 @jax.custom_vjp
 def gram(x: jax.Array, y: jax.Array) -> jax.Array:
     """Multiply over all rows: x^T y [C, O] in float32 of x [N, C] and y [N, O], of one dtype."""

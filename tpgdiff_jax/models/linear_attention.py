@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from tpgdiff_jax.backbones.convolution import Dense
-from tpgdiff_jax.backbones.products import gram, pointwise
+from tpgdiff_jax.backbones.products import gram, multiply_wide, pointwise
 from tpgdiff_jax.backbones.typed import TypedModule
 from tpgdiff_jax.models.layers import PixelNorm
 from tpgdiff_jax.precision import EXACT
@@ -201,7 +201,7 @@ def _softmax_forward(q, heads):
 def _softmax_backward(heads, soft, dsoft):
     ones = _share_head(soft.shape[-1], heads).astype(soft.dtype)
     s, ds = soft.astype(jnp.float32), dsoft.astype(jnp.float32)
-    along = pointwise((s * ds).astype(soft.dtype), ones)
+    along = multiply_wide((s * ds).astype(soft.dtype), ones)
     return ((s * (ds - along)).astype(soft.dtype),)
 
 

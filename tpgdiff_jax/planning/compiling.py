@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from tpgdiff_jax.planning.chips import Topology
 from tpgdiff_jax.planning.collectives import messages
 from tpgdiff_jax.planning.hlo import Hlo
-from tpgdiff_jax.planning.movers import movers
+from tpgdiff_jax.planning.movers import movers, rounded
 from tpgdiff_jax.planning.programs import trace
 
 # "... Used 18.20G of 15.75G hbm. ...", of the compiler that gives up.
@@ -97,4 +97,5 @@ def measure(compiled: Any, mesh_shape: list[tuple[str, int]], memory: float) -> 
         "xla_bytes": costs["bytes accessed"],
         "messages": [vars(message) for message in messages(program, mesh_shape)],
         "movers": [vars(mover) for mover in movers(found)],
+        "rounded": rounded(program),
     }

@@ -153,6 +153,14 @@ class Hlo:
             read += size
         return read + sum(written)
 
+    def products(self) -> Iterator[tuple[Instruction, tuple[str, ...]]]:
+        """Yield every product and convolution, fused ones too, and its factors' types."""
+        for computation in self.computations.values():
+            for instruction in computation.values():
+                if instruction.op in ("dot", "convolution"):
+                    factors = (computation[name].results[0] for name in instruction.operands[:2])
+                    yield instruction, tuple(factor.dtype for factor in factors)
+
     def within(self, instruction: Instruction) -> Iterator[Instruction]:
         """Yield an instruction and all that is fused into it."""
         yield instruction

@@ -5,7 +5,7 @@ import dataclasses
 import re
 from collections.abc import Iterable
 
-from tpgdiff_jax.planning.hlo import Cost
+from tpgdiff_jax.planning.hlo import Cost, Hlo
 
 _WRAPPED = re.compile(
     r"^(?:jit|jvp|vmap|transpose|checkpoint|rematted_computation|remat\w*)\((.*)\)$"
@@ -51,6 +51,20 @@ def movers(costs: Iterable[Cost]) -> list[Mover]:
         for (layer, kind), members in found.items()
     ]
     return sorted(rows, key=lambda row: -row.bytes)
+
+
+def rounded(program: Hlo) -> list[str]:
+    """Return the layers with float32 products that a TPU computes in bfloat16.
+
+    It does so unless a product asks for the highest precision (`precision.EXACT`).
+    """
+    return sorted(
+        {
+            layer_of(product.op_name)
+            for product, types in program.products()
+            if "f32" in types and "operand_precision={highest" not in product.rest
+        }
+    )
 
 
 def kind_of(cost: Cost) -> str:

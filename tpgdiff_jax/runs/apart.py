@@ -4,7 +4,6 @@ The others read steps from copies of their machines (see `on_store.training_in`)
 starts, and write none.
 """
 
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
 from tpgdiff_jax.stores.places import is_copy
 from tpgdiff_jax.stores.sending import STEP_MARK
 
+_COMPARED = 64  # newest steps; far more than are kept
 # Of orbax: it would wait for the other processes in every step.
 ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
 
@@ -43,18 +43,23 @@ def are_apart(folder: epath.Path) -> bool:
     return bool(strangers)
 
 
-def check_same_steps(folder: epath.Path, steps: Sequence[int]) -> None:
-    """Check that all machines have the same steps, so that they go on from one; all must call.
+def common_steps(folder: epath.Path, steps: Sequence[int]) -> set[int]:
+    """Return the steps that all machines have, so that they go on from one; all must call.
 
     Raises:
-      RunStoppedError: they have not.
+      RunStoppedError: there are steps, and none that all have.
     """
-    numbers = multihost_utils.process_allgather(np.array(zlib.crc32(repr(steps).encode())))
-    if len(set(numbers.tolist())) > 1:
+    own = np.full(_COMPARED, -1, np.int32)
+    newest = list(steps)[-_COMPARED:]
+    own[: len(newest)] = newest
+    found = [set(row[row >= 0].tolist()) for row in multihost_utils.process_allgather(own)]
+    common = set.intersection(*found)
+    if any(found) and not common:
         raise RunStoppedError(
-            f"{folder}: the machines have copies with different steps (here: {steps}); the store "
+            f"{folder}: the machines have copies with different steps (here: {newest}); the store "
             "was changed meanwhile. Start the same command again."
         )
+    return common
 
 
 class FollowedSteps:

@@ -16,7 +16,7 @@ from tpgdiff_jax.runs.apart import (
     ALONE,
     FollowedSteps,
     are_apart,
-    check_same_steps,
+    common_steps,
     on_first_host,
 )
 from tpgdiff_jax.runs.keeping import (
@@ -84,9 +84,11 @@ class RunCheckpoints:
         say_errors_once()
         self._are_apart = are_apart(self._folder)
         self._manager = self._open(keep)
-        if self._are_apart:
-            check_same_steps(self._folder, self._manager.all_steps())
         self._damaged: dict[int, str] = {}
+        if self._are_apart:  # one that only some have was being deleted when a program was killed
+            steps = self._manager.all_steps()
+            for step in set(steps) - common_steps(self._folder, steps):
+                self._damaged[step] = f"Step {step} in {self._folder} is not on all machines."
         self._writing: int | None = None
         self._may_write = False
         self._preemption: Preemption | None = None

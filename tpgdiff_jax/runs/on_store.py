@@ -6,15 +6,14 @@ import re
 from collections.abc import Iterable, Iterator
 
 import jax
-from absl import logging
 
 from tpgdiff_jax.distributed import machines, peers
 from tpgdiff_jax.reporting.errors import UserError
-from tpgdiff_jax.stores.copies import Wanted, files_below, listing, local
+from tpgdiff_jax.stores.copies import Wanted, local
+from tpgdiff_jax.stores.following import followed_folder, following
 from tpgdiff_jax.stores.keeping import keeping, kept_folder
-from tpgdiff_jax.stores.places import own_path, place
-from tpgdiff_jax.stores.sending import complete_steps, put_file, step_of
-from tpgdiff_jax.stores.urls import StoreError, is_url, join, normal
+from tpgdiff_jax.stores.sending import complete_steps, step_of
+from tpgdiff_jax.stores.urls import is_url, normal
 from tpgdiff_jax.user_cache import user_cache
 
 _NEWEST = 2  # steps; the second where the first is damaged
@@ -129,38 +128,14 @@ def _keeping(
             f"{url}: process {max(firsts)} is on another machine than process 0, or has another "
             f"cache (XDG_CACHE_HOME), and what is written here is joined on one. {one_machine}"
         )
-    here = place("followed", url) if first else kept_folder(url, name)
+    here = followed_folder(url) if first else kept_folder(url, name)
     peers.keep_crashes_in(here)
     with contextlib.ExitStack() as stack:
         if index == 0:
             stack.enter_context(keeping(url, name, wanted=wanted, is_whole=is_whole))
         peers.said_by_first(f"{url} is copied", "yes")
         if first and index == first:
-            stack.enter_context(_following(url, here, wanted))
+            stack.enter_context(following(url, wanted, _OWN))
         if first:
             peers.said_by_first(f"{url} is copied by {first}", "yes", first=first)
         yield here
-
-
-@contextlib.contextmanager
-def _following(url: str, folder: pathlib.Path, wanted: Wanted) -> Iterator[None]:
-    """Copy what another machine keeps; at the end, send what each process writes by itself."""
-    _send_own(url, folder)  # of a program that was killed here
-    local(url, wanted, "followed")
-    folder.mkdir(parents=True, exist_ok=True)  # of a new run
-    try:
-        yield
-    finally:
-        try:
-            _send_own(url, folder)
-        except StoreError as error:  # the run itself is safe with process 0
-            text = "%s What this machine alone knows is in %s; its next start there sends it."
-            logging.warning(text, error, own_path(folder))
-
-
-def _send_own(url: str, folder: pathlib.Path) -> None:
-    own = {name: stamp for name, stamp in files_below(folder).items() if _OWN.fullmatch(name)}
-    stored = listing(url) if own else {}
-    for name, stamp in own.items():
-        if stored.get(name) != stamp:
-            put_file(folder / name, join(url, name))

@@ -14,7 +14,14 @@ from tpgdiff_jax.reporting.locks import held
 from tpgdiff_jax.stores import urls
 from tpgdiff_jax.stores.copies import Wanted, copy, listing, stamp_of
 from tpgdiff_jax.stores.places import own_path, place, remember
-from tpgdiff_jax.stores.sending import Sender, read_record, unsent, write_record
+from tpgdiff_jax.stores.sending import (
+    STEP_MARK,
+    Sender,
+    read_record,
+    step_of,
+    unsent,
+    write_record,
+)
 from tpgdiff_jax.stores.writer import Writer, WriterError
 
 
@@ -52,9 +59,16 @@ def keeping(
     with held(folder.with_name(f".{folder.name}.lock"), folder, refused):
         writer = Writer(url, name, read_record(folder)["writer"], _end_this_program)
         try:
-            is_newest = writer.before and writer.before == read_record(folder)["writer"]
-            if not (is_newest and is_whole and _has_all(url, folder)):
-                _start_from_store(url, folder, wanted, is_whole)
+            before = read_record(folder)
+            why = "" if is_whole else "is copied anew"
+            if not writer.before or writer.before != before["writer"]:
+                why = "was written by another program since"
+            else:
+                write_record(folder, writer.token, before["files"])  # it may be killed from here on
+                if is_whole and not _has_newest(url, folder):
+                    why = "lost its newest checkpoint since, so it goes back"
+            if why:
+                _start_from_store(url, folder, wanted, is_whole, why)
             write_record(folder, writer.token, read_record(folder)["files"])
             sender = Sender(folder, url, writer.token, removes=is_whole, confirm=writer.confirm)
             try:
@@ -72,21 +86,30 @@ def keeping(
             writer.end()
 
 
-def _has_all(url: str, folder: pathlib.Path) -> bool:
-    """Tell whether the store still has what was sent: who removes steps there wants to go back."""
-    sent, stored = read_record(folder)["files"], listing(url)
-    return all(name in stored for name, stamp in sent.items() if stamp_of(folder / name) == stamp)
+def _has_newest(url: str, folder: pathlib.Path) -> bool:
+    """Tell whether the store has the newest step that was sent: who removes it wants to go back."""
+    newest: dict[str, tuple[int, str]] = {}  # of each folder of steps
+    for name, stamp in read_record(folder)["files"].items():
+        steps, _, number = step_of(name).rpartition("/")
+        if name == f"{steps}/{number}/{STEP_MARK}" and stamp_of(folder / name) == stamp:
+            newest[steps] = max(newest.get(steps, (-1, "")), (int(number), name))
+    stored = listing(url) if newest else {}
+    return all(name in stored for _, name in newest.values())
 
 
-def _start_from_store(url: str, folder: pathlib.Path, wanted: Wanted, is_whole: bool) -> None:
+def _start_from_store(
+    url: str, folder: pathlib.Path, wanted: Wanted, is_whole: bool, why: str
+) -> None:
     """Make the folder what the store has; another program may have gone on there."""
-    if is_whole and (left := unsent(folder)):
+    # What a process says of its end is no part of the run.
+    left = [name for name in unsent(folder) if "crash_process_" not in name]
+    if is_whole and left:
         names = (folder.with_name(f"{folder.name}.unsent_{n}") for n in itertools.count(1))
         aside = next(name for name in names if not name.exists())
         os.replace(folder, aside)
         folder.mkdir()
-        text = "%s was written by another program since; what an older one left here is in %s: %s"
-        logging.warning(text, url, own_path(aside), ", ".join(left[:3]))
+        text = "%s %s; what an older program left here is in %s: %s"
+        logging.warning(text, url, why, own_path(aside), ", ".join(left[:3]))
     write_record(folder, "", copy(url, folder, wanted))
 
 

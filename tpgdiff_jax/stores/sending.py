@@ -25,7 +25,7 @@ _LOG = ".jsonl"
 _RECORD = ".sent.json"  # in the folder: who wrote it last, and what the store has of its files
 _IN_MEMORY = 64 << 20  # bytes; smaller files may grow while they are sent, so they are read first
 _THREADS = 8
-_SECONDS = 30.0  # between two looks at the folder
+SECONDS = 30.0  # between two looks at the folder
 
 
 def put_data(url: str, data: bytes) -> None:
@@ -183,7 +183,7 @@ class Sender:
         return logs
 
     def _run(self) -> None:
-        while not self._stopped.wait(_SECONDS):
+        while not self._stopped.wait(SECONDS):
             try:
                 self.send()
             except urls.StoreError as error:

@@ -94,7 +94,7 @@ def test_all_readers_agree(tmp_path, name):
 
 
 def test_further_frames_are_said(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="absl")
     for animal in ANIMALS.values():
         if animal.shows is not None:
             assert read_picture(animal.data, animal.name).frames == animal.frames, animal.name

@@ -54,7 +54,8 @@ class TiffFile:
         if sense in _CAMERA:
             raise UserError("a raw photo (DNG or like it), which is not read; develop it first")
         is_ycc = sense == _YCBCR and int(page.compression) not in _JPEGS
-        if is_ycc and self._value(530) == (1, 1) and self._bits() == 8 and samples == 3:
+        is_plain = int(page.compression) == 1 and self._bits() == 8 and samples == 3
+        if is_ycc and is_plain and self._value(530) == (1, 1):
             self._check_whole()
             return _from_ycc(self._samples())
         # Colours at half the size, CIE L*a*b* and the JPEG of old: libtiff, in Pillow, knows them.
