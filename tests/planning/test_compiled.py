@@ -12,8 +12,8 @@ from tpgdiff_jax.planning.plan import compile_apart, read_mesh
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 TINY = find_topology("v5e:2x4")
-# Of one training step, by mesh (data x fsdp x tensor x spatial, as docs/training.md names them), with
-# libtpu 0.0.52: what is sent along which axis, and how often.
+# Of one training step in float32, with libtpu 0.0.52: what is sent along which axis, and how often.
+# Meshes are data x fsdp x tensor x spatial, as docs/training.md names them.
 MESSAGES = {
     "8x1x1x1": {"all-reduce": {"data": 1}},
     "2x4x1x1": {
