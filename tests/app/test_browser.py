@@ -243,11 +243,15 @@ def test_every_control_has_a_name_for_screen_readers(open_page):
     page = open_page()
     page.click("#settings button")
     page.driver.execute_cdp_cmd("Accessibility.enable", {})
-    tree = page.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     roles = ("button", "slider", "spinbutton", "checkbox", "textbox", "combobox", "tab", "listbox")
-    controls = [n for n in tree if n.get("role", {}).get("value") in roles and not n["ignored"]]
-    assert len(controls) > 12
-    nameless = [n["role"]["value"] for n in controls if not n.get("name", {}).get("value")]
+
+    def controls(driver):
+        tree = driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+        found = [n for n in tree if n.get("role", {}).get("value") in roles and not n["ignored"]]
+        return len(found) > 12 and found  # the settings take a moment to open
+
+    found = WebDriverWait(page.driver, PATIENCE).until(controls)
+    nameless = [n["role"]["value"] for n in found if not n.get("name", {}).get("value")]
     assert nameless == []
 
 
