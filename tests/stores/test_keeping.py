@@ -211,14 +211,19 @@ def steps_of(folder):
     return {path.name for path in (folder / "checkpoints").iterdir()}
 
 
-def test_who_removes_the_newest_step_of_a_store_goes_back(store, monkeypatch, caplog):
-    with work(store("run")) as folder:
+def send_two_steps_of_three(url, monkeypatch):
+    with work(url) as folder:
+        (folder / "events").write_text("1")
         write_step(folder, 1)
         write_step(folder, 2)
     with monkeypatch.context() as patch:
         kill(patch)
-        with work(store("run")) as folder:
+        with work(url) as folder:
             write_step(folder, 3)
+
+
+def test_who_removes_the_newest_step_of_a_store_goes_back(store, monkeypatch, caplog):
+    send_two_steps_of_three(store("run"), monkeypatch)
     system = urls.file_system(store("run"))
     for name in ("x", sending.STEP_MARK):
         system.rm_file(urls.key_of(store(f"run/checkpoints/2/{name}")))
@@ -230,14 +235,7 @@ def test_who_removes_the_newest_step_of_a_store_goes_back(store, monkeypatch, ca
 
 
 def test_other_objects_may_be_removed_from_a_store(store, monkeypatch):
-    with work(store("run")) as folder:
-        (folder / "events").write_text("1")
-        write_step(folder, 1)
-        write_step(folder, 2)
-    with monkeypatch.context() as patch:
-        kill(patch)
-        with work(store("run")) as folder:
-            write_step(folder, 3)
+    send_two_steps_of_three(store("run"), monkeypatch)
     system = urls.file_system(store("run"))
     for name in ("events", "checkpoints/1/x", f"checkpoints/1/{sending.STEP_MARK}"):
         system.rm_file(urls.key_of(store(f"run/{name}")))
