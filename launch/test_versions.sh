@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Run the test suite with the lowest or the newest versions that requirements.txt and pyproject.toml
-# allow, in an environment of its own; further arguments go to pytest.  TPGDIFF_TEST_EXTRAS as in test.sh.
+# allow, in an environment of its own; further arguments go to pytest.  TPGDIFF_TEST_EXTRAS chooses
+# extras as in test.sh.
 #
 #   bash launch/test_versions.sh lowest                 the oldest, on the first Python found
 #   bash launch/test_versions.sh newest                 the newest

@@ -244,7 +244,7 @@ def test_other_objects_may_be_removed_from_a_store(store, monkeypatch):
     assert f"checkpoints/3/{sending.STEP_MARK}" in names(store("run"))
 
 
-def test_a_crash_file_alone_pushes_no_copy_aside(store, another_machine, monkeypatch):
+def test_a_crash_file_alone_pushes_no_copy_aside(store, monkeypatch):
     begin(store("run"), "a")
     (kept_folder(store("run"), "train") / "crash_process_0.txt").write_text("refused")
     monkeypatch.setenv("XDG_CACHE_HOME", f"{os.environ['XDG_CACHE_HOME']}_other")

@@ -57,9 +57,9 @@ def keeping(
     folder.mkdir(parents=True, exist_ok=True)
     refused = RunStoppedError(f"{url}: another program of this machine writes there; wait for it.")
     with held(folder.with_name(f".{folder.name}.lock"), folder, refused):
-        writer = Writer(url, name, read_record(folder)["writer"], _end_this_program)
+        before = read_record(folder)
+        writer = Writer(url, name, before["writer"], _end_this_program)
         try:
-            before = read_record(folder)
             why = "" if is_whole else "is copied anew"
             if not writer.before or writer.before != before["writer"]:
                 why = "was written by another program since"

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from zoo import U8, Animal, zoo
 
@@ -119,3 +120,10 @@ def test_kinds_that_need_a_package(tmp_path, monkeypatch, module, kind, name):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UnreadableImageError, match=r"needs a package .*: pip install pillow"):
         read_size(tmp_path / name)
+
+
+def test_a_tiff_that_tifffile_answers_with_nothing_is_refused(monkeypatch):
+    """So tifffile 2026.11 does with sample types that it does not know."""
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", lambda self: np.empty((0,), np.uint8))
+    with pytest.raises(UnreadableImageError, match="a sample type that nothing reads"):
+        read_picture(ANIMALS["rgba.tif"].data, "rgba.tif")
