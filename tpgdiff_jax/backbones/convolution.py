@@ -14,10 +14,15 @@ import jax.numpy as jnp
 
 from tpgdiff_jax import native
 from tpgdiff_jax.backbones import xla_convolution as xla
+from tpgdiff_jax.backbones.kept import kept_alone
 from tpgdiff_jax.backbones.products import pointwise
 from tpgdiff_jax.backbones.typed import TypedModule
 from tpgdiff_jax.backbones.xla_convolution import SAME_3X3, Padding
 from tpgdiff_jax.native.problems import FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT
+
+# A TPU convolves images of fewer channels in a layout of up to 20 times their size.  That copy is
+# not kept for the gradient, but made again when the gradient comes to it.
+_FEW = 8
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -111,9 +116,12 @@ def _convolve_backward(stride, padding, silu, residuals, dy):
     x, kernel, bias, kept, marker = residuals
     dresidual, dscale, dshift = None if marker is None else dy, None, None
     if kept[0] is not None:
+        kept = kept_alone(kept)
         _, vjp = jax.vjp(lambda *kept: _modulate(*kept, silu), *kept)
         dy, dscale, dshift = vjp(dy)
     place = (stride, padding)
+    if x.shape[-1] < _FEW:
+        x, dy = jax.lax.optimization_barrier((x, dy))
     problem = native.Convolution(INPUT_GRADIENT, *place, size=x.shape[1:3])
     (dx,) = native.call(problem, _input_form(*place, x.shape[1:3]), dy, kernel)
     size, has_bias, dtype = kernel.shape[:2], bias is not None, kernel.dtype.name

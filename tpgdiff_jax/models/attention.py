@@ -99,4 +99,10 @@ class GatedFeedForward(TypedModule):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = Dense(8 * x.shape[-1], name="proj_in", **self.dtypes)(x)
-        return Dense(x.shape[-1], name="proj_out", **self.dtypes)(geglu(wide))
+        # The gradient keeps what is wide alone, and gates it again.
+        return nn.remat(_GatedDense)(x.shape[-1], name="proj_out", **self.dtypes)(wide)
+
+
+class _GatedDense(Dense):
+    def __call__(self, wide: jax.Array) -> jax.Array:
+        return super().__call__(geglu(wide))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from tpgdiff_jax.backbones.convolution import Conv, Conv3x3, Dense
+from tpgdiff_jax.backbones.kept import kept_alone
 from tpgdiff_jax.backbones.typed import TypedModule
 
 
@@ -55,7 +56,7 @@ def _keep_input(x, gain, epsilon):
 
 def _gradient(epsilon, kept, cotangent):
     """With u = (x - mean) s and c = gain g: dx = s (c - mean c - u mean(c u)), dgain = sum g u."""
-    x, gain = kept
+    x, gain = kept_alone(kept)
     unit, scale = _unit_variance(x, epsilon)
     c = cotangent * gain.astype(jnp.float32)
     c_mean, cu_mean = c.mean(axis=-1, keepdims=True), (c * unit).mean(axis=-1, keepdims=True)

@@ -225,7 +225,8 @@ class ConditionalUNet(GuidedUNet):
             x = film(level, f"{name}_film", x)
             x = block(widths_out[level], f"{name}_block_1", join_channels(x, skips.pop()))
             x = attend(level, f"{name}_attention", x)
-            resample = Conv3x3 if level == 0 else Upsample
+            # The gradient keeps the small image and enlarges it again.
+            resample = Conv3x3 if level == 0 else nn.remat(Upsample)
             x = resample(widths_in[level], name=f"{name}_resample", **self.dtypes)(x)
 
         x = block(self.width, "final_block", join_channels(x, stem))
