@@ -33,18 +33,26 @@ from tpgdiff_jax.priors import Priors
 
 pytest_plugins = ("local_processes", "training_runs")
 
-# All this before anything asks JAX for its devices.  Tests compile much and compute little: less
-# effort in code generation halves their time.
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+# All this before anything asks JAX for its devices, and for the programs that tests start, too.
+# Tests compile much and compute little: less effort in code generation halves their time.  Those
+# who run the program as users do remove the flags.
+_QUICK = ["--xla_backend_optimization_level=0"]
+if jax.version.__version_info__ < (0, 11):  # later ones have no others, nor the flag
+    _QUICK.append("--xla_cpu_use_fusion_emitters=false")
+if _QUICK[0] not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = " ".join([*_QUICK, os.environ.get("XLA_FLAGS", "")])
+os.environ["JAX_PLATFORMS"] = "cpu"
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 
-# Programs that tests start keep what they compile here, not in the user's folder.  The processes
-# of one test run share it: they inherit it from the one that hands out the tests.
+# What is compiled is kept here, not in the user's folder.  The processes of one test run share it:
+# they inherit it from the one that hands out the tests.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="tpgdiff_jax_tests_")
     atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["XDG_CACHE_HOME"], "tests"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 if not flags.FLAGS.is_parsed():  # grain's worker processes read absl flags
     flags.FLAGS(["pytest"])
@@ -227,11 +235,10 @@ def start_python():
     root = pathlib.Path(__file__).parent.parent
 
     def start(code, *arguments):
-        quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
         return subprocess.Popen(
             [sys.executable, "-c", code, *map(str, arguments)],
             cwd=root,
-            env=os.environ | quick | {"PYTHONPATH": str(root)},
+            env=os.environ | {"PYTHONPATH": str(root)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -34,10 +34,9 @@ def local(tmp_path):
         python = venv / "bin" / "python"
         python.write_text(f"#!/bin/bash\n{body}\n")
         python.chmod(0o755)
-        quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "TPGDIFF_VENV": str(venv)}
         process = subprocess.Popen(
             ["bash", ROOT / "launch" / "local.sh", str(count), *map(str, flags)],
-            env=os.environ | quick,
+            env=os.environ | {"TPGDIFF_VENV": str(venv)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -1,6 +1,7 @@
 """The real entry point, end to end: train, resume, refuse, evaluate, two processes."""
 
 import json
+import os
 import pathlib
 import socket
 import subprocess
@@ -33,15 +34,7 @@ def run(experiment, workdir, *flags):
         capture_output=True,
         text=True,
         check=False,
-        env=environment(),
     )
-
-
-def environment():
-    import os
-
-    quick = "--xla_backend_optimization_level=0"
-    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick}
 
 
 def rows(workdir):
@@ -72,7 +65,7 @@ def test_train_evaluate_export_and_restore(experiment, tmp_path):
     trained = rows(straight)
 
     # The next start finds what this one has compiled.
-    kept = pathlib.Path(environment()["XDG_CACHE_HOME"]) / "tpgdiff_jax" / "compiled"
+    kept = pathlib.Path(os.environ["XDG_CACHE_HOME"]) / "tpgdiff_jax" / "compiled"
     assert list(kept.glob("jit_step-*"))
 
     # A finished run: nothing is trained again, and --mode=eval gives the same scores.
@@ -95,7 +88,6 @@ def test_train_evaluate_export_and_restore(experiment, tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        env=environment(),
     )
     assert restored.returncode == 1, restored.stderr
     assert "1 restored, 0 were there already, 1 failed" in restored.stdout
@@ -136,7 +128,6 @@ def test_two_processes_learn_the_same_as_one(experiment, tmp_path):
                 f"--process_id={index}",
             ),
             cwd=ROOT,
-            env=environment(),
             stderr=subprocess.PIPE,
             text=True,
         )

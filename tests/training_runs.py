@@ -64,11 +64,10 @@ def start(experiment, workdir, *flags):
 
 def start_program(*flags, **environment):
     """Start the program as a process, on one CPU device."""
-    quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     return subprocess.Popen(
         [sys.executable, "-m", "tpgdiff_jax.main", *map(str, flags)],
         cwd=ROOT,
-        env=os.environ | quick | environment,
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

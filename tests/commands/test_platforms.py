@@ -39,11 +39,10 @@ runpy.run_module("tpgdiff_jax.main", run_name="__main__")
 
 
 def run(*flags):
-    quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     return subprocess.run(
         [sys.executable, "-c", WITHOUT_POSIX, *map(str, flags)],
         cwd=ROOT,
-        env=os.environ | quick | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,

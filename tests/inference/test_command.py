@@ -27,12 +27,11 @@ def weights(restorer, tmp_path):
 
 
 def start(tmp_path, *flags):
-    quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     devices = {"JAX_NUM_CPU_DEVICES": "2", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     return subprocess.Popen(
         [sys.executable, "-m", "tpgdiff_jax.main", "--mode=restore", *map(str, flags)],
         cwd=ROOT,
-        env=os.environ | quick | devices,
+        env=os.environ | devices,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

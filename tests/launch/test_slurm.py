@@ -41,8 +41,7 @@ def submit(tmp_path, tiny_experiment):
         options = ["--parsable", "--ntasks-per-node=2", "--gpus-per-node=0", "--cpus-per-task=1"]
         words = ["sbatch", *options, "--time=20", f"--output={log}", "launch/slurm.sbatch"]
         words += [f"--config={tiny_experiment}", f"--workdir={tmp_path / 'run'}", *SMALLER, *flags]
-        quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-        environment = os.environ | quick | {"TPGDIFF_VENV": str(tmp_path / "venv")}
+        environment = os.environ | {"TPGDIFF_VENV": str(tmp_path / "venv")}
         done = subprocess.run(
             words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
         )

@@ -240,10 +240,9 @@ def train(tiny_experiment, tmp_path, _machine):
         words = [sys.executable, "-m", "tpgdiff_jax.main", f"--config={tiny_experiment}"]
         words += [f"--workdir={url}", "--config.model.use_semantic=False"]
         words += ["--config.model.use_structure=False", *flags]
-        quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
         place = {"XDG_CACHE_HOME": str(tmp_path / machine), "PYTHONUNBUFFERED": "1"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(words, cwd=ROOT, env=os.environ | quick | place, **pipes))
+        started.append(subprocess.Popen(words, cwd=ROOT, env=os.environ | place, **pipes))
         return started[-1]
 
     yield start
