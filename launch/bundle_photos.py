@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from tpgdiff_jax.data.images import read_rgb, read_size
+from tpgdiff_jax.data.folders import list_images
+from tpgdiff_jax.data.images import read_rgb
+from tpgdiff_jax.data.pictures.door import read_size
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
-from tpgdiff_jax.data.sources import image_names
 from tpgdiff_jax.reporting.errors import UserError
 
 # (scale of both sides, quality of WebP), in the order in which they are tried.  Shrinking hides
@@ -39,7 +40,7 @@ def pack(source: pathlib.Path, target: pathlib.Path, budget: int) -> dict:
     Raises:
       UserError: there are none, or they do not fit.
     """
-    names = image_names(source)
+    names = list_images(source).names
     if not names:
         raise UserError(f"--photos={source} holds no image files.")
     sizes = {name: (source / name).stat().st_size for name in names}

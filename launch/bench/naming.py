@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from tpgdiff_jax.data.degradations.mix import Recipe, degrade
+from tpgdiff_jax.data.folders import list_images
 from tpgdiff_jax.data.images import read_rgb
-from tpgdiff_jax.data.sources import image_names
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.priors.degradation import NOTHING, verdict
 from tpgdiff_jax.reporting.errors import UserError
@@ -65,7 +65,7 @@ def _row(name: str, firsts: list[str], verdicts: list[str]) -> dict[str, Any]:
 
 
 def _paths(folder: pathlib.Path) -> list[pathlib.Path]:
-    found = [folder / name for name in image_names(folder)]
+    found = [folder / name for name in list_images(folder).names]
     if not found:
         raise UserError(f"--photos={folder} holds no picture.")
     return found

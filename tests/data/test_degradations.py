@@ -21,7 +21,8 @@ from tpgdiff_jax.data.degradations import (
     sensor,
 )
 from tpgdiff_jax.data.degradations.registry import DEGRADATIONS, STAGES
-from tpgdiff_jax.data.images import read_rgb, to_uint8
+from tpgdiff_jax.data.images import read_rgb
+from tpgdiff_jax.data.pictures.picture import to_8_bit
 from tpgdiff_jax.data.prepare.preview import contact_sheet
 
 PHOTOS = pathlib.Path(__file__).parents[2] / "configs" / "quickstart_photos" / "train"
@@ -92,7 +93,7 @@ def test_input_is_left_alone(name):
 @pytest.mark.parametrize("name", DEGRADATIONS)
 def test_severity_zero_leaves_every_pixel(name, seed):
     image = photo("motorcycle_left.jpg", 96)
-    np.testing.assert_array_equal(to_uint8(degrade(name, image, 0, seed)), to_uint8(image))
+    np.testing.assert_array_equal(to_8_bit(degrade(name, image, 0, seed)), to_8_bit(image))
 
 
 @pytest.mark.parametrize("file", ["coffee.jpg", "motorcycle_left.jpg"])

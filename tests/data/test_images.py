@@ -15,9 +15,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from tpgdiff_jax.data.images import decode_rgb, encode_png, read_rgb, read_size, write_image
+from tpgdiff_jax.data.images import encode_png, read_rgb, write_image
 from tpgdiff_jax.data.pictures import door, memory
-from tpgdiff_jax.data.pictures.door import read_picture
+from tpgdiff_jax.data.pictures.door import read_picture, read_size
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.reporting.files import printable
 
@@ -75,7 +75,7 @@ def test_an_image_that_does_not_fit_on_the_disk_is_not_there(tmp_path):
 
 def test_memory_and_file_give_the_same(tmp_path):
     (tmp_path / "photo.png").write_bytes(encode_png(RGB))
-    np.testing.assert_array_equal(decode_rgb(encode_png(RGB), "photo"), RGB)
+    np.testing.assert_array_equal(read_rgb(encode_png(RGB), "photo"), RGB)
     np.testing.assert_array_equal(read_rgb(tmp_path / "photo.png"), RGB)
 
 
@@ -239,7 +239,7 @@ def test_damaged_bytes_never_raise_anything_else(tmp_path):
                 warnings.catch_warnings(action="ignore"),
                 contextlib.suppress(UnreadableImageError),
             ):
-                image = decode_rgb(bytes(bad), name)
+                image = read_rgb(bytes(bad), name)
                 assert image.dtype == np.uint8
                 assert image.ndim == 3
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tpgdiff_jax.data.folders import list_images
 from tpgdiff_jax.data.skipped import SkipReport
-from tpgdiff_jax.data.sources import PhotoFolder, image_names, relabelled
+from tpgdiff_jax.data.sources import PhotoFolder, relabelled
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_linked_folders_are_followed_and_loops_are_not(tmp_path, caplog):
     (folder / "gone").symlink_to(tmp_path / "nowhere")
     (folder / "itself").symlink_to(folder / "itself")
     with caplog.at_level(logging.INFO, logger="absl"):
-        found = image_names(folder)
+        found = list_images(folder).names
     expected = ["a.png", "deep/b.png", "file.png", "linked/c.png", "linked/deeper/d.JPG"]
     assert found == expected
     for words in (
@@ -93,9 +94,9 @@ def test_linked_folders_are_followed_and_loops_are_not(tmp_path, caplog):
         assert f"{folder}: {words}" in caplog.text
     # The folder itself may be a link, and two names of one folder are both listed.
     (tmp_path / "alias").symlink_to(folder)
-    assert image_names(tmp_path / "alias") == expected
+    assert list_images(tmp_path / "alias").names == expected
     (folder / "again").symlink_to(store)
-    assert "again/c.png" in image_names(folder)
+    assert "again/c.png" in list_images(folder).names
 
 
 def test_hidden_folders_are_left_out_like_hidden_files(tmp_path, caplog):
@@ -103,7 +104,7 @@ def test_hidden_folders_are_left_out_like_hidden_files(tmp_path, caplog):
     _touch(folder / "a.png", folder / "._a.png", folder / ".notes.txt", folder / ".thumbs/b.png")
     _touch(folder / "deep/.git/c.png", folder / "deep/d.png")
     with caplog.at_level(logging.INFO, logger="absl"):
-        assert image_names(folder) == ["a.png", "deep/d.png"]
+        assert list_images(folder).names == ["a.png", "deep/d.png"]
     assert "1 hidden image files left out: ._a.png" in caplog.text
     assert "2 hidden folders left out: .thumbs, deep/.git" in caplog.text
     assert all(record.levelno == logging.INFO for record in caplog.records)

@@ -9,8 +9,8 @@ import pytest
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.data.degradations.mix import Recipe, degrade
 from tpgdiff_jax.data.degradations.registry import DEGRADATIONS
+from tpgdiff_jax.data.images import write_image
 from tpgdiff_jax.evaluation import metrics, protocols
-from tpgdiff_jax.inference.files import write_picture
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.priors.cues import difference_of_gaussians, gradient_magnitude
 from tpgdiff_jax.reporting.errors import UserError
@@ -66,7 +66,7 @@ def test_one_value_that_is_no_pixel_is_refused(restorer, dtype, value):
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".webp", ".bmp"])
 def test_one_pixel_is_written_and_read_in_every_format(restorer, tmp_path, suffix):
-    write_picture(tmp_path / f"dot{suffix}", TINY["1x1"])
+    write_image(tmp_path / f"dot{suffix}", TINY["1x1"])
     found = restorer(tmp_path / f"dot{suffix}", seed=1)
     assert found.shape == (1, 1, 3)
 

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from tpgdiff_jax.data.images import read_size
+from tpgdiff_jax.data.pictures.door import read_size
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.inference.plan import plan
 

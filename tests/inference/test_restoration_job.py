@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tpgdiff_jax.inference import files, job, plan, restore
+from tpgdiff_jax.data.images import write_image
+from tpgdiff_jax.inference import job, plan, restore
 from tpgdiff_jax.inference.input_images import Restored
 from tpgdiff_jax.inference.restore import NOT_FINITE, NotFiniteError
 from tpgdiff_jax.inference.sampling import Sampling
@@ -100,7 +101,7 @@ def test_bad_files_are_listed_and_stop_nothing(folder, tmp_path):
         whole[:16] + struct.pack(">II", 3_000_000, 3_000_000) + whole[24:29] + bomb_checksum(whole)
     )
     Image.fromarray(np.full((3, 3), 7.0, np.float32)).save(folder / "float.tif")
-    files.write_picture(folder / "deep.png", np.full((9, 9, 3), 5000, np.uint16))
+    write_image(folder / "deep.png", np.full((9, 9, 3), 5000, np.uint16))
     (folder / "deep.png").write_bytes((folder / "deep.png").read_bytes()[:-30])
     output = tmp_path / "out"
     summary = run(Mirror(), folder, output)

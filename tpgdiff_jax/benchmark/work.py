@@ -9,8 +9,8 @@ import numpy as np
 
 from tpgdiff_jax.benchmark.sets import Item
 from tpgdiff_jax.benchmark.settings import Variant
+from tpgdiff_jax.data.folders import list_images
 from tpgdiff_jax.data.images import read_rgb
-from tpgdiff_jax.data.sources import image_names
 from tpgdiff_jax.evaluation.protocols import centre_cropped
 from tpgdiff_jax.inference.batch import name_hashes
 from tpgdiff_jax.inference.sizes import alike, padded_to
@@ -153,7 +153,7 @@ class Predictions:
             if not base.is_dir() and len(sets) == 1:
                 base = folder
             if base.is_dir():
-                self._files[name] = {file: base / file for file in image_names(base)}
+                self._files[name] = {file: base / file for file in list_images(base).names}
                 stems = self._stems[name] = {}
                 for file, path in self._files[name].items():
                     stems.setdefault(_stem(file), []).append(path)

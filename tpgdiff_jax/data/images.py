@@ -5,29 +5,23 @@ import pathlib
 
 import numpy as np
 
-from tpgdiff_jax.data.pictures import door
-from tpgdiff_jax.data.pictures.picture import to_8_bit
+from tpgdiff_jax.data.pictures.door import read_picture
+from tpgdiff_jax.data.pictures.metadata import Metadata
 from tpgdiff_jax.data.pictures.writing import encode_picture, for_format
 from tpgdiff_jax.reporting.files import replacing
+from tpgdiff_jax.stores.sending import put
+from tpgdiff_jax.stores.urls import is_url, normal
 
 
-def read_size(path: str | os.PathLike) -> tuple[int, int]:
-    """Return (height, width) from the file's header, orientation applied; decodes nothing.
-
-    Raises:
-      UnreadableImageError: no image, or not one that can be opened.
-    """
-    return door.read_size(path)
-
-
-def read_rgb(path: str | os.PathLike) -> np.ndarray:
+def read_rgb(source: str | os.PathLike | bytes, name: str = "") -> np.ndarray:
     """Read a photo of any kind as 8-bit RGB; its content decides, not its name.
 
     Grey is repeated, alpha dropped, palettes and CMYK are converted, 16 bit rounded to 8, the
     orientation applied; of an animation the first frame is taken.
 
     Args:
-      path: an image file.
+      source: an image file's path or content.
+      name: what errors call it; the path by default.
 
     Returns:
       uint8 [H, W, 3].
@@ -35,7 +29,7 @@ def read_rgb(path: str | os.PathLike) -> np.ndarray:
     Raises:
       UnreadableImageError: empty, no image, truncated, damaged or too large; says which.
     """
-    return door.read_picture(path).rgb8()
+    return read_picture(source, name).rgb8()
 
 
 def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
@@ -52,43 +46,29 @@ def cut_like(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return image[top : top + size[0], left : left + size[1]]
 
 
-def decode_rgb(data: bytes, name: str) -> np.ndarray:
-    """Decode an image file held in memory, as `read_rgb` does.
-
-    Args:
-      data: the file's content.
-      name: what errors call it.
-
-    Returns:
-      uint8 [H, W, 3].
-
-    Raises:
-      UnreadableImageError: as `read_rgb`.
-    """
-    return door.read_picture(bytes(data), name).rgb8()
-
-
 def encode_png(image: np.ndarray) -> bytes:
     """Encode uint8 [H, W, 3] as a PNG file, without loss."""
     return encode_picture(image, ".png")
 
 
-def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
+def write_image(
+    path: str | os.PathLike, image: np.ndarray, metadata: Metadata | None = None
+) -> None:
     """Write an image under a temporary name, then rename it: never a half-written file.
 
     Args:
-      path: where to; the ending chooses the format.  Missing folders are made.
-      image: uint8 [H, W, 3].
+      path: where to, also in a store; the ending chooses the format.  Missing folders are made.
+      image: as `writing.for_format` takes it.
+      metadata: of the picture it was made from; kept as far as the format can hold it.
 
     Raises:
-      UserError: a suffix of no format that can be written.
+      UserError: a suffix of no format that can be written, or a side too long for it.
       OSError: disk full, folder read-only, ...; nothing is left behind.
     """
     path = pathlib.Path(path)
+    data = encode_picture(for_format(image, path.suffix.lower()), path.suffix, metadata)
+    if is_url(path):
+        put(normal(path), data)
+        return
     with replacing(path) as temporary:
-        temporary.write_bytes(encode_picture(for_format(image, path.suffix.lower()), path.suffix))
-
-
-def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Round a float image in [0, 1] to uint8, clipping what lies outside."""
-    return to_8_bit(np.asarray(image))
+        temporary.write_bytes(data)

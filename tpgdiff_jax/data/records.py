@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from tpgdiff_jax.data.images import decode_rgb, encode_png
+from tpgdiff_jax.data.images import encode_png, read_rgb
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import Source, file_identity, relabelled
@@ -159,7 +159,7 @@ class _Records(Source):
         name = f"{self._file(index)} {record['name']}"
         if lacking := [key for key in self.keys if key not in record["images"]]:
             raise UnreadableImageError(self._file(index), f"damaged record: no {lacking[0]}")
-        return [decode_rgb(record["images"][key], name) for key in self.keys]
+        return [read_rgb(record["images"][key], name) for key in self.keys]
 
     def _stored_classes(self) -> tuple[str, ...]:
         """Read the classes from each file's first readable record; all must agree."""

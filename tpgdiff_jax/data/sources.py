@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from tpgdiff_jax.data.folders import here, list_images
-from tpgdiff_jax.data.images import read_rgb, read_size
+from tpgdiff_jax.data.images import read_rgb
+from tpgdiff_jax.data.pictures.door import read_size
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.pictures.kinds import EXTENSIONS
 from tpgdiff_jax.data.skipped import SkipReport
@@ -240,11 +241,6 @@ def file_identity(path: str | os.PathLike) -> str:
         file.seek(max(0, size - _END_BYTES))
         digest.update(file.read(_END_BYTES))
     return f"{os.path.basename(path)} {size} {digest.hexdigest()}"
-
-
-def image_names(folder: pathlib.Path) -> list[str]:
-    """List the image files below a folder, relative to it, sorted; see `folders.list_images`."""
-    return list_images(folder).names
 
 
 def scan_sizes(paths: Sequence[pathlib.Path]) -> list[tuple[int, int] | str]:

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from tpgdiff_jax.data.images import read_size, to_uint8
+from tpgdiff_jax.data.images import write_image
+from tpgdiff_jax.data.pictures.door import read_size
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
+from tpgdiff_jax.data.pictures.picture import to_8_bit
 from tpgdiff_jax.data.pictures.writing import for_format
 from tpgdiff_jax.inference.engine import Outcome, WriteBehind, reason
-from tpgdiff_jax.inference.files import write_picture
 from tpgdiff_jax.inference.input_images import InputImage, Restored, as_input
 from tpgdiff_jax.inference.log import LOG_NAME, made_otherwise
 from tpgdiff_jax.inference.plan import Task
@@ -216,9 +217,9 @@ def _write(side_by_side: bool, task: Task, degraded: InputImage, restored: Resto
     image = np.asarray(restored.image)
     result = for_format(image, task.target.suffix.lower())
     if restored.deviation is not None:
-        write_picture(task.beside("deviation"), restored.deviation_picture())
+        write_image(task.beside("deviation"), restored.deviation_picture())
     if side_by_side:
         pair = [degraded.rgb, as_input(image).rgb]
-        picture = to_uint8(np.concatenate(pair, axis=1))
-        write_picture(task.beside("side_by_side"), picture, degraded.metadata)
-    write_picture(task.target, result, degraded.metadata)
+        picture = to_8_bit(np.concatenate(pair, axis=1))
+        write_image(task.beside("side_by_side"), picture, degraded.metadata)
+    write_image(task.target, result, degraded.metadata)

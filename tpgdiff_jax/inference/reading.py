@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tpgdiff_jax.data.images import read_size
+from tpgdiff_jax.data.pictures.door import read_size
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.inference.input_images import InputImage, as_input
 

@@ -10,9 +10,9 @@ from PIL import Image
 from zoo import U8, Animal, zoo
 
 from tpgdiff_jax.benchmark.sets import Item, SetSpec
-from tpgdiff_jax.data.images import decode_rgb, encode_png, read_rgb, read_size
+from tpgdiff_jax.data.images import encode_png, read_rgb
 from tpgdiff_jax.data.pairs import PairFolder
-from tpgdiff_jax.data.pictures.door import read_picture
+from tpgdiff_jax.data.pictures.door import read_picture, read_size
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.pictures.picture import to_8_bit
 from tpgdiff_jax.data.records import RecordPhotos, write_records
@@ -69,7 +69,7 @@ READERS = {
     "scoring": _scoring,
     "records": _records,
     "restoring": _restoring,
-    "decoding": lambda path: decode_rgb(path.read_bytes(), path.name),
+    "decoding": lambda path: read_rgb(path.read_bytes(), path.name),
 }
 
 

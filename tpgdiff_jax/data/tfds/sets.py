@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tpgdiff_jax.data.images import decode_rgb
+from tpgdiff_jax.data.images import read_rgb
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.records import stored_recipe
 from tpgdiff_jax.data.skipped import SkipReport
@@ -140,7 +140,7 @@ class TfdsSource(Source):
 def _as_rgb(value: Any, name: str) -> np.ndarray:
     """Decode an image file, or check an image that was stored as numbers."""
     if isinstance(value, bytes):
-        return decode_rgb(value, name)
+        return read_rgb(value, name)
     value = np.asarray(value)
     if value.dtype != np.uint8 or value.ndim != 3 or value.shape[-1] != 3:
         raise UnreadableImageError(name, f"{value.dtype} {list(value.shape)} is no RGB image")

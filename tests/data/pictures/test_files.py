@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from tpgdiff_jax.data.images import write_image
 from tpgdiff_jax.data.pictures.door import read_picture
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.pictures.metadata import Metadata
-from tpgdiff_jax.inference import files
 from tpgdiff_jax.inference.input_images import as_input
+from tpgdiff_jax.reporting.files import replacing
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 DEEP = np.random.default_rng(0).integers(0, 65536, (5, 7, 4)).astype(np.uint16)
@@ -21,7 +22,7 @@ DEEP = np.random.default_rng(0).integers(0, 65536, (5, 7, 4)).astype(np.uint16)
 @pytest.mark.parametrize("channels", [3, 4])
 def test_colours_of_16_bit_come_through_files_unchanged(tmp_path, suffix, channels):
     path = tmp_path / f"tief und weit ä{suffix}"
-    files.write_picture(path, DEEP[..., :channels])
+    write_image(path, DEEP[..., :channels])
     found = read_picture(path)
     np.testing.assert_array_equal(found.pixels, DEEP[..., :channels])
     form = as_input(path)
@@ -32,7 +33,7 @@ def test_colours_of_16_bit_come_through_files_unchanged(tmp_path, suffix, channe
 @pytest.mark.parametrize("harm", ["truncated", "flipped"])
 def test_damaged_files_of_16_bit_are_named(tmp_path, suffix, harm):
     path = tmp_path / f"deep{suffix}"
-    files.write_picture(path, DEEP[..., :3].repeat(9, 0).repeat(9, 1))
+    write_image(path, DEEP[..., :3].repeat(9, 0).repeat(9, 1))
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data if harm == "flipped" else data[: len(data) // 2])
@@ -44,7 +45,7 @@ def test_damaged_files_of_16_bit_are_named(tmp_path, suffix, harm):
 
 
 def test_a_profile_of_colours_is_written(tmp_path):
-    files.write_picture(tmp_path / "a.jpg", DEEP[..., :3].astype(np.uint8), Metadata(icc=SRGB))
+    write_image(tmp_path / "a.jpg", DEEP[..., :3].astype(np.uint8), Metadata(icc=SRGB))
     assert Image.open(tmp_path / "a.jpg").info["icc_profile"] == SRGB
 
 
@@ -56,7 +57,7 @@ def test_a_picture_that_does_not_fit_on_the_disk_is_not_there(tmp_path, suffix):
     resource.setrlimit(resource.RLIMIT_FSIZE, (9000, hard))
     try:
         with pytest.raises(OSError, match="File too large"):
-            files.write_picture(path, image)
+            write_image(path, image)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert not list(tmp_path.iterdir())
@@ -67,7 +68,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     path.write_text("old")
 
     def fail():
-        with files.replacing(path) as temporary:
+        with replacing(path) as temporary:
             temporary.write_text("half")
             raise RuntimeError("broken")
 
