@@ -12,13 +12,14 @@ from PIL import Image
 from tpgdiff_jax.benchmark import job
 from tpgdiff_jax.benchmark.finding import open_set
 from tpgdiff_jax.benchmark.job import IMAGES, ROWS
-from tpgdiff_jax.benchmark.rows import RowLog, read_rows
+from tpgdiff_jax.benchmark.rows import read_rows
 from tpgdiff_jax.benchmark.sets import SetSpec
 from tpgdiff_jax.benchmark.settings import Variant
 from tpgdiff_jax.benchmark.work import Predictions, Task, bucket_of, chunks, kind_of
 from tpgdiff_jax.benchmark.worker import Worker
 from tpgdiff_jax.evaluation.metrics import psnr
 from tpgdiff_jax.inference.batch import classify
+from tpgdiff_jax.reporting.json_lines import JsonLines
 
 
 def test_a_line_holds_all_that_is_known(undisturbed, whole_rows):
@@ -55,7 +56,7 @@ def test_a_job_killed_half_way_goes_on(run_job, undisturbed, plain_rows, tmp_pat
     class Killed(BaseException):
         pass
 
-    write, close, calls, logs = RowLog.write, RowLog.close, [], []
+    write, close, calls, logs = JsonLines.write, JsonLines.close, [], []
 
     def write_or_die(*args):
         calls.append(1)
@@ -63,8 +64,8 @@ def test_a_job_killed_half_way_goes_on(run_job, undisturbed, plain_rows, tmp_pat
             raise Killed
         write(*args)
 
-    monkeypatch.setattr(RowLog, "write", write_or_die)
-    monkeypatch.setattr(RowLog, "close", lambda log: (logs.append(log), close(log)))
+    monkeypatch.setattr(JsonLines, "write", write_or_die)
+    monkeypatch.setattr(JsonLines, "close", lambda log: (logs.append(log), close(log)))
     with pytest.raises(Killed):
         run_job(tmp_path, batch_size=4)
     monkeypatch.undo()

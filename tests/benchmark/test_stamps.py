@@ -8,10 +8,12 @@ import pytest
 
 from tpgdiff_jax.benchmark.finding import open_set
 from tpgdiff_jax.benchmark.job import ROWS
-from tpgdiff_jax.benchmark.rows import RowLog, read_rows
+from tpgdiff_jax.benchmark.rows import lines_of, read_rows
 from tpgdiff_jax.benchmark.run import claim, run_benchmark
 from tpgdiff_jax.benchmark.settings import read_settings
 from tpgdiff_jax.distributed.sharding import make_mesh
+from tpgdiff_jax.reporting import json_lines
+from tpgdiff_jax.reporting.json_lines import JsonLines
 
 KEY = ("predictions", "pairs", "1.png")
 
@@ -99,13 +101,13 @@ def test_an_output_that_became_unreadable_has_no_score(score, outputs):
 
 
 def test_files_that_change_under_the_job_have_no_score_yet(score, outputs, benchmarks, monkeypatch):
-    write = RowLog.write
+    write = JsonLines.write
 
     def write_and_replace(*args):
         write(*args)
         shutil.copy(benchmarks / "pairs/GT/1.png", outputs / "pairs/1.png")
 
-    monkeypatch.setattr(RowLog, "write", write_and_replace)
+    monkeypatch.setattr(JsonLines, "write", write_and_replace)
     summary = score(outputs)
     monkeypatch.undo()
     (error,) = summary["sets"]["pairs"]["failed"].values()
@@ -118,9 +120,8 @@ def test_the_lines_of_other_files_never_count(tmp_path):
     """Process 1's line is read last, but it is process 0's that speaks of the files now there."""
     names = dict(zip(("variant", "set", "image"), KEY, strict=True))
     for process, (size, score) in enumerate(((2, 30.0), (1, 20.0))):
-        log = RowLog(tmp_path, process)
-        log.write([names | {"psnr": score, "files": {"gt": [size, 7]}}])
-        log.close()
+        row = names | {"psnr": score, "files": {"gt": [size, 7]}}
+        json_lines.append(lines_of(tmp_path, process), row)
     assert read_rows(tmp_path, {KEY: {"gt": [2, 7]}})[KEY]["psnr"] == 30.0
     assert read_rows(tmp_path, {KEY: {"gt": [1, 7]}})[KEY]["psnr"] == 20.0
     assert read_rows(tmp_path, {KEY: {"gt": [3, 7]}}) == {}

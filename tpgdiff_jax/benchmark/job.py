@@ -1,6 +1,5 @@
 """Run a benchmark: every image once in every variant, on all devices, whatever interrupts it."""
 
-import contextlib
 import hashlib
 import pathlib
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from tpgdiff_jax.benchmark import program
-from tpgdiff_jax.benchmark.rows import Key, Row, RowLog, Stamp, number, read_rows
+from tpgdiff_jax.benchmark.rows import Key, Row, Stamp, lines_of, number, read_rows
 from tpgdiff_jax.benchmark.settings import Settings, Variant
 from tpgdiff_jax.benchmark.stamps import agreed_stamps, read_stamps
 from tpgdiff_jax.benchmark.work import (
@@ -32,6 +31,7 @@ from tpgdiff_jax.inference.engine import Outcome, WriteBehind, is_out_of_memory,
 from tpgdiff_jax.priors.degradation import class_probabilities, verdict
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable, stays_inside
+from tpgdiff_jax.reporting.json_lines import JsonLines
 from tpgdiff_jax.reporting.progress import Progress
 
 ROWS, IMAGES = "scores", "restored"
@@ -107,10 +107,10 @@ class Job:
         def file(row: Row, writing: Future | None) -> None:
             if writing is not None:
                 writing.result()
-            log.write([row])  # last: a line vouches for its image
+            log.write(row)  # last: a line vouches for its image
 
         with (
-            contextlib.closing(RowLog(self._folder / ROWS, row_log_of(self._share))) as log,
+            JsonLines(lines_of(self._folder / ROWS, row_log_of(self._share))) as log,
             Progress(total, "scoring") as bar,
             WriteBehind(write_image, file) as writer,
         ):

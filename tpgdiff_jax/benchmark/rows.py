@@ -5,10 +5,10 @@ ignored, and its image made again; so is a line of files that have changed since
 has several lines, the last that is no error counts.
 """
 
-import contextlib
 import math
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from tpgdiff_jax.reporting import json_lines
@@ -31,8 +31,7 @@ def number(value: float) -> float | str:
     return round(float(value), _DIGITS) if math.isfinite(value) else str(float(value))
 
 
-@contextlib.contextmanager
-def locked(folder: pathlib.Path, process: int) -> Iterator[None]:
+def locked(folder: pathlib.Path, process: int) -> AbstractContextManager[None]:
     """Keep other jobs from one process's lines; the lock ends with the block or the process.
 
     Args:
@@ -47,30 +46,12 @@ def locked(folder: pathlib.Path, process: int) -> Iterator[None]:
         f"Another job that is running writes to {folder.parent}; wait for its end, or choose "
         "another --output."
     )
-    with held(folder / f".process_{process}.lock", folder.parent, refused):
-        yield
+    return held(folder / f".process_{process}.lock", folder.parent, refused)
 
 
-class RowLog:
-    """The lines of one process."""
-
-    def __init__(self, folder: pathlib.Path, process: int):
-        """Open for appending.
-
-        Args:
-          folder: of the lines of all processes; made if missing.
-          process: number of this process.
-        """
-        self._lines = json_lines.JsonLines(folder / f"process_{process}.jsonl")
-
-    def write(self, rows: Iterable[Row]) -> None:
-        """Append lines and hand them to the operating system at once."""
-        for row in rows:
-            self._lines.write(row)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._lines.close()
+def lines_of(folder: pathlib.Path, process: int) -> pathlib.Path:
+    """Return the file of one process's lines in the folder of all."""
+    return folder / f"process_{process}.jsonl"
 
 
 def read_rows(folder: pathlib.Path, stamps: Mapping[Key, Stamp] | None = None) -> dict[Key, Row]:

@@ -3,7 +3,6 @@
 Paths are no part of it: a folder that was moved or copied with its times needs no new scores.
 """
 
-import pathlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +13,7 @@ from jax.experimental import multihost_utils
 from tpgdiff_jax.benchmark.rows import Stamp
 from tpgdiff_jax.benchmark.sets import Item
 from tpgdiff_jax.benchmark.work import Predictions, Task
+from tpgdiff_jax.stores.copies import stamp_of
 
 _SIDES = ("lq", "gt", "prediction", "noise")
 _THREADS = 8  # on network drives every look at a file waits
@@ -64,15 +64,7 @@ def _stamp(item: Item, predictions: Predictions | None) -> Stamp:
     paths = {"lq": item.lq, "gt": item.gt}
     if predictions is not None:
         paths["prediction"] = predictions.find(item)
-    seen = {side: path and _size_and_time(path) for side, path in paths.items()}
+    seen = {side: path and stamp_of(path) for side, path in paths.items()}
     if item.draws_before is not None:
-        seen["noise"] = [item.draws_before, 0]
-    return {side: numbers for side, numbers in seen.items() if numbers is not None}
-
-
-def _size_and_time(path: pathlib.Path) -> list[int] | None:
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return [status.st_size, status.st_mtime_ns]
+        seen["noise"] = item.draws_before, 0
+    return {side: list(numbers) for side, numbers in seen.items() if numbers is not None}
