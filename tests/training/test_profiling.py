@@ -1,7 +1,5 @@
 """Traces of chosen steps, and idle time read from them."""
 
-import pathlib
-import runpy
 import time
 
 import jax
@@ -10,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpgdiff_jax.training import profiling
-from tpgdiff_jax.training.profiling import TraceWindow, covered, device_idle, merge
-
-ROOT = pathlib.Path(__file__).parent.parent.parent
+from launch import trace_idle
+from launch.trace_idle import covered, device_idle, merge
+from tpgdiff_jax.training.profiling import TraceWindow
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +44,14 @@ def test_traces_the_steps_asked_for_and_sees_pauses(tmp_path, step_fn, capsys):
     # Three pauses lie between four steps.
     assert 0.3 <= paused.idle_between * paused.seconds < paused.seconds
     assert paused.idle_between > busy.idle_between
-    program = runpy.run_path(str(ROOT / "launch" / "trace_idle.py"))["main"]
-    assert program([str(tmp_path / "paused")]) == 0
+    assert trace_idle.main([str(tmp_path / "paused")]) == 0
     assert f"{paused.idle_between:.2%}" in capsys.readouterr().out
 
 
 def test_a_resumed_run_traces_what_is_left_of_the_window(tmp_path, step_fn):
     (found,) = device_idle(train(tmp_path, step_fn, pause=0, start=5))
     assert found.runs == 2
-    assert profiling.newest_trace(tmp_path).is_relative_to(tmp_path / "profile")
+    assert trace_idle.newest_trace(tmp_path).is_relative_to(tmp_path / "profile")
 
 
 def test_a_run_that_ends_inside_the_window_leaves_a_trace(tmp_path, step_fn):
