@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 from tpgdiff_jax.benchmark.settings import METRICS, read_settings
 from tpgdiff_jax.checkpoints import known
 from tpgdiff_jax.config import check_values, chosen_average, get, require
-from tpgdiff_jax.data.degradations.mix import DEGRADATIONS, MAX_SEVERITY, Mixture, expand, parse
+from tpgdiff_jax.data.degradations.mix import DEGRADATIONS, MAX_SEVERITY, expand, parse
 from tpgdiff_jax.data.prepare.paired_set import FORMATS
-from tpgdiff_jax.data.training_data import parse_source
+from tpgdiff_jax.data.training_data import mixture_of, parse_source
 from tpgdiff_jax.diffusion import irsde
 from tpgdiff_jax.diffusion.loss import DISTANCES, OBJECTIVES, TIME_WEIGHTINGS
 from tpgdiff_jax.diffusion.samplers import SAMPLERS, check_sampler
@@ -96,14 +96,7 @@ def _check_mixture(config: ConfigDict) -> None:
     require(len(set(names)) == len(names), config, "data.degradations", "each name once")
     fits = data.max_mixed <= len(names)
     require(fits, config, "data.max_mixed", f"at most {len(names)}, as many as data.degradations")
-    Mixture(
-        names=tuple(names),
-        weights=tuple(data.weights),
-        max_mixed=data.max_mixed,
-        severity=tuple(data.severity),
-        mix_share=data.mix_share,
-        clean_share=data.clean_share,
-    )
+    mixture_of(config)
 
 
 def _check_classification(config: ConfigDict) -> None:

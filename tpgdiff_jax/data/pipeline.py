@@ -208,18 +208,13 @@ def training_batches(
     batch_size: int,
     mixture: Mixture,
     source_weights: Sequence[float] = (),
-    multi_hot: bool = False,
-    tone_jitter: float = 0.0,
-    crop_share: Sequence[float] = (),
-    dark_share: float = 0.0,
-    vivid_share: float = 0.0,
-    soft_share: float = 0.0,
     first_batch: int = 0,
     workers: int = 0,
     read_threads: int = 2,
     prefetch_mb: int = 64,
     process_index: int = 0,
     process_count: int = 1,
+    **rendering: Any,
 ) -> grain.IterDataset:
     """Build the endless sequence of training batches of one process.
 
@@ -230,12 +225,12 @@ def training_batches(
       batch_size: examples per batch over all processes.
       mixture: how clean photos are degraded.
       source_weights: how often each source comes; () for shares by their lengths.
-      multi_hot, tone_jitter, crop_share, dark_share, vivid_share, soft_share: see `MakeExample`.
       first_batch: where in the sequence to start; a run continues at the batches it has seen.
       workers: processes that make the batches; 0 makes them here.  Changes no result.
       read_threads, prefetch_mb: threads of each worker, and memory for batches made ahead, in MiB
         per worker; 16 batches at most.  Change no result.
       process_index, process_count: this process and how many there are.
+      rendering: further fields of `MakeExample`.
 
     Returns:
       a grain dataset of {gt, lq: uint8 [b, crop, crop, 3], label: int32 [b] or float32 [b, K],
@@ -249,21 +244,10 @@ def training_batches(
         raise UserError(
             f"data.batch_size={batch_size} cannot be divided among {process_count} processes."
         )
-    if mixture.clean_share and not multi_hot:
+    make = MakeExample(tuple(sources), seed, crop_size, mixture, **rendering)
+    if mixture.clean_share and not make.multi_hot:
         raise UserError("data.clean_share: a clean example has no class; use multi-hot labels.")
     _check_classes(sources, mixture)
-    make = MakeExample(
-        sources=tuple(sources),
-        seed=seed,
-        crop_size=crop_size,
-        mixture=mixture,
-        multi_hot=multi_hot,
-        tone_jitter=tone_jitter,
-        crop_share=tuple(crop_share),
-        dark_share=dark_share,
-        vivid_share=vivid_share,
-        soft_share=soft_share,
-    )
     dataset = _places(sources, source_weights, seed).map_with_index(make)
     local_batch = batch_size // process_count
     share = ProcessShare(dataset, local_batch, process_index, process_count, first_batch)

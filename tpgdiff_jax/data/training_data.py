@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from tpgdiff_jax.data.degradations.mix import Mixture
 from tpgdiff_jax.data.identity import fingerprint
 from tpgdiff_jax.data.open_source import open_source
 from tpgdiff_jax.data.skipped import SkipReport
@@ -101,6 +102,23 @@ def _weight(text: str, where: str) -> float:
     if not math.isfinite(weight):
         raise UserError(f"{where}: its weight {text!r} is no number; write *0.5, for example.")
     return weight
+
+
+def mixture_of(config: ConfigDict) -> Mixture:
+    """Return how a configuration degrades clean photos.
+
+    Raises:
+      UserError: shares, weights or severities that do not fit each other.
+    """
+    data = config.data
+    return Mixture(
+        names=tuple(data.degradations),
+        weights=tuple(data.weights),
+        max_mixed=data.max_mixed,
+        severity=tuple(data.severity),
+        mix_share=data.mix_share,
+        clean_share=data.clean_share,
+    )
 
 
 def open_training_data(config: ConfigDict, report_path: pathlib.Path | None) -> TrainingData:

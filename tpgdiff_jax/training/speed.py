@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -66,38 +67,31 @@ class StepClock:
     def restart(self) -> None:
         """Forget what was measured; call it when the devices have nothing queued."""
         self._started = self._seconds()
-        self._data = self._device = self._left_out = 0.0
+        self._spent = dict.fromkeys(("data", "device", "left out"), 0.0)
 
-    @contextlib.contextmanager
-    def waiting_for_data(self) -> Iterator[None]:
+    def waiting_for_data(self) -> AbstractContextManager[None]:
         """Count the time inside as waiting for the next batch."""
-        started = self._seconds()
-        try:
-            yield
-        finally:
-            self._data += self._seconds() - started
+        return self._spending("data")
 
-    @contextlib.contextmanager
-    def waiting_for_devices(self) -> Iterator[None]:
+    def waiting_for_devices(self) -> AbstractContextManager[None]:
         """Count the time inside as waiting for devices: the step's call, reading its results."""
-        started = self._seconds()
-        try:
-            yield
-        finally:
-            self._device += self._seconds() - started
+        return self._spending("device")
 
-    @contextlib.contextmanager
-    def left_out(self) -> Iterator[None]:
+    def left_out(self) -> AbstractContextManager[None]:
         """Leave out what is no training, such as validation.
 
         Enter it only when all queued steps are done (after reading their results), else they would
         run in time that is not counted.
         """
+        return self._spending("left out")
+
+    @contextlib.contextmanager
+    def _spending(self, what: str) -> Iterator[None]:
         started = self._seconds()
         try:
             yield
         finally:
-            self._left_out += self._seconds() - started
+            self._spent[what] += self._seconds() - started
 
     def summary(self, steps: int, images: int) -> dict[str, float]:
         """Return the means since the last summary, and start anew.
@@ -116,13 +110,14 @@ class StepClock:
         """
         if steps < 1:
             raise UserError(f"summary of {steps} steps: at least 1 must have been taken.")
-        total = max(self._seconds() - self._started - self._left_out, 1e-9)
+        data, device, left_out = self._spent.values()
+        total = max(self._seconds() - self._started - left_out, 1e-9)
         step_seconds = total / steps
         values = {
             "step_seconds": step_seconds,
-            "data_wait_seconds": self._data / steps,
-            "device_wait_seconds": self._device / steps,
-            "other_seconds": max(total - self._data - self._device, 0.0) / steps,
+            "data_wait_seconds": data / steps,
+            "device_wait_seconds": device / steps,
+            "other_seconds": max(total - data - device, 0.0) / steps,
             "images_per_second": images / total,
             "memory_gib": memory_gib(),
         }

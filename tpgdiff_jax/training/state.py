@@ -137,22 +137,10 @@ def make_optimizer(optim: ConfigDict) -> optax.GradientTransformation:
       UserError: `optim.name` is unknown.
     """
     schedule = learning_rate_schedule(optim)
-    if optim.name == "adamw":
-        optimizer = optax.adamw(
-            schedule,
-            b1=optim.b1,
-            b2=optim.b2,
-            weight_decay=optim.weight_decay,
-            mask=_is_decayed,
-        )
-    elif optim.name == "lion":
-        optimizer = optax.lion(
-            schedule,
-            b1=optim.b1,
-            b2=optim.b2,
-            weight_decay=optim.weight_decay,
-            mask=_is_decayed,
-        )
+    if optim.name in ("adamw", "lion"):
+        make = optax.adamw if optim.name == "adamw" else optax.lion
+        moments = {"b1": optim.b1, "b2": optim.b2}
+        optimizer = make(schedule, **moments, weight_decay=optim.weight_decay, mask=_is_decayed)
     elif optim.name == "muon":
         optimizer = optax.contrib.muon(
             schedule,

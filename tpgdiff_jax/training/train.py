@@ -19,10 +19,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of
-from tpgdiff_jax.data.degradations.mix import Mixture
 from tpgdiff_jax.data.identity import is_same_data
 from tpgdiff_jax.data.pipeline import training_batches
-from tpgdiff_jax.data.training_data import TrainingData
+from tpgdiff_jax.data.training_data import TrainingData, mixture_of
 from tpgdiff_jax.distributed import sharding
 from tpgdiff_jax.distributed.batches import process_share, to_global
 from tpgdiff_jax.distributed.describe import describe_shardings
@@ -150,40 +149,21 @@ def _train(stage, workdir, data, mesh, frozen, validate) -> Outcome:
 def _batches(
     config: ConfigDict, data: TrainingData, mesh: Mesh, first_batch: int
 ) -> grain.IterDataset:
-    options = config.data
     process_index, process_count = process_share(mesh)
+    same = (
+        *("crop_size", "batch_size", "workers", "read_threads", "prefetch_mb"),
+        *("tone_jitter", "crop_share", "dark_share", "vivid_share", "soft_share"),
+    )
     return training_batches(
         data.sources,
         seed=config.seed,
-        crop_size=options.crop_size,
-        batch_size=options.batch_size,
         mixture=mixture_of(config),
         source_weights=data.weights,
         multi_hot=is_multi_hot(config),
-        tone_jitter=options.tone_jitter,
-        dark_share=options.dark_share,
-        vivid_share=options.vivid_share,
-        soft_share=options.soft_share,
-        crop_share=options.crop_share,
         first_batch=first_batch,
-        workers=options.workers,
-        read_threads=options.read_threads,
-        prefetch_mb=options.prefetch_mb,
         process_index=process_index,
         process_count=process_count,
-    )
-
-
-def mixture_of(config: ConfigDict) -> Mixture:
-    """Return how a configuration degrades clean photos."""
-    data = config.data
-    return Mixture(
-        names=tuple(data.degradations),
-        weights=tuple(data.weights),
-        max_mixed=data.max_mixed,
-        severity=tuple(data.severity),
-        mix_share=data.mix_share,
-        clean_share=data.clean_share,
+        **{key: config.data[key] for key in same},
     )
 
 
