@@ -17,7 +17,7 @@ from tpgdiff_jax.checkpoints.shapes import abstract_params
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.distributed import sharding
 from tpgdiff_jax.distributed.describe import bytes_per_device
-from tpgdiff_jax.distributed.rules import check_rules, with_least
+from tpgdiff_jax.distributed.rules import check_rules
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.training.state import create_state, make_optimizer
 
@@ -201,8 +201,8 @@ def test_a_first_state_is_never_whole_on_one_device(sizes):
         return create_state(Wide().init(key, jnp.zeros((1, 8, 8, 320)))["params"], optimizer)
 
     shapes = jax.eval_shape(make, jax.random.key(0))
-    rules = (("kernel", "tensor+fsdp"), (".*", "replicate"))
-    shardings = sharding.state_shardings(shapes, mesh(**sizes), with_least(rules, 1024))
+    rules = (("kernel", "tensor+fsdp", 1024), (".*", "replicate"))
+    shardings = sharding.state_shardings(shapes, mesh(**sizes), rules)
     compiled = jax.jit(make, out_shardings=shardings).lower(jax.random.key(0)).compile()
     text = compiled.as_text()
     assert not re.search(r"\[5,5,320,384\]", text)

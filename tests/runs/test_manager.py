@@ -14,12 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tpgdiff_jax.runs import checksums
 from tpgdiff_jax.runs.keeping import TEST
 from tpgdiff_jax.runs.manager import RunCheckpoints
 from tpgdiff_jax.runs.reading import CheckpointError, abstract
+from tpgdiff_jax.runs.step_folder import METADATA, read_json
 from tpgdiff_jax.training.state import create_state
 
 
@@ -56,7 +58,7 @@ def test_round_trip_with_data_and_metadata(tmp_path):
         step, state, data = checkpoints.restore_latest(shapes(make_state()))
         assert (step, data) == (7, {"batches": 7, "names": ["a"]})
         assert_equal(state, make_state(0.5))
-        assert checkpoints.metadata(7) == metadata
+        assert read_json(epath.Path(tmp_path / "7"), METADATA) == metadata
         assert_equal(checkpoints.restore(7, shapes(make_state()))[0], make_state(0.5))
 
 

@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tpgdiff_jax.checkpoints.layouts import Source
 from tpgdiff_jax.checkpoints.names import clip, depth_anything, priors, segformer, structure, unet
-from tpgdiff_jax.checkpoints.shapes import abstract_params, possible_params
+from tpgdiff_jax.checkpoints.shapes import possible_params
 from tpgdiff_jax.models.unet import ConditionalUNet
 from tpgdiff_jax.reporting.errors import UserError
 
@@ -170,13 +170,6 @@ def unet_for(state_dict: Mapping[str, np.ndarray]) -> ConditionalUNet:
       UserError: the file lacks the keys that tell the widths, so it is no UNet of this kind.
     """
     return unet.module_for({key: tuple(np.shape(value)) for key, value in state_dict.items()})
-
-
-def reference_names(modules: Modules, part: str = "unet") -> dict[Path, tuple[str, ...]]:
-    """Map the path of each parameter of a part's modules to its names in PyTorch files."""
-    flat = flatten_dict(abstract_params(modules))
-    sources = _PARTS[part].sources({path: len(leaf.shape) for path, leaf in flat.items()})
-    return {path: source.keys for path, source in sources.items()}
 
 
 def _check_part(part: str, known: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ from absl.flags import FlagValues
 
 from tpgdiff_jax.commands import mode_flags
 from tpgdiff_jax.commands.launchers import Launcher, recognised, tried
-from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.errors import UserError, one_line
 from tpgdiff_jax.reporting.leaving import leave_now
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):(\d{1,5})")
@@ -155,8 +155,9 @@ def _initialize(wanted: Joining, asked: str) -> None:
             f"Tried: {tried(os.environ)}."
         ) from error
     except (RuntimeError, OSError) as error:  # of the service, of metadata, of names of hosts
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{asked}: the other processes cannot be joined: {why}") from error
+        raise UserError(
+            f"{asked}: the other processes cannot be joined: {one_line(error)}"
+        ) from error
     finally:
         patience.cancel()
 

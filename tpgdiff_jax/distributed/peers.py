@@ -20,6 +20,7 @@ from jax._src import distributed  # its store has no public name
 
 from tpgdiff_jax.distributed.aborts import speak_before_aborts
 from tpgdiff_jax.reporting.crash_file import write_crash_file
+from tpgdiff_jax.reporting.errors import one_line
 from tpgdiff_jax.reporting.leaving import leave_now
 
 PEER_FAILED = 3  # exit code of a process that ends because another one did
@@ -69,7 +70,7 @@ class _Watch:
         if _is_of_messages(error):
             self._wait_for_verdict()
         self._failed_at = time.monotonic()
-        self._sentence = " ".join(str(error).split()) or type(error).__name__
+        self._sentence = one_line(error)
         if isinstance(error, KeyboardInterrupt):
             self._sentence = "Ctrl-C"
         if self.crash_folder is not None:

@@ -62,8 +62,3 @@ def full_rule(rule: Rule) -> tuple[str, str, int]:
     """Return (regex, tactic, least elements) of a rule that may leave the last one out."""
     pattern, tactic, *least = rule
     return pattern, tactic, least[0] if least else MIN_SHARDED_ELEMENTS
-
-
-def with_least(rules: Sequence[Rule], least: int) -> tuple[Rule, ...]:
-    """Return the rules with another size from which tensors are split."""
-    return tuple((*full_rule(rule)[:2], least) for rule in rules)

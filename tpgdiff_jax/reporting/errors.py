@@ -21,6 +21,11 @@ class RunStoppedError(UserError):
     """Training cannot go on; the message says why, and what to do."""
 
 
+def one_line(error: BaseException) -> str:
+    """Return what an error says, in one line; its type's name where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
     """Print a `UserError` as one sentence and leave with exit code 2.

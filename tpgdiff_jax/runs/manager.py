@@ -10,7 +10,7 @@ from absl import logging
 from etils import epath
 
 from tpgdiff_jax.distributed import peers
-from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.errors import UserError, one_line
 from tpgdiff_jax.runs import checksums, step_folder
 from tpgdiff_jax.runs.apart import (
     ALONE,
@@ -28,13 +28,7 @@ from tpgdiff_jax.runs.keeping import (
     say_errors_once,
 )
 from tpgdiff_jax.runs.preemption import Preemption
-from tpgdiff_jax.runs.reading import (
-    CheckpointError,
-    gather,
-    read_all_scores,
-    read_metadata,
-    read_step,
-)
+from tpgdiff_jax.runs.reading import CheckpointError, gather, read_all_scores, read_step
 from tpgdiff_jax.runs.step_folder import DATA, METADATA, SCORES, STATE
 from tpgdiff_jax.stores.sending import UNFINISHED
 from tpgdiff_jax.stores.urls import is_url, named
@@ -103,7 +97,7 @@ class RunCheckpoints:
         if self._preemption is not None:
             self._preemption.__exit__(None, None, None)
         try:
-            self._finish()
+            self.wait()
         except CheckpointError as failed:
             if error is None:
                 raise
@@ -157,7 +151,7 @@ class RunCheckpoints:
                 f"metrics of a checkpoint need {self._best_by!r}, which decides on the best; "
                 f"found {sorted(metrics)}."
             )
-        self._finish()
+        self.wait()
         self._prepare_writing()
         if step in self.all_steps():
             raise UserError(f"{self._folder} holds step {step} already; it is not overwritten.")
@@ -186,15 +180,21 @@ class RunCheckpoints:
           CheckpointError: it failed; names folder, step and cause.
         """
         if not self._manager.is_saving_in_progress():
-            self._finish()
+            self.wait()
 
     def wait(self) -> None:
-        """Wait until the last write is on disk.
+        """Wait until the last write, if any, is on disk.
 
         Raises:
           CheckpointError: it failed; names folder, step and cause.
         """
-        self._finish()
+        step, self._writing = self._writing, None
+        if step is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._write_error(step, error) from error
 
     def reached_preemption(self) -> bool:
         """Tell whether to save and stop after this step; see `Preemption.reached`.
@@ -240,10 +240,6 @@ class RunCheckpoints:
         """Read one step: (the state, the place in the data); see `reading.read_step`."""
         return read_step(self._folder, step, abstract_state)
 
-    def metadata(self, step: int) -> dict[str, Any]:
-        """Read what the run that wrote a step gave as `metadata`; raises `CheckpointError`."""
-        return read_metadata(self._folder, step)
-
     def _open(self, keep: int) -> QuietManager | FollowedSteps:
         if self._are_apart and jax.process_index() != 0:
             return FollowedSteps(self._folder)
@@ -277,16 +273,6 @@ class RunCheckpoints:
         self._damaged.clear()
         self._may_write = True
 
-    def _finish(self) -> None:
-        """Wait for the last write, if any, and raise if it failed."""
-        step, self._writing = self._writing, None
-        if step is None:
-            return
-        try:
-            self._manager.wait_until_finished()
-        except Exception as error:
-            raise self._write_error(step, error) from error
-
     def _sum_up(self) -> None:
         """Write checksums into the step whose files are all there, but not yet under its name."""
         if jax.process_index() == 0:
@@ -294,8 +280,8 @@ class RunCheckpoints:
                 checksums.write(unfinished)
 
     def _unwritten(self, error: Exception) -> CheckpointError:
-        text = " ".join(str(error).split()) or type(error).__name__
-        return CheckpointError(f"A checkpoint could not be written to {self._folder}: {text}")
+        text = f"A checkpoint could not be written to {self._folder}: {one_line(error)}"
+        return CheckpointError(text)
 
     def _write_error(self, step: int, error: Exception) -> CheckpointError:
         self._scores.pop(step, None)
@@ -303,9 +289,8 @@ class RunCheckpoints:
         self._manager.reload()
         newest = self.latest_step()
         kept = "none is complete" if newest is None else f"the newest complete one is step {newest}"
-        text = " ".join(str(error).split()) or type(error).__name__
         return CheckpointError(
-            f"Step {step} could not be written to {self._folder}: {text} "
+            f"Step {step} could not be written to {self._folder}: {one_line(error)} "
             f"(of the checkpoints there, {kept}). Check free space and permissions, then start the "
             "same command again."
         )

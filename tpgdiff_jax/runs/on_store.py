@@ -4,6 +4,7 @@ import contextlib
 import pathlib
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 
 import jax
 
@@ -34,8 +35,7 @@ def newest_steps(names: Iterable[str]) -> list[str]:
     return sorted(name for name in names if step_of(name) in newest and not _SHOWN.match(name))
 
 
-@contextlib.contextmanager
-def training_in(folder: str | pathlib.Path) -> Iterator[pathlib.Path]:
+def training_in(folder: str | pathlib.Path) -> AbstractContextManager[pathlib.Path]:
     """Yield the folder that a run is trained in; of an address, the copy that the store's follows.
 
     Each machine has a copy of its own, as the run was at the start; process 0 writes the run.
@@ -43,12 +43,12 @@ def training_in(folder: str | pathlib.Path) -> Iterator[pathlib.Path]:
     Raises:
       UserError: another program trains there, or the store cannot be used.
     """
-    with _keeping(folder, "train", wanted=complete_steps, is_whole=True) as here:
-        yield here
+    return _keeping(folder, "train", wanted=complete_steps, is_whole=True)
 
 
-@contextlib.contextmanager
-def scoring_in(folder: str | pathlib.Path, share: tuple[int, int] | None) -> Iterator[pathlib.Path]:
+def scoring_in(
+    folder: str | pathlib.Path, share: tuple[int, int] | None
+) -> AbstractContextManager[pathlib.Path]:
     """Yield the folder that a benchmark writes to; of an address, a copy, see `training_in`.
 
     Args:
@@ -61,12 +61,10 @@ def scoring_in(folder: str | pathlib.Path, share: tuple[int, int] | None) -> Ite
 
     name = "benchmark" if share is None else f"benchmark_{share[0]}"
     remedy = "Score it in shares, one on each machine (--share=0/2, 1/2), then --merge."
-    with _keeping(folder, name, wanted=wanted, one_machine=remedy) as here:
-        yield here
+    return _keeping(folder, name, wanted=wanted, one_machine=remedy)
 
 
-@contextlib.contextmanager
-def logging_in(output: pathlib.Path, log_name: str) -> Iterator[pathlib.Path]:
+def logging_in(output: pathlib.Path, log_name: str) -> AbstractContextManager[pathlib.Path]:
     """Yield the folder that a process writes the log of its restorations to, see `training_in`.
 
     Args:
@@ -74,14 +72,12 @@ def logging_in(output: pathlib.Path, log_name: str) -> Iterator[pathlib.Path]:
       log_name: of this process's log; the others' are copied, to be read.
     """
     if not is_url(output):
-        yield output
-        return
+        return contextlib.nullcontext(output)
 
     def wanted(names: Iterable[str]) -> list[str]:
         return [name for name in names if "/" not in name and name.endswith(".jsonl")]
 
-    with keeping(normal(output), pathlib.Path(log_name).stem, wanted=wanted) as here:
-        yield here
+    return keeping(normal(output), pathlib.Path(log_name).stem, wanted=wanted)
 
 
 def reading(folder: str | pathlib.Path) -> pathlib.Path:

@@ -1,6 +1,6 @@
 """Read a step of a run in all its processes: where one cannot, all of them raise."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -33,19 +33,21 @@ def read_step(folder: epath.Path, step: int, abstract_state: Any) -> tuple[Any, 
       UserError: it does not fit; names the parameters and both shapes.
       CheckpointError: it is damaged; names folder, step and cause.
     """
-
-    def read(path):
+    found, cause = None, None
+    try:
+        path = folder / str(step)
         data = step_folder.read_json(path, DATA)
         step_folder.read_json(path, METADATA)
         step_folder.read_scores(path)
-        return step_folder.read_state(path, abstract_state), data
-
-    return _read(folder, step, read)
-
-
-def read_metadata(folder: epath.Path, step: int) -> dict[str, Any]:
-    """Read what the run that wrote a step gave as `metadata`; raises `CheckpointError`."""
-    return _read(folder, step, lambda path: step_folder.read_json(path, METADATA))
+        found = step_folder.read_state(path, abstract_state), data
+    except DamagedStepError as error:
+        cause = error
+    if all(gather(cause is None)):
+        return found
+    where = f"Step {step} in {folder} cannot be read"
+    if cause is not None:
+        raise CheckpointError(f"{where}: {cause}.") from cause
+    raise CheckpointError(f"{where} by another process; its log says why.")
 
 
 def read_all_scores(folder: epath.Path, steps: Iterable[int]) -> dict[int, dict[str, float]]:
@@ -77,17 +79,3 @@ def gather(value: bool) -> list[bool]:
     if jax.process_count() == 1:
         return [value]
     return multihost_utils.process_allgather(np.array(value)).tolist()
-
-
-def _read(folder: epath.Path, step: int, read: Callable[[epath.Path], Any]) -> Any:
-    found, problem = None, ""
-    try:
-        found = read(folder / str(step))
-    except DamagedStepError as error:
-        problem, cause = str(error), error
-    if all(gather(not problem)):
-        return found
-    where = f"Step {step} in {folder} cannot be read"
-    if problem:
-        raise CheckpointError(f"{where}: {problem}.") from cause
-    raise CheckpointError(f"{where} by another process; its log says why.")

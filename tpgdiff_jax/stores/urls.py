@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import fsspec
 
-from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.errors import UserError, one_line
 
 # Scheme -> the package that fsspec needs for it; memory:// lives in one process, for tests.
 STORES = {"s3": "s3fs", "gs": "gcsfs", "memory": ""}
@@ -120,23 +120,17 @@ def reaching(url: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise NothingThereError(f"{url}: {_said(error)}; check the bucket and the name.") from error
-    except OSError as error:
-        if error.errno in _OF_THIS_MACHINE:
-            raise UserError(f"{url} cannot be copied to this machine: {_said(error)}.") from error
-        raise StoreError(_refused(url, error)) from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _OF_THIS_MACHINE:
+            raise UserError(f"{url} cannot be copied to this machine: {_said(error)}.") from error
         is_of_store = type(error).__module__.partition(".")[0] in _OF_STORES
-        if not is_of_store:
+        if not (is_of_store or isinstance(error, OSError)):
             raise
-        raise StoreError(_refused(url, error)) from error
-
-
-def _refused(url: str, error: Exception) -> str:
-    return (
-        f"{url} cannot be used: {_said(error)}. Check the credentials, the endpoint and the "
-        "network."
-    )
+        raise StoreError(
+            f"{url} cannot be used: {_said(error)}. Check the credentials, the endpoint and the "
+            "network."
+        ) from error
 
 
 def _said(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return one_line(error).rstrip(".")
