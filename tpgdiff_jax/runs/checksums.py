@@ -5,6 +5,7 @@ import os
 import pathlib
 
 from tpgdiff_jax.checkpoints.fingerprint import file_sha256
+from tpgdiff_jax.reporting import json_text
 
 NAME = "checksums.json"
 
@@ -32,7 +33,7 @@ def verify(step: str | os.PathLike, item: str) -> str:
     if not path.exists():
         return ""
     try:
-        for name, expected in json.loads(path.read_text()).items():
+        for name, expected in json_text.loads(path.read_text()).items():
             if not name.startswith(f"{item}/"):
                 continue
             if not (step / name).exists():

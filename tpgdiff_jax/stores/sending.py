@@ -11,6 +11,7 @@ from typing import Any
 
 from absl import logging
 
+from tpgdiff_jax.reporting import json_text
 from tpgdiff_jax.reporting.files import write_text
 from tpgdiff_jax.stores import urls
 from tpgdiff_jax.stores.copies import Stamp, files_below
@@ -85,7 +86,7 @@ def read_record(folder: pathlib.Path) -> dict[str, Any]:
     path = folder / _RECORD
     if not path.is_file():
         return {"writer": None, "files": {}}
-    record = json.loads(path.read_text())
+    record = json_text.read_object(path, "remove it, then start the same command again")
     return record | {"files": {name: tuple(stamp) for name, stamp in record["files"].items()}}
 
 

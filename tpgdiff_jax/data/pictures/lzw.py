@@ -7,6 +7,7 @@ its memory), others raise `IMCD_MEMORY_ERROR`.
 import io
 import struct
 import threading
+from collections import ChainMap
 from typing import Any
 
 from tpgdiff_jax.data.pictures.picture import require
@@ -19,20 +20,20 @@ _LOCK = threading.Lock()  # of the table
 def use_libtiff(page: Any) -> None:
     """Let a page of tifffile take its decoder from here, if it is of LZW.
 
-    tifffile has no other way than its table of decoders, which a page looks into once.
+    tifffile has no other way than its table of decoders, which a page looks into once: for so long
+    another table stands in its place.
     """
     if int(page.compression) != LZW:
         return
     import tifffile  # takes a while to import, and few files need it
 
-    table = tifffile.TIFF.DECOMPRESSORS
     with _LOCK:
-        usual = table[LZW]
-        table._codecs[LZW] = decode
+        usual = tifffile.TIFF.DECOMPRESSORS
+        tifffile.TIFF.DECOMPRESSORS = ChainMap({LZW: decode}, usual)
         try:
             _ = page.decode
         finally:
-            table._codecs[LZW] = usual
+            tifffile.TIFF.DECOMPRESSORS = usual
 
 
 def decode(data: bytes, out: Any = None) -> bytes:
