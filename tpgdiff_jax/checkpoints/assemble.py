@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from tpgdiff_jax.checkpoints import published, released
 from tpgdiff_jax.checkpoints.convert import Converted, convert, to_reference
 from tpgdiff_jax.checkpoints.fingerprint import file_sha256
+from tpgdiff_jax.checkpoints.storing import is_published
 from tpgdiff_jax.models.tpgdiff import sizes_of
 from tpgdiff_jax.priors.cues import RELEASED_CUES
 from tpgdiff_jax.reporting.errors import UserError
@@ -87,7 +88,7 @@ def table(rows: Sequence[Row]) -> str:
 def _published_groups(path: str, config: ConfigDict, rows: list[Row]) -> dict[str, Any] | None:
     """Return the groups of a published file, or None if it is another kind of file."""
     file = pathlib.Path(path)
-    if file.suffix != ".safetensors" or not file.is_file() or not published.is_published(file):
+    if file.suffix != ".safetensors" or not file.is_file() or not is_published(file):
         return None
     published.fingerprint(file)  # a damaged file must not go on under a new fingerprint
     description, groups = published.load(file)

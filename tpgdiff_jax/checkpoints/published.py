@@ -8,13 +8,12 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from absl import logging
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -117,20 +116,18 @@ def save(
     for taken in (path, path.with_suffix(".json")):
         if taken.exists():
             raise UserError(f"{taken} exists already; choose another name, or remove it first.")
-    flat = {
-        key: narrowed("/".join(key), value, dtype) for key, value in flatten_dict(weights).items()
-    }
+    flat = flatten_dict(weights, sep="/")
+    flat = {name: narrowed(name, value, dtype) for name, value in flat.items()}
     whole = {
         **description,
         "format": FORMAT,
         "parts": {name: _count(group) for name, group in weights.items()},
         "stored_as": dtype,
-        "weights": fingerprint_of(unflatten_dict(flat)),
+        "weights": fingerprint_of(unflatten_dict(flat, sep="/")),
     }
     text = json.dumps(whole, indent=2, sort_keys=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    named = {"/".join(key): value for key, value in flat.items()}
-    data = safetensors.numpy.save(named, metadata={"description": text})
+    data = safetensors.numpy.save(flat, metadata={"description": text})
     for target, content in ((path, data), (path.with_suffix(".json"), f"{text}\n".encode())):
         with replacing(target) as temporary:
             temporary.write_bytes(content)
@@ -150,15 +147,6 @@ def set_aside(path: pathlib.Path) -> pathlib.Path:
         if path.with_suffix(suffix).exists():
             os.replace(path.with_suffix(suffix), new.with_suffix(suffix))
     return new
-
-
-def is_published(path: pathlib.Path) -> bool:
-    """Tell whether a `.safetensors` file is in this format; a damaged one is not."""
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return "description" in (file.metadata() or {})
-    except safetensors.SafetensorError:
-        return False
 
 
 def load(
@@ -227,17 +215,16 @@ def load_frozen(
     Raises:
       UserError: the file cannot be read, lacks a network, or holds one of another shape.
     """
-    networks = tpgdiff.frozen_networks(model)
-    flat = {key[-1]: network for key, network in flatten_dict(networks).items()}
     weights = {}
-    for group, network in flat.items():
+    for place, network in flatten_dict(tpgdiff.frozen_networks(model)).items():
+        group = place[-1]
         source = stage_one if stage_one and group in STAGE_ONE else path
         if group == "semantic" and "semantic" not in group_names(source):
             logging.warning("%s holds no student; CLIP itself is the semantic prior.", source)
-            weights[group] = {"student": load_clip(source, network.student)}
+            weights[place] = {"student": load_clip(source, network.student)}
         else:
-            weights[group] = load_group(source, group, network)
-    return _replaced(networks, weights.__getitem__)
+            weights[place] = load_group(source, group, network)
+    return unflatten_dict(weights)
 
 
 def weights_in(path: str | pathlib.Path) -> pathlib.Path:
@@ -254,8 +241,7 @@ def weights_in(path: str | pathlib.Path) -> pathlib.Path:
 
 def group_names(path: str | pathlib.Path) -> set[str]:
     """Return which groups a file of published weights holds; errors as in `load`."""
-    description, _ = load(path, ())
-    return set(description["parts"])
+    return set(load(path, ())[0]["parts"])
 
 
 def load_group(path: str | pathlib.Path, group: str, network: Any) -> dict[str, Any]:
@@ -287,9 +273,7 @@ def load_trained(path: str | pathlib.Path, model: tpgdiff.TPGDiff) -> dict[str, 
     return {name: load_group(path, name, module) for name, module in trained.items()}
 
 
-def load_system(
-    path: str | pathlib.Path,
-) -> tuple[tpgdiff.TPGDiff, dict[str, Any], ConfigDict]:
+def load_system(path: str | pathlib.Path) -> tuple[tpgdiff.TPGDiff, dict[str, Any], ConfigDict]:
     """Read a whole system, ready to restore images.
 
     Args:
@@ -313,10 +297,3 @@ def load_system(
     variables = {"params": load_trained(path, model), "frozen": load_frozen(path, model)}
     dtype = jnp.dtype(config.model.param_dtype)
     return model, jax.tree.map(lambda leaf: leaf.astype(dtype), variables), config
-
-
-def _replaced(tree: Mapping[str, Any], value_of: Callable[[str], Any]) -> dict[str, Any]:
-    return {
-        name: _replaced(inner, value_of) if isinstance(inner, dict) else value_of(name)
-        for name, inner in tree.items()
-    }

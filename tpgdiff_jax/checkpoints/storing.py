@@ -102,6 +102,15 @@ def tensor(file: Any, name: str) -> np.ndarray:
         raise safetensors.SafetensorError(f"{name}: {error}") from error
 
 
+def is_published(path: pathlib.Path) -> bool:
+    """Tell whether a `.safetensors` file is in the format of `published`; a damaged one is not."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return "description" in (file.metadata() or {})
+    except safetensors.SafetensorError:
+        return False
+
+
 @contextlib.contextmanager
 def opened(path: pathlib.Path) -> Iterator[Any]:
     """Open a `.safetensors` file; what is wrong with it becomes a UserError.
