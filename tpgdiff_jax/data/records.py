@@ -20,6 +20,7 @@ import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import msgpack
 import numpy as np
 
 from tpgdiff_jax.data.images import encode_png, read_rgb
@@ -64,14 +65,10 @@ def write_records(
     return count
 
 
-@contextlib.contextmanager
-def open_writer(path: str | os.PathLike) -> Iterator[Any]:
-    """Open an ArrayRecord file to write records (bytes) to."""
-    writer = _array_record("array_record_module").ArrayRecordWriter(os.fspath(path), _OPTIONS)
-    try:
-        yield writer
-    finally:
-        writer.close()
+def open_writer(path: str | os.PathLike) -> contextlib.closing:
+    """Open an ArrayRecord file to write records (bytes) to; a context manager."""
+    module = _array_record("array_record_module")
+    return contextlib.closing(module.ArrayRecordWriter(os.fspath(path), _OPTIONS))
 
 
 class _Records(Source):
@@ -147,7 +144,7 @@ class _Records(Source):
     def _record(self, index: int) -> dict[str, Any]:
         """Read and unpack a record."""
         try:
-            record = _msgpack().unpackb(self._data[index])
+            record = msgpack.unpackb(self._data[index])
             if not _is_record(record):
                 raise UserError("another kind of record")
         except (RuntimeError, ValueError, TypeError) as error:
@@ -165,8 +162,11 @@ class _Records(Source):
         """Read the classes from each file's first readable record; all must agree."""
         known = None
         for file, start, end in zip(self._files, [0, *self._ends], self._ends, strict=False):
-            record = next(filter(None, map(self._readable, range(start, end))), None)
-            if record is None:
+            for index in range(start, end):
+                with contextlib.suppress(UnreadableImageError):
+                    record = self._record(index)
+                    break
+            else:
                 raise UserError(f"{file}: not one record can be read; write the file anew.")
             if not set(self.keys) <= record["images"].keys():
                 kind = "record_pairs" if "lq" in record["images"] else "record_photos"
@@ -182,12 +182,6 @@ class _Records(Source):
                 )
             known = classes
         return known
-
-    def _readable(self, index: int) -> dict[str, Any] | None:
-        try:
-            return self._record(index)
-        except UnreadableImageError:
-            return None
 
 
 class RecordPhotos(_Records):
@@ -207,11 +201,7 @@ class RecordPairs(_Records):
 
     def _read(self, index: int) -> dict[str, Any]:
         record = self._record(index)
-        lq, gt = self._images(index, record)
-        if lq.shape != gt.shape:
-            raise UnreadableImageError(self._file(index), "LQ and GT differ in size")
-        label = record["label"]
-        return {"lq": lq, "gt": gt, "label": self._labels.get(label, label)}
+        return self._pair(index, *self._images(index, record), record["label"])
 
 
 def stored_recipe(text: str, where: str) -> Any:
@@ -262,7 +252,7 @@ def _pack(example: Mapping[str, Any], classes: Sequence[str], path: pathlib.Path
         "classes": list(classes),
         "recipe": "" if recipe is None else json.dumps(recipe),
     }
-    return _msgpack().packb(record)
+    return msgpack.packb(record)
 
 
 def as_image_file(image: np.ndarray | bytes) -> bytes:
@@ -292,10 +282,8 @@ def _record_files(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> lis
 def _count(file: str) -> int:
     try:
         reader = _array_record("array_record_module").ArrayRecordReader(file)
-        try:
+        with contextlib.closing(reader):
             return reader.num_records()
-        finally:
-            reader.close()
     except RuntimeError as error:
         raise UserError(
             f"{file} is no ArrayRecord file or incomplete ({error}); write it anew."
@@ -309,10 +297,3 @@ def _array_record(module: str) -> types.ModuleType:
         raise ImportError(
             "ArrayRecord files need the package array_record: pip install array_record"
         ) from error
-
-
-def _msgpack() -> types.ModuleType:
-    try:
-        return importlib.import_module("msgpack")
-    except ImportError as error:
-        raise ImportError("ArrayRecord files need msgpack: pip install msgpack") from error

@@ -60,6 +60,7 @@ class Source(abc.ABC):
         self.report = SkipReport() if report is None else report
         self.found = 0
         self._min_size = min_size
+        self._labels: dict[int, int] = {}  # label as stored -> label of the run
         self._bad: set[int] = set()  # elements that failed when they were read
         self._cache: dict[int, Any] = {}
         self._cache_bytes = cache_mb << 20
@@ -136,6 +137,12 @@ class Source(abc.ABC):
         return hashlib.sha1(
             "\n".join(self.identity()).encode("utf-8", "surrogateescape")
         ).hexdigest()[:8]
+
+    def _pair(self, index: int, lq: np.ndarray, gt: np.ndarray, stored_label: int) -> Any:
+        """Return a pair as an element, its label as the run numbers it; see `relabelled`."""
+        if lq.shape != gt.shape:
+            raise UnreadableImageError(self._file(index), "LQ and GT differ in size")
+        return {"lq": lq, "gt": gt, "label": self._labels.get(stored_label, stored_label)}
 
     def _check_size(self, index: int, element: Any) -> None:
         image = element["gt"] if isinstance(element, dict) else element

@@ -130,11 +130,7 @@ class TfdsSource(Source):
         images = [_as_rgb(record[key], self._file(index)) for key in self._keys]
         if self.unit == "photos":
             return images[0]
-        lq, gt = images
-        if lq.shape != gt.shape:
-            raise UnreadableImageError(self._file(index), "LQ and GT differ in size")
-        label = int(record.get(self._label_key, 0))
-        return {"lq": lq, "gt": gt, "label": self._labels.get(label, label)}
+        return self._pair(index, *images, int(record.get(self._label_key, 0)))
 
 
 def _as_rgb(value: Any, name: str) -> np.ndarray:
