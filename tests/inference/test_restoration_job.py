@@ -16,8 +16,7 @@ from PIL import Image
 
 from tpgdiff_jax.data.images import write_image
 from tpgdiff_jax.inference import job, plan, restore
-from tpgdiff_jax.inference.input_images import Restored
-from tpgdiff_jax.inference.restore import NOT_FINITE, NotFiniteError
+from tpgdiff_jax.inference.input_images import NOT_FINITE, NotFiniteError, Restored
 from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.reporting.files import printable
 

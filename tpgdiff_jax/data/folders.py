@@ -74,10 +74,11 @@ def here(path: str | os.PathLike) -> pathlib.Path:
     Raises:
       UserError: nothing lies at an address, or its store cannot be used.
     """
-    return local(path, _pictures, "pictures") if is_url(path) else home(path)
+    return local(path, pictures_among, "pictures") if is_url(path) else home(path)
 
 
-def _pictures(names: Iterable[str]) -> list[str]:
+def pictures_among(names: Iterable[str]) -> list[str]:
+    """Return the names of pictures that are not hidden, nor in a hidden folder."""
     return [n for n in names if is_picture_name(n) and not re.search(r"(^|/)\.", n)]
 
 

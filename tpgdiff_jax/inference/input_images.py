@@ -11,11 +11,18 @@ from PIL import Image
 from tpgdiff_jax.data.pictures.door import of_pillow, read_picture
 from tpgdiff_jax.data.pictures.metadata import NO_METADATA, Metadata, sound_profile
 from tpgdiff_jax.data.pictures.picture import Picture
+from tpgdiff_jax.inference.batch import RestoredBatch
+from tpgdiff_jax.priors.degradation import verdict
 from tpgdiff_jax.reporting.errors import UserError
 
 _SHAPES = "[H, W], [H, W, 1], [H, W, 2], [H, W, 3] or [H, W, 4]"
 _DEVIATION_WHITE = 0.1
 _SCALES = {"uint8": 255, "uint16": 65535}
+NOT_FINITE = "its restoration is not finite (damaged weights?); try another sampler or more steps"
+
+
+class NotFiniteError(UserError):
+    """A result that is no picture, as of damaged weights."""
 
 
 @dataclasses.dataclass
@@ -57,6 +64,27 @@ class InputImage:
         if profile := sound_profile(self.metadata.icc, colours):
             picture.info["icc_profile"] = profile
         return picture
+
+    def restored(
+        self, batch: RestoredBatch, row: int, degradations: dict[str, float], kind: str
+    ) -> "Restored | NotFiniteError":
+        """Return the result of this picture.
+
+        Args:
+          batch: the results of some pictures, as NumPy arrays, padded.
+          row: of this one.
+          degradations: what degraded it, by its probability; {} where there is no classifier.
+          kind: of the classifier, see `verdict`.
+        """
+        if not batch.finite[row]:
+            return NotFiniteError(NOT_FINITE)
+        height, width = self.rgb.shape[:2]
+        return Restored(
+            self.rebuild(batch.restored[row, :height, :width]),
+            None if batch.deviation is None else batch.deviation[row, :height, :width],
+            degradations,
+            verdict(degradations, kind) if degradations else None,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from absl import logging
 
-from tpgdiff_jax.data.folders import home, is_below_itself, list_images
-from tpgdiff_jax.data.pictures.kinds import is_picture_name
+from tpgdiff_jax.data.folders import home, is_below_itself, list_images, pictures_among
 from tpgdiff_jax.data.pictures.writing import WRITTEN
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable, stays_inside
@@ -171,16 +170,12 @@ def _objects(url: str, output: pathlib.Path) -> Iterator[tuple[pathlib.Path, str
             matches = file_system(url).glob(key_of(url))
         start = len(key_of(normal(root))) + 1
         names = [key[start:] for key in matches]
-    names = [n for n in names if is_one or (is_picture_name(n) and not _is_hidden(n))]
+    names = names if is_one else pictures_among(names)
     if is_url(output):
         names = [n for n in names if not normal(root / n).startswith(f"{normal(output)}/")]
     if not names:
         raise UserError(f"--input={url}: nothing there is an image; check bucket and name.")
     yield from ((root, name) for name in sorted(names))
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
 
 
 def _without_results(root: pathlib.Path, names: list[str], output: pathlib.Path) -> list[str]:

@@ -15,25 +15,18 @@ from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.distributed.batches import batch_sharding, place
 from tpgdiff_jax.distributed.sharding import AXES, make_mesh, replicated
 from tpgdiff_jax.inference import sizes
-from tpgdiff_jax.inference.batch import RestoredBatch, classify, name_hashes, noise_keys
+from tpgdiff_jax.inference.batch import classify, name_hashes, noise_keys
 from tpgdiff_jax.inference.compile_cache import keep_compiled_programs
 from tpgdiff_jax.inference.engine import Finish, Outcome, stream
 from tpgdiff_jax.inference.guidance import AS_TRAINED, Guidance, is_guidable
-from tpgdiff_jax.inference.input_images import InputImage, Restored, as_input
+from tpgdiff_jax.inference.input_images import InputImage, NotFiniteError, Restored, as_input
 from tpgdiff_jax.inference.reading import read_named, windows
 from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.inference.stepwise import Watch, run_stepwise
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.precision import use_precision
-from tpgdiff_jax.priors.degradation import class_probabilities, verdict
-from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.priors.degradation import class_probabilities
 from tpgdiff_jax.runs.load import load_suited
-
-NOT_FINITE = "its restoration is not finite (damaged weights?); try another sampler or more steps"
-
-
-class NotFiniteError(UserError):
-    """A result that is no picture, as of damaged weights."""
 
 
 class Restorer:
@@ -279,24 +272,14 @@ class Restorer:
         )
 
         def finish() -> list[Restored | NotFiniteError]:
-            found = jax.device_get(answer)
-            return [self._cut(picture, found, row) for row, picture in enumerate(pictures)]
+            found, kind = jax.device_get(answer), self.config.priors.classification
+            results = []
+            for row, picture in enumerate(pictures):
+                degradations = {} if found.logits is None else self._named(found.logits[row])
+                results.append(picture.restored(found, row, degradations, kind))
+            return results
 
         return finish
-
-    def _cut(
-        self, picture: InputImage, batch: RestoredBatch, row: int
-    ) -> Restored | NotFiniteError:
-        if not batch.finite[row]:
-            return NotFiniteError(NOT_FINITE)
-        height, width = picture.rgb.shape[:2]
-        found = {} if batch.logits is None else self._named(batch.logits[row])
-        return Restored(
-            picture.rebuild(batch.restored[row, :height, :width]),
-            None if batch.deviation is None else batch.deviation[row, :height, :width],
-            found,
-            verdict(found, self.config.priors.classification) if found else None,
-        )
 
     def _named(self, logits: jax.Array) -> dict[str, float]:
         probabilities = class_probabilities(logits, self.config.priors.classification)
