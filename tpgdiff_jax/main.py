@@ -31,6 +31,7 @@ def main(_) -> None:
     join_processes(wanted)
     # Imported after the checks: a mistyped key should not cost the import of JAX.
     from tpgdiff_jax.commands import modes
+    from tpgdiff_jax.commands.together import folder_of
     from tpgdiff_jax.distributed import peers
     from tpgdiff_jax.inference.compile_cache import keep_compiled_programs
     from tpgdiff_jax.precision import use_precision
@@ -39,7 +40,7 @@ def main(_) -> None:
     logging.set_verbosity(logging.INFO if peers.is_first() else logging.WARNING)
     use_precision(config.model.matmul_precision)
     if FLAGS.compile_cache:
-        shared = modes.folder_of(FLAGS) / ".compiled" if peers.are_watched() else None
+        shared = folder_of(FLAGS) / ".compiled" if peers.are_watched() else None
         keep_compiled_programs(shared)
     modes.run(config, FLAGS)
 

@@ -16,10 +16,10 @@ from tpgdiff_jax.benchmark.settings import read_settings
 from tpgdiff_jax.benchmark.worker import System
 from tpgdiff_jax.checkpoints import assemble
 from tpgdiff_jax.commands.ending import INTERRUPTED
-from tpgdiff_jax.commands.flags import default_workdir, parse_strengths
-from tpgdiff_jax.commands.mode_flags import MODES, SAMPLING, chosen_program
+from tpgdiff_jax.commands.flags import parse_strengths
+from tpgdiff_jax.commands.mode_flags import SAMPLING, chosen_program
 from tpgdiff_jax.commands.processes import check_devices
-from tpgdiff_jax.commands.together import ending_together
+from tpgdiff_jax.commands.together import RESTORED, ending_together, folder_of, typed_folder
 from tpgdiff_jax.data import folders
 from tpgdiff_jax.data.prepare import paired_set as prepared
 from tpgdiff_jax.data.sources import PhotoFolder
@@ -38,7 +38,6 @@ from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
 from tpgdiff_jax.runs import on_store, preemption
 from tpgdiff_jax.runs.load import load_suited
-from tpgdiff_jax.stores.keeping import kept_folder
 from tpgdiff_jax.stores.outputs import writing
 from tpgdiff_jax.stores.places import naming_addresses, shown, with_addresses
 from tpgdiff_jax.stores.sending import send_folder
@@ -46,10 +45,7 @@ from tpgdiff_jax.stores.urls import is_url, join, named
 from tpgdiff_jax.training import experiment
 from tpgdiff_jax.training.state import averaged
 
-# Where --mode=restore writes without --output; it says so at its end.
-RESTORED = "restored"
-# Where --mode=plan writes without --output; it says so at its end.
-PLAN = "plan.json"
+PLAN = "plan.json"  # where --mode=plan writes without --output; it says so at its end
 
 
 def run(config: ConfigDict, flags: FlagValues) -> None:
@@ -63,26 +59,8 @@ def run(config: ConfigDict, flags: FlagValues) -> None:
         _run(chosen_program(flags), config, flags)
 
 
-def folder_of(flags: FlagValues) -> pathlib.Path:
-    """Return the folder that all processes of a program write to; of an address, its copy here."""
-    path = _typed_folder(flags)
-    return kept_folder(path, chosen_program(flags)) if is_url(path) else pathlib.Path(path)
-
-
-def _typed_folder(flags: FlagValues) -> str | pathlib.Path:
-    """Return the folder, or its address, that a program works in."""
-    program = chosen_program(flags)
-    if program == "restore":
-        return flags.output or RESTORED
-    if program == "benchmark" and flags.output:
-        return flags.output
-    if "workdir" in MODES[program].reads:
-        return flags.workdir or default_workdir(sys.argv)
-    return "."
-
-
 def _run(program: str, config: ConfigDict, flags: FlagValues) -> None:
-    folder = _typed_folder(flags)
+    folder = typed_folder(flags)
     # A benchmark sets threads before; the others need no device.
     if program not in ("prepare", "convert", "benchmark", "plan"):
         check_devices()
@@ -187,13 +165,11 @@ def restore(flags: FlagValues, options: dict[str, Any]) -> None:
     """Restore files with trained weights; leaves with exit code 1 if not all were restored.
 
     Args:
-      flags: of `flags.define_restore_flags`, and `input`, `output`.
+      flags: of `mode_flags.define_flags`, parsed.
       options: those flags that say how to restore.
     """
     if not flags.input:
         raise UserError("--mode=restore needs --input: an image, a folder or a pattern.")
-    if flags.batch_size < 1:
-        raise UserError(f"--batch_size={flags.batch_size} must be at least 1.")
     output = pathlib.Path(flags.output or RESTORED)
     sampling = Sampling(**options | {"guidance": parse_strengths(options["guidance"])})
     every_task = plan.plan(flags.input, output, flags.format)
@@ -262,8 +238,6 @@ def prepare(config: ConfigDict, inputs: Sequence[str], output: str | None, previ
     photos = PhotoFolder(inputs[0])
     with writing(output) as target:
         if preview:
-            if target.exists():
-                raise UserError(f"--output={target} exists already; choose another name.")
             prepared.write_preview(photos, config, target)
             said = "Contact sheet"
         else:
@@ -308,8 +282,7 @@ def plan_(config: ConfigDict, flags: FlagValues) -> None:
     if not flags.topology:
         raise UserError(f"--mode=plan needs --topology; known are {known_topologies()}.")
     records = []
-    options = {"remedy": flags.remedies}
-    for record in pods.plan(config, flags.topology, flags.what, flags.mesh, **options):
+    for record in pods.plan(config, flags.topology, flags.what, flags.mesh, remedy=flags.remedies):
         records.append(record)
         print(f"\n{planning_report.table([record])}", flush=True)
         if record.get("messages"):

@@ -1,4 +1,4 @@
-"""Several processes end together: with their work, or because one of them failed."""
+"""Several processes share a folder and end together: with their work, or as one has failed."""
 
 import contextlib
 import pathlib
@@ -6,9 +6,35 @@ import sys
 import traceback
 from collections.abc import Iterator
 
+from absl.flags import FlagValues
+
+from tpgdiff_jax.commands.flags import default_workdir
+from tpgdiff_jax.commands.mode_flags import MODES, chosen_program
 from tpgdiff_jax.distributed import peers
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.leaving import leave_now
+from tpgdiff_jax.stores.keeping import kept_folder
+from tpgdiff_jax.stores.urls import is_url
+
+RESTORED = "restored"  # where --mode=restore writes without --output; it says so at its end
+
+
+def folder_of(flags: FlagValues) -> pathlib.Path:
+    """Return the folder that all processes of a program write to; of an address, its copy here."""
+    path = typed_folder(flags)
+    return kept_folder(path, chosen_program(flags)) if is_url(path) else pathlib.Path(path)
+
+
+def typed_folder(flags: FlagValues) -> str | pathlib.Path:
+    """Return the folder, or its address, that a program works in."""
+    program = chosen_program(flags)
+    if program == "restore":
+        return flags.output or RESTORED
+    if program == "benchmark" and flags.output:
+        return flags.output
+    if "workdir" in MODES[program].reads:
+        return flags.workdir or default_workdir(sys.argv)
+    return "."
 
 
 @contextlib.contextmanager

@@ -196,7 +196,12 @@ def write_preview(photos: PhotoFolder, config: ConfigDict, path: pathlib.Path) -
       photos: clean photos; the first few that can be read are shown.
       config: a whole configuration; reads `prepare` and `data.degradations`.
       path: the picture; its ending chooses the format.
+
+    Raises:
+      UserError: a file is there already.
     """
+    if path.exists():
+        raise UserError(f"--output={path} exists already; choose another name.")
     shown = (photos[index] for index in range(len(photos)))
     usable = list(itertools.islice((p for p in shown if p is not None), _PREVIEW_PHOTOS))
     columns: list[tuple[str, list[tuple[str, float]]]] = [("clean", [])]
