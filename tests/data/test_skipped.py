@@ -34,14 +34,14 @@ def test_items_of_one_source():
     assert list(report.items("/b")) == ["/b/1.png"]
 
 
-def test_summary_counts_and_names_the_first_few():
+def test_the_first_few_are_named_and_the_others_counted():
     report = SkipReport()
-    assert report.summary(7) == "7 photos; none skipped"
-    for number in range(7):
-        report.add(f"/photos/{number}.png", "truncated", "/photos")
-    summary = report.summary(1203)
-    assert summary.startswith("1 203 photos; 7 skipped: 0.png (truncated), 1.png (truncated)")
-    assert summary.endswith("and 2 more")
+    assert report.describe(report.items()) == ""
+    for number in range(1008):
+        report.add(f"/photos/{number:04}.png", "truncated", "/photos")
+    words = report.describe(report.items())
+    assert words.startswith("0000.png (truncated), 0001.png (truncated)")
+    assert words.endswith("and 1 003 more")
 
 
 def test_too_large_a_share_stops():

@@ -4,6 +4,7 @@ import os
 import pathlib
 
 import numpy as np
+from PIL import Image
 
 from tpgdiff_jax.data.pictures.door import read_picture
 from tpgdiff_jax.data.pictures.metadata import Metadata
@@ -38,6 +39,12 @@ def centre_crop(image: np.ndarray, side: int) -> np.ndarray:
         return image
     top, left = (max(0, (extent - side) // 2) for extent in image.shape[:2])
     return image[top : top + side, left : left + side]
+
+
+def square_of(image: np.ndarray, side: int, kernel: Image.Resampling) -> np.ndarray:
+    """Cut the largest central square of an image uint8 [H, W, 3] and bring it to `side` pixels."""
+    square = Image.fromarray(centre_crop(image, min(image.shape[:2])))
+    return np.asarray(square.resize((side, side), kernel))
 
 
 def cut_like(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -86,21 +86,6 @@ class SkipReport:
             if self.path is not None:
                 _clear(self.path)
 
-    def summary(self, total: int | None = None) -> str:
-        """Say in one line how many files were skipped, and name the first few.
-
-        Args:
-          total: files looked at, bad ones included; named first if given.
-
-        Returns:
-          e.g. "1 203 photos; 3 skipped: a.png (truncated), ..."
-        """
-        bad = self.items()
-        counted = "" if total is None else f"{_grouped(total)} photos; "
-        if not bad:
-            return f"{counted}none skipped"
-        return f"{counted}{_grouped(len(bad))} skipped: {self.describe(bad)}"
-
     def check(self, total: int, max_share: float) -> None:
         """Stop when too many files are bad: the folder is probably not what was meant.
 

@@ -92,7 +92,7 @@ def _total_table(shapes: Any, shardings: Any) -> str:
     """One line for each field of the state, each next to what it would take on one device."""
     rows = []
     for field in (*shapes.__dataclass_fields__, None):
-        part, where = (shapes, shardings) if field is None else _field(shapes, shardings, field)
+        part, where = (getattr(tree, field) if field else tree for tree in (shapes, shardings))
         leaves = jax.tree.leaves(part)
         if not leaves:
             continue
@@ -101,10 +101,6 @@ def _total_table(shapes: Any, shardings: Any) -> str:
         local = bytes_per_device(part, where)
         rows.append([field or "all", len(leaves), count, _size(whole), _size(local)])
     return _table(rows, ["state", "tensors", "numbers", "in all", "per device"])
-
-
-def _field(shapes: Any, shardings: Any, name: str) -> tuple[Any, Any]:
-    return getattr(shapes, name), getattr(shardings, name)
 
 
 def _batch_table(batch: Mapping[str, Any], mesh: Mesh, split_rows: bool) -> str:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tpgdiff_jax.backbones.preprocessing import luma
+from tpgdiff_jax.data.images import cut_like
 from tpgdiff_jax.evaluation import metrics
 
 # `psnr_gt_mean` brings the mean brightness to the truth's first: never the default, since it moves
@@ -84,9 +85,7 @@ def cropped_size(protocol: Protocol, size: tuple[int, int]) -> tuple[int, int]:
 
 def centre_cropped(protocol: Protocol, image: np.ndarray) -> np.ndarray:
     """Cut an image [H, W, C] to the protocol's multiple, the odd pixel at the bottom and right."""
-    height, width = cropped_size(protocol, image.shape[:2])
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    return image[top : top + height, left : left + width]
+    return cut_like(image, cropped_size(protocol, image.shape[:2]))
 
 
 def add_noise(protocol: Protocol, clean: np.ndarray, normal: np.ndarray, sigma: float):

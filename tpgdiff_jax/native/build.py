@@ -76,11 +76,6 @@ def _folders(kind: str) -> list[pathlib.Path]:
     return [*folders, pathlib.Path("/usr/local") / kind, pathlib.Path("/usr") / kind]
 
 
-def cache_folder() -> pathlib.Path:
-    """Return the folder of this user: $XDG_CACHE_HOME/tpgdiff_jax/native, by default ~/.cache."""
-    return user_cache() / "native"
-
-
 def library_path(onednn: OneDNN) -> pathlib.Path:
     """Return where the compiled library lies, or will lie."""
     digest = hashlib.sha256()
@@ -89,7 +84,7 @@ def library_path(onednn: OneDNN) -> pathlib.Path:
     for source in _sources():
         digest.update(source.read_bytes())
     versions = f"jaxlib-{jaxlib.__version__}-onednn-{onednn.version}"
-    return cache_folder() / f"calls-{versions}-{digest.hexdigest()[:16]}.so"
+    return user_cache() / "native" / f"calls-{versions}-{digest.hexdigest()[:16]}.so"
 
 
 def _sources() -> list[pathlib.Path]:

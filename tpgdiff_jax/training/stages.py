@@ -170,9 +170,7 @@ def _check_fields(
 
 
 def _plain(config: ConfigDict, field: str) -> Any:
-    value: Any = config
-    for name in field.split("."):
-        value = value[name]
+    value = get(config, field)
     return list(value) if isinstance(value, list | tuple) else value
 
 

@@ -11,7 +11,7 @@ import tabulate
 from ml_collections import ConfigDict
 from PIL import Image
 
-from tpgdiff_jax.data.images import centre_crop
+from tpgdiff_jax.data.images import square_of
 from tpgdiff_jax.data.sources import Source
 from tpgdiff_jax.inference.engine import Finish
 from tpgdiff_jax.models.stage_one import StageOne, build_stage_one
@@ -79,18 +79,14 @@ def evaluate_stage_one(
 
     confusion = np.zeros((len(names), len(names)), np.int64)
     cosines = []
-    square = functools.partial(_square, side=config.data.crop_size)
+    # As stage one sees photos.
+    side, kernel = config.data.crop_size, Image.Resampling.BICUBIC
+    square = functools.partial(square_of, side=side, kernel=kernel)
     for pair, (answer, *both) in TestPairs(source, config, most).through(start, square, _BATCH):
         confusion[names.index(pair.degradation), answer] += 1
         cosines.append(both)
     cosine, untaught = np.mean(cosines, axis=0)
     return StageOneScores(names, confusion, float(cosine), float(untaught))
-
-
-def _square(photo: np.ndarray, side: int) -> np.ndarray:
-    """Cut the largest central square and resize it, as stage one sees photos."""
-    square = Image.fromarray(centre_crop(photo, min(photo.shape[:2])))
-    return np.asarray(square.resize((side, side), Image.Resampling.BICUBIC))
 
 
 @jax.jit(static_argnames="networks")

@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -71,15 +71,12 @@ def plans(config: ConfigDict) -> list[Plan]:
     return list(dict.fromkeys(wanted))
 
 
-def examples(
-    photos: PhotoFolder, config: ConfigDict, indices: Sequence[int] | None = None
-) -> Iterator[dict[str, Any]]:
+def examples(photos: PhotoFolder, config: ConfigDict) -> Iterator[dict[str, Any]]:
     """Make the pairs of a test set, one after the other.
 
     Args:
       photos: clean photos; unreadable ones are skipped and reported.
       config: a whole configuration; reads `prepare` and `data.degradations`.
-      indices: which photos; all by default.
 
     Yields:
       {"name": photo's name without suffix and severity, "class": recipe's name, "label": its
@@ -87,7 +84,7 @@ def examples(
     """
     wanted = plans(config)
     classes = class_names(config)
-    for index in range(len(photos)) if indices is None else indices:
+    for index in range(len(photos)):
         photo = photos[index]
         if photo is None:
             continue

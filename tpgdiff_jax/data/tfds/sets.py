@@ -14,7 +14,6 @@ from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.records import stored_recipe
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import Source, file_identity, relabelled
-from tpgdiff_jax.data.tfds.writing import import_tfds
 from tpgdiff_jax.reporting.errors import UserError
 
 
@@ -61,6 +60,8 @@ class TfdsSource(Source):
         Raises:
           UserError: unknown kind, no such data set, split or feature.
         """
+        import tensorflow_datasets as tfds  # takes a while, and few sources need it
+
         if kind not in ("photos", "pairs"):
             raise UserError(f"TFDS data set {name!r}: kind={kind!r}, expected photos or pairs.")
         super().__init__(f"{name}[{split}]", min_size, cache_mb, report)
@@ -76,9 +77,8 @@ class TfdsSource(Source):
                     "which one holds the image (image_key; lq_key and gt_key for pairs)."
                 )
         # Bytes as stored: our decoder copes with more kinds of images, and needs no OpenCV.
-        skip = import_tfds().decode.SkipDecoding
-        images = import_tfds().features.Image
-        self._data.decoders = {k: skip() for k in features if isinstance(features[k], images)}
+        images = [k for k in features if isinstance(features[k], tfds.features.Image)]
+        self._data.decoders = {key: tfds.decode.SkipDecoding() for key in images}
         if kind == "pairs":
             # A FeaturesDict is no dict: it has no `get`.
             label = dict(features.items()).get(label_key)
@@ -149,7 +149,8 @@ def _text(value: Any) -> str:
 
 def _open(name: str, split: str, data_dir: str | os.PathLike | None) -> Any:
     """Open a prepared data set as a random-access source of records."""
-    tfds = import_tfds()
+    import tensorflow_datasets as tfds
+
     try:
         return tfds.data_source(name, split=split, data_dir=data_dir, download=False)
     except (ValueError, RuntimeError, AssertionError, OSError) as error:

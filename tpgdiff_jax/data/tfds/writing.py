@@ -9,7 +9,6 @@ import json
 import os
 import pathlib
 import shutil
-import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -71,7 +70,8 @@ def write_tfds(
 
 def _new_builder(data_dir: str | os.PathLike, name: str, config: str) -> Any:
     """Return the builder of one of our data sets, prepared before or not."""
-    tfds = import_tfds()
+    import tensorflow_datasets as tfds  # takes a while
+
     from tpgdiff_jax.data.tfds import builders
 
     known = (builders.RestorationPhotos, builders.RestorationPairs)
@@ -135,7 +135,8 @@ def _publish(
     info: Any, folder: pathlib.Path, split: str, shards: list[pathlib.Path], lengths: list[int]
 ) -> None:
     """Move finished shards to their place; the description, which makes them count, comes last."""
-    core = import_tfds().core
+    from tensorflow_datasets import core
+
     template = core.ShardedFileTemplate(
         dataset_name=info.name, data_dir=folder, split=split, filetype_suffix="array_record"
     )
@@ -159,15 +160,3 @@ def _publish(
     if not default.exists():
         default.parent.mkdir(exist_ok=True)
         default.write_text(json.dumps({"default_config_name": "default"}))
-
-
-def import_tfds() -> types.ModuleType:
-    """Import tensorflow_datasets, or say how to get it."""
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise ImportError(
-            "TFDS data sets need the package tensorflow-datasets (not TensorFlow): "
-            "pip install tensorflow-datasets importlib_resources"
-        ) from error
-    return tfds
