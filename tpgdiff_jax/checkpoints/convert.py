@@ -19,7 +19,7 @@ from tpgdiff_jax.checkpoints.layouts import Source
 from tpgdiff_jax.checkpoints.names import clip, depth_anything, priors, segformer, structure, unet
 from tpgdiff_jax.checkpoints.shapes import possible_params
 from tpgdiff_jax.models.unet import ConditionalUNet
-from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.errors import UserError, require_known
 
 Modules = nn.Module | dict[str, nn.Module]
 Path = tuple[str, ...]
@@ -111,7 +111,7 @@ def convert(
     state_dict: Mapping[str, np.ndarray], part: str, config: Mapping[str, Any] | None = None
 ) -> Converted:
     """Convert as `from_reference` does, and tell for which module and what was left out."""
-    _check_part(part, PARTS)
+    require_known("part", part, PARTS)
     rules = _PARTS[part]
     reasons = {key: rules.needless(key, state_dict) for key in state_dict}
     needed = {key: value for key, value in state_dict.items() if reasons[key] is None}
@@ -152,7 +152,7 @@ def to_reference(params: Mapping[str, Any], part: str) -> dict[str, np.ndarray]:
     Raises:
       UserError: an unknown part, or a parameter that has no counterpart.
     """
-    _check_part(part, RELEASED_PARTS)
+    require_known("part", part, RELEASED_PARTS)
     flat = flatten_dict(params)
     state_dict: dict[str, np.ndarray] = {}
     for path, source in _PARTS[part].sources({p: np.ndim(v) for p, v in flat.items()}).items():
@@ -170,11 +170,6 @@ def unet_for(state_dict: Mapping[str, np.ndarray]) -> ConditionalUNet:
       UserError: the file lacks the keys that tell the widths, so it is no UNet of this kind.
     """
     return unet.module_for({key: tuple(np.shape(value)) for key, value in state_dict.items()})
-
-
-def _check_part(part: str, known: tuple[str, ...]) -> None:
-    if part not in known:
-        raise UserError(f"part={part!r} is unknown; expected one of {', '.join(known)}.")
 
 
 def _check_keys(

@@ -89,7 +89,9 @@ def read(path: str | pathlib.Path) -> tuple[list[Found], dict[str, str]]:
         raise UserError(f"{path}: its tensors are of a kind that is not read ({what}).") from error
     found = []
     for name, state_dict in groups.items():
-        found += _parts(path, name, _without_module(state_dict), config)
+        # PyTorch's data parallelism puts "module." before every name.
+        bare = {key.removeprefix("module."): value for key, value in state_dict.items()}
+        found += _parts(path, name, bare, config)
     if not found:
         raise UserError(f"{path} holds no weights.")
     return found, others
@@ -180,13 +182,9 @@ def _array(value: Any) -> np.ndarray:
     return (value.float() if value.is_floating_point() else value).numpy()
 
 
-def _without_module(state_dict: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Take off the "module." that PyTorch's data parallelism puts before every name."""
-    return {key.removeprefix("module."): value for key, value in state_dict.items()}
-
-
 def _parts(path, name, state_dict, config) -> list[Found]:
-    part = _recognise(state_dict)
+    known = (p for p, start in _SIGNATURES if any(re.match(start, key) for key in state_dict))
+    part = next(known, None)
     if part is None:
         inside = f" ({name!r})" if name else ""
         some = ", ".join(sorted(state_dict)[:5])
@@ -211,10 +209,3 @@ def _parts(path, name, state_dict, config) -> list[Found]:
         else:
             split["structure"][key] = value
     return [Found(part, weights) for part, weights in split.items() if weights]
-
-
-def _recognise(state_dict: Mapping[str, np.ndarray]) -> str | None:
-    for part, pattern in _SIGNATURES:
-        if any(re.match(pattern, key) for key in state_dict):
-            return part
-    return None

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.errors import UserError, require_known
 
 SCHEDULES = ("cosine", "linear", "constant")
 
@@ -36,22 +36,19 @@ def theta_schedule(schedule: str, steps: int) -> np.ndarray:
     Raises:
       UserError: the schedule's name is unknown.
     """
+    require_known("diffusion.schedule", schedule, SCHEDULES)
     if schedule == "constant":
         return np.ones(steps + 1)
     if schedule == "linear":
         scale = 1000 / (steps + 1)
         return np.linspace(scale * 1e-4, scale * 0.02, steps + 1)
-    if schedule == "cosine":
-        # Nichol & Dhariwal's squared cosine (arXiv 2102.09672, Eq. 17); theta = 1 - alpha_bar.
-        offset = 0.008
-        n = steps + 2
-        fraction = np.linspace(0, n, n + 1) / n
-        cosine = np.cos((fraction + offset) / (1 + offset) * math.pi / 2)
-        alpha_bar = _round32(cosine) ** 2
-        return (1 - alpha_bar / alpha_bar[0])[1:-1].astype(np.float64)
-    raise UserError(
-        f"diffusion.schedule={schedule!r} is unknown; expected one of {', '.join(SCHEDULES)}."
-    )
+    # Nichol & Dhariwal's squared cosine (arXiv 2102.09672, Eq. 17); theta = 1 - alpha_bar.
+    offset = 0.008
+    n = steps + 2
+    fraction = np.linspace(0, n, n + 1) / n
+    cosine = np.cos((fraction + offset) / (1 + offset) * math.pi / 2)
+    alpha_bar = _round32(cosine) ** 2
+    return (1 - alpha_bar / alpha_bar[0])[1:-1].astype(np.float64)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 
 from tpgdiff_jax.diffusion import prediction as predictions
 from tpgdiff_jax.diffusion.irsde import IRSDE
-from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.errors import UserError, require_known
 
 DISTANCES = ("l1", "l2", "log_l2")
 # Of log_l2: crops restored better than this mean square error (45 dB) hardly count any more.
@@ -63,16 +63,12 @@ def time_weights(sde: IRSDE, t: jax.Array, weighting: str) -> jax.Array:
     Raises:
       UserError: an unknown weighting.
     """
+    require_known("loss.time_weighting", weighting, TIME_WEIGHTINGS)
     if weighting == "uniform":
         return jnp.ones(t.shape, jnp.float32)
-    if weighting == "min_snr":
-        a = np.asarray(sde.decays, np.float64)
-        snr = np.square(a) / np.maximum(1 - np.square(a), 1e-12)
-        return jnp.asarray(np.minimum(snr, _MOST_SNR) / _MOST_SNR, jnp.float32)[t]
-    raise UserError(
-        f"loss.time_weighting={weighting!r} is unknown; expected one of "
-        f"{', '.join(TIME_WEIGHTINGS)}."
-    )
+    a = np.asarray(sde.decays, np.float64)
+    snr = np.square(a) / np.maximum(1 - np.square(a), 1e-12)
+    return jnp.asarray(np.minimum(snr, _MOST_SNR) / _MOST_SNR, jnp.float32)[t]
 
 
 def diffuse(sde: IRSDE, x0: jax.Array, mu: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:
@@ -120,10 +116,8 @@ def diffusion_loss(
     Raises:
       UserError: an unknown prediction, objective or distance.
     """
-    if distance not in DISTANCES:
-        raise UserError(
-            f"loss.distance={distance!r} is unknown; expected one of {', '.join(DISTANCES)}."
-        )
+    require_known("loss.distance", distance, DISTANCES)
+    require_known("loss.objective", objective, OBJECTIVES)
     a = jnp.asarray(sde.decays, jnp.float32)[t].reshape(-1, 1, 1, 1)
     y = x_t - mu
     output = output.astype(jnp.float32)
@@ -131,12 +125,8 @@ def diffusion_loss(
         noise = predictions.to_noise(prediction, output, y, a, sde.stationary_std)
         reached = sde.reverse_mean(x_t, mu, sde.score_from_noise(noise, t), t)
         error = reached - sde.optimum(x_t, x0, mu, t)
-    elif objective == "residual":
-        error = predictions.to_residual(prediction, output, y, a, sde.stationary_std) - (x0 - mu)
     else:
-        raise UserError(
-            f"loss.objective={objective!r} is unknown; expected one of {', '.join(OBJECTIVES)}."
-        )
+        error = predictions.to_residual(prediction, output, y, a, sde.stationary_std) - (x0 - mu)
     error = jnp.abs(error) if distance == "l1" else jnp.square(error)
     mean = error.mean(axis=(1, 2, 3))
     return jnp.log(mean + _LEAST_MSE) if distance == "log_l2" else mean

@@ -13,17 +13,14 @@ All three carry the same information: q = (y - s z) / a = S (a y / S - r v).
 import jax
 import jax.numpy as jnp
 
-from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.errors import require_known
 
 PREDICTIONS = ("noise", "x0", "v")
 
 
 def check_prediction(prediction: str) -> None:
     """Raise UserError unless `prediction` is one of `PREDICTIONS`."""
-    if prediction not in PREDICTIONS:
-        raise UserError(
-            f"model.prediction={prediction!r} is unknown; expected one of {', '.join(PREDICTIONS)}."
-        )
+    require_known("model.prediction", prediction, PREDICTIONS)
 
 
 def to_residual(prediction: str, output: jax.Array, y: jax.Array, a, stationary_std: float):
@@ -57,21 +54,3 @@ def to_noise(prediction: str, output: jax.Array, y: jax.Array, a, stationary_std
     if prediction == "x0":
         return (y - a * output) / (stationary_std * r)
     return a * output + r * y / stationary_std
-
-
-def target(prediction: str, residual: jax.Array, noise: jax.Array, a, stationary_std: float):
-    """Return what a perfect network would answer.
-
-    Args:
-      prediction: one of `PREDICTIONS`.
-      residual: q = x_0 - mu, [B, H, W, C].
-      noise: z, [B, H, W, C].
-      a: exp(-Theta_t dt), broadcastable to the images.
-      stationary_std: S = max_sigma / 255.
-    """
-    check_prediction(prediction)
-    if prediction == "noise":
-        return noise
-    if prediction == "x0":
-        return residual
-    return a * noise - jnp.sqrt(1 - jnp.square(a)) * residual / stationary_std

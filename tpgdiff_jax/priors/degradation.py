@@ -17,7 +17,7 @@ from tpgdiff_jax.backbones.conv_tower import ConvTower
 from tpgdiff_jax.backbones.transformer import geglu, layer_norm
 from tpgdiff_jax.backbones.typed import TypedModule
 from tpgdiff_jax.backbones.vit import ClipImageTower
-from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.errors import require_known
 
 CLASSIFICATIONS = ("single", "multi")
 NOTHING = "nothing"  # what a classifier of several degradations at once calls an image of none
@@ -94,11 +94,7 @@ def classification_loss(
       UserError: an unknown kind.
     """
     logits = logits.astype(jnp.float32)
-    if kind not in CLASSIFICATIONS:
-        raise UserError(
-            f"priors.classification={kind!r} is unknown; expected one of "
-            f"{', '.join(CLASSIFICATIONS)}."
-        )
+    require_known("priors.classification", kind, CLASSIFICATIONS)
     rows = jax.nn.one_hot(label, logits.shape[-1]) if label.ndim == 1 else label
     rows = rows.astype(jnp.float32)
     if kind == "multi":

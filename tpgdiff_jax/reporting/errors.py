@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 _SHOWN = 60  # characters of a name that is too long
@@ -19,6 +19,12 @@ class UserError(ValueError):
 
 class RunStoppedError(UserError):
     """Training cannot go on; the message says why, and what to do."""
+
+
+def require_known(name: str, value: object, known: Iterable[str]) -> None:
+    """Raise UserError, with the choices there are, unless a value called `name` is one of them."""
+    if value not in known:
+        raise UserError(f"{name}={value!r} is unknown; expected one of {', '.join(known)}.")
 
 
 def one_line(error: BaseException) -> str:

@@ -177,11 +177,11 @@ class Sender:
 
     def _read_logs(self) -> dict[str, tuple[Stamp, bytes]]:
         """Return name -> (stamp before reading, content) of each log that has grown."""
-        logs = {}
-        for name, stamp in _to_send(self._folder).items():
-            if name.endswith(_LOG) and self._sent.get(name) != stamp:
-                logs[name] = stamp, (self._folder / name).read_bytes()
-        return logs
+        return {
+            name: (stamp, (self._folder / name).read_bytes())
+            for name, stamp in _to_send(self._folder).items()
+            if name.endswith(_LOG) and self._sent.get(name) != stamp
+        }
 
     def _run(self) -> None:
         while not self._stopped.wait(SECONDS):

@@ -10,7 +10,7 @@ import optax.contrib
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.config import chosen_average
-from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.errors import require_known
 
 
 @flax.struct.dataclass
@@ -102,15 +102,12 @@ def learning_rate_schedule(optim: ConfigDict) -> optax.Schedule:
     Raises:
       UserError: `optim.schedule` is unknown.
     """
+    require_known("optim.schedule", optim.schedule, SCHEDULES)
     if optim.schedule == "multistep":
         drops = {int(step) - optim.warmup_steps: optim.decay_factor for step in optim.milestones}
         steady = optax.piecewise_constant_schedule(optim.learning_rate, drops)
         rise = optax.linear_schedule(0.0, optim.learning_rate, optim.warmup_steps)
         return optax.join_schedules([rise, steady], [optim.warmup_steps])
-    if optim.schedule != "cosine":
-        raise UserError(
-            f"optim.schedule={optim.schedule!r} is unknown; expected one of {', '.join(SCHEDULES)}."
-        )
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0 if optim.warmup_steps else optim.learning_rate,
         peak_value=optim.learning_rate,
@@ -136,12 +133,13 @@ def make_optimizer(optim: ConfigDict) -> optax.GradientTransformation:
     Raises:
       UserError: `optim.name` is unknown.
     """
+    require_known("optim.name", optim.name, OPTIMIZERS)
     schedule = learning_rate_schedule(optim)
     if optim.name in ("adamw", "lion"):
         make = optax.adamw if optim.name == "adamw" else optax.lion
         moments = {"b1": optim.b1, "b2": optim.b2}
         optimizer = make(schedule, **moments, weight_decay=optim.weight_decay, mask=_is_decayed)
-    elif optim.name == "muon":
+    else:
         optimizer = optax.contrib.muon(
             schedule,
             adam_b1=optim.b1,
@@ -150,10 +148,6 @@ def make_optimizer(optim: ConfigDict) -> optax.GradientTransformation:
             weight_decay=optim.weight_decay,
             weight_decay_mask=_is_decayed,
             muon_weight_dimension_numbers=_matrix_axes,
-        )
-    else:
-        raise UserError(
-            f"optim.name={optim.name!r} is unknown; expected one of {', '.join(OPTIMIZERS)}."
         )
     if optim.clip_norm:
         return optax.chain(optax.clip_by_global_norm(optim.clip_norm), optimizer)
