@@ -298,7 +298,6 @@ _LONG_FILES = (
     "test_resume.py",
     "test_main.py",
     "test_experiment.py",
-    "test_samplers.py",
     "test_same_training.py",
     "test_as_users_run.py",
     "test_bfloat16.py",

@@ -1,4 +1,7 @@
-"""Samplers: golden chains, identities of their coefficients, oracle and Gaussian denoisers."""
+"""Samplers: identities of their coefficients, oracle and Gaussian denoisers.
+
+The released program's whole chains are in test_as_users_run.py.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -67,34 +70,6 @@ def table_at(times: np.ndarray, sde: IRSDE):
     """Return a and s at any times, from the definition, float64."""
     a = np.exp(-np.interp(times, np.arange(sde.steps + 1), sde.thetas_cumsum) * sde.dt)
     return a, sde.max_sigma / 255 * np.sqrt(1 - a**2)
-
-
-# The released program's chains.
-
-
-@pytest.mark.parametrize(
-    ("name", "file"), [("posterior", "sampler_posterior"), ("euler_sde", "sampler_sde")]
-)
-def test_a_whole_reverse_process_equals_the_released_one(
-    golden, golden_unet, golden_priors, assert_near, name, file
-):
-    arrays = golden(file)
-    model, params, _ = golden_unet("unet_nf32")
-    last = jax.tree.map(lambda leaf: 0.05 * leaf, params["final_conv"])
-    params = params | {"final_conv": last}
-
-    @jax.jit
-    def restore(params, mu, priors, start_noise, noises):
-        def denoise(x_t, mu, t):
-            return model.apply({"params": params}, x_t, mu, t, priors)
-
-        key = jax.random.key(0)
-        return sample(name, denoise, SDE, mu, key, start_noise=start_noise, noises=noises)
-
-    out = restore(
-        params, arrays["lq"], golden_priors(arrays), arrays["start_noise"], arrays["noises"]
-    )
-    assert_near(out, arrays["out"], 1e-3)
 
 
 def test_the_records_say_what_each_sampler_is():

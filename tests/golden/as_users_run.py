@@ -6,6 +6,7 @@ Prints one JSON line: name -> largest difference from the released program, rela
 largest value.
 """
 
+import functools
 import json
 import pathlib
 import runpy
@@ -34,7 +35,7 @@ def difference(actual, desired):
 
 
 def main():
-    """Run one network and one whole chain of the released sampler."""
+    """Run one network and two whole chains of the released samplers."""
     fill = runpy.run_path(str(GOLDEN / "weights.py"))["fill"]
     weights = fill(GOLDEN / "keys" / "unet_nf32.json", SEED)
     model, params = unet_for(weights), from_reference(weights, "unet")
@@ -47,24 +48,27 @@ def main():
     inputs = (given["xt"], given["cond"], given["t"], priors_of(given))
     answer = jax.jit(model.apply)({"params": params}, *inputs)
 
-    given_chain = load("sampler_posterior")
     last = jax.tree.map(lambda leaf: 0.05 * leaf, params["final_conv"])
     params = params | {"final_conv": last}
 
-    @jax.jit
-    def restore(params, mu, priors, start_noise, noises):
+    @functools.partial(jax.jit, static_argnums=0)
+    def restore(name, params, mu, priors, start_noise, noises):
         def denoise(x_t, mu, t):
             return model.apply({"params": params}, x_t, mu, t, priors)
 
         draws = {"start_noise": start_noise, "noises": noises}
-        return sample("posterior", denoise, IRSDE(), mu, jax.random.key(0), **draws)
+        return sample(name, denoise, IRSDE(), mu, jax.random.key(0), **draws)
 
-    names = ("start_noise", "noises")
-    draws = [given_chain[name] for name in names]
-    restored = restore(params, given_chain["lq"], priors_of(given_chain), *draws)
+    def chain(name, file):
+        given = load(file)
+        draws = (given["start_noise"], given["noises"])
+        restored = restore(name, params, given["lq"], priors_of(given), *draws)
+        return difference(restored, given["out"])
+
     found = {
         "unet": difference(answer, given["out"]),
-        "chain": difference(restored, given_chain["out"]),
+        "posterior": chain("posterior", "sampler_posterior"),
+        "euler_sde": chain("euler_sde", "sampler_sde"),
         "devices": jax.device_count(),
     }
     print(json.dumps(found))

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import tensorboardX
 from absl import logging
 
 from tpgdiff_jax.data.images import write_image
@@ -39,6 +38,8 @@ class RunReport:
         self._is_writer = is_writer
         if not is_writer:
             return
+        import tensorboardX  # where PyTorch is installed, this imports it, too
+
         self._workdir = workdir
         self._step = start
         path = workdir / "metrics.jsonl"
