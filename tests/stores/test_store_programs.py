@@ -184,12 +184,12 @@ def test_photos_of_a_store_are_restored_into_it(
 
 
 def test_a_store_that_refuses_results_stops_the_job(weights, photos, monkeypatch, capsys):
-    from tpgdiff_jax.inference import files
+    from tpgdiff_jax.data import images
 
     def refuse(url, data):
         raise OSError(5, f"{url} cannot be used: denied")
 
-    monkeypatch.setattr(files, "put", refuse)
+    monkeypatch.setattr(images, "put", refuse)
     output = f"{photos}_out"
     with pytest.raises(SystemExit):
         restore(monkeypatch, input=[photos], output=output, checkpoint=weights)
