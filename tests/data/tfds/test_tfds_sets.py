@@ -219,6 +219,12 @@ def test_what_is_not_there_is_one_clear_error(pairs_dir, name, split):
     assert len(str(error.value)) < 600
 
 
+def test_without_tfds_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ValueError, match="pip install tensorflow-datasets importlib_resources"):
+        TfdsSource("mnist", "train")
+
+
 def test_a_damaged_record_is_reported_and_the_others_read(pairs_dir):
     path = sorted(pairs_dir.rglob("*array_record-*"))[0]
     content = bytearray(path.read_bytes())

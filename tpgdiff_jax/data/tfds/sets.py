@@ -58,10 +58,15 @@ class TfdsSource(Source):
           report: where bad records are listed; None starts a new list.
 
         Raises:
-          UserError: unknown kind, no such data set, split or feature.
+          UserError: unknown kind, no such data set, split or feature; TFDS is not installed.
         """
-        import tensorflow_datasets as tfds  # takes a while, and few sources need it
-
+        try:
+            import tensorflow_datasets as tfds  # takes a while, and few sources need it
+        except ImportError as error:  # left out on machines without a network
+            raise UserError(
+                f"TFDS data set {name!r}: {error}; pip install tensorflow-datasets "
+                "importlib_resources (TensorFlow itself is not needed)."
+            ) from error
         if kind not in ("photos", "pairs"):
             raise UserError(f"TFDS data set {name!r}: kind={kind!r}, expected photos or pairs.")
         super().__init__(f"{name}[{split}]", min_size, cache_mb, report)
