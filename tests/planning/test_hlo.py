@@ -89,6 +89,8 @@ def test_movers_are_named_by_layer_and_direction():
     assert rows["unet/qkv (backward)", "product"].count == 1
     assert rows["unet", "negate"].count == 5
     assert layer_of("jit(step)/jvp(TPGDiff)/TPGDiff.denoise/unet/cond/branch_0_fun/dot") == "unet"
+    again = "jit(step)/transpose(jvp(unet))/down_0/checkpoint/rematted_computation/proj_out/dot"
+    assert layer_of(again) == "unet/down_0/proj_out (backward)"
 
 
 def test_float32_products_that_a_chip_rounds_are_named():

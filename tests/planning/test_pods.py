@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tpgdiff_jax.commands import modes
-from tpgdiff_jax.planning import estimate, plan, remedies, report, roofline, tpu
+from tpgdiff_jax.planning import estimate, plan, remedies, report, roofline, tpu, worker
 from tpgdiff_jax.planning.chips import CHIPS, find_topology
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.training.speed import PEAK_TFLOPS
@@ -72,6 +72,16 @@ def test_a_rooflines_largest_part_is_its_bound():
     assert (found["images_per_second"], found["hours"], found["chip_hours"]) == (640, 2, 32)
     slow = record(messages=[{"sent": 100e9}])
     assert roofline.roofline(slow, find_topology("v5e:4x4")).limit == "links"
+
+
+def test_devices_that_share_a_chip_share_its_rates_and_its_memory():
+    topology = find_topology("v4:4x4x4")
+    one = record(memory=32 * 2**30, peak_bytes=17 * 2**30)
+    alone, pair = (worker.shared_by(parts, one) for parts in (1, 2))
+    assert (alone["fits"], pair["fits"], pair["memory"]) == (True, False, 16 * 2**30)
+    bounds = [roofline.roofline(each, topology) for each in (alone, pair)]
+    assert bounds[1].seconds == 2 * bounds[0].seconds
+    assert bounds[1].share_of_peak == bounds[0].share_of_peak
 
 
 def test_gpus_of_several_nodes_are_as_fast_as_their_network():

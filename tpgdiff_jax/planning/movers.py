@@ -12,7 +12,8 @@ _WRAPPED = re.compile(
 )
 # Parts of a name that say how JAX came there: functions and methods, branches, loops.
 _NO_LAYER = re.compile(
-    r"|step|main|run_batch|TPGDiff|\w+\.\w+|while|body|cond|branch_\w+|checkpoint|closed_call"
+    r"|step|main|run_batch|TPGDiff|\w+\.\w+|while|body|cond|branch_\w+|closed_call"
+    r"|checkpoint|rematted_computation"
 )
 
 

@@ -50,7 +50,12 @@ def roofline(record: Mapping[str, Any], topology: Topology) -> Roofline:
     link = chip.link
     if chip.network is not None and topology.count > chip.node:
         link = min(link, chip.network)  # a ring is as fast as its slowest link
-    return Roofline(record["flops"] / chip.flops, record["bytes"] / chip.bandwidth, sent / link)
+    parts = record.get("devices_per_chip", 1)
+    arithmetic, memory = (
+        record["flops"] * parts / chip.flops,
+        record["bytes"] * parts / chip.bandwidth,
+    )
+    return Roofline(arithmetic, memory, sent / link)
 
 
 def use(record: Mapping[str, Any], bound: Roofline, steps: int) -> dict[str, float]:

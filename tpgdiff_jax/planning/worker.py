@@ -41,12 +41,21 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     topology = find_topology(job["topology"])
     try:
         devices = compile_only_devices(topology)
+        parts = len(devices) // topology.count
         if -1 not in job["mesh"].values():  # a program may use fewer chips than there are
             devices = devices[: math.prod(job["mesh"].values())]
         mesh = make_mesh(job["mesh"], devices)
-        return compile_program(job["what"], config, mesh, topology)
+        record = compile_program(job["what"], config, mesh, topology)
     except UserError as error:
         return {"error": str(error)}
+    return shared_by(parts, record)
+
+
+def shared_by(parts: int, record: dict[str, Any]) -> dict[str, Any]:
+    """Note in a record of one device that several, such as the two cores of a v4, share a chip."""
+    memory = record["memory"] / parts
+    fits = record["fits"] and record["peak_bytes"] <= memory
+    return record | {"devices_per_chip": parts, "memory": memory, "fits": fits}
 
 
 if __name__ == "__main__":
