@@ -46,6 +46,11 @@ MESSAGES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _no_flags_of_the_cpu(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")  # libtpu ends at a flag that it does not know
+
+
 @pytest.fixture
 def compiled(libtpu, tiny_config):
     """`compiled(mesh, what)` -> the record of the tiny system on eight chips."""
