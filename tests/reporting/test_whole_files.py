@@ -17,16 +17,17 @@ def test_a_text_is_written_whole_with_names_that_are_no_text(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["report.md"]
 
 
-def test_what_fails_leaves_the_old_file(tmp_path):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_what_fails_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "a.txt"
     path.write_text("old")
 
     def fail():
         with replacing(path) as temporary:
             temporary.write_text("half")
-            raise KeyboardInterrupt
+            raise error
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         fail()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]

@@ -178,26 +178,8 @@ def _answer(q: jax.Array, context: jax.Array, heads: int) -> jax.Array:
 
     # For the gradient a CPU keeps the softmax alone, others q alone: a TPU would move more.
     own = functools.partial(read, _own_softmax)
-    usual = jax.checkpoint(functools.partial(read, _narrow_softmax))
+    usual = jax.checkpoint(functools.partial(read, _softmax))
     return jax.lax.platform_dependent(q, context, cpu=own, default=usual)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _narrow_softmax(q: jax.Array, heads: int) -> jax.Array:
-    """Return `_softmax`, whose cotangent exists in q's dtype; XLA would keep it in float32."""
-    return _softmax(q, heads)
-
-
-def _narrow_softmax_forward(q, heads):
-    return jax.vjp(functools.partial(_softmax, heads=heads), q)
-
-
-def _narrow_softmax_backward(heads, vjp, cotangent):
-    del heads
-    return vjp(jax.lax.optimization_barrier(cotangent))
-
-
-_narrow_softmax.defvjp(_narrow_softmax_forward, _narrow_softmax_backward)
 
 
 def _softmax(q: jax.Array, heads: int) -> jax.Array:

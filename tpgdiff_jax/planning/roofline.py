@@ -51,10 +51,8 @@ def roofline(record: Mapping[str, Any], topology: Topology) -> Roofline:
     if chip.network is not None and topology.count > chip.node:
         link = min(link, chip.network)  # a ring is as fast as its slowest link
     parts = record.get("devices_per_chip", 1)
-    arithmetic, memory = (
-        record["flops"] * parts / chip.flops,
-        record["bytes"] * parts / chip.bandwidth,
-    )
+    arithmetic = record["flops"] * parts / chip.flops
+    memory = record["bytes"] * parts / chip.bandwidth
     return Roofline(arithmetic, memory, sent / link)
 
 
