@@ -40,9 +40,13 @@ def attention(compiled: Any, tokens: int) -> str:
 
 
 def _scores_held(text: str, tokens: int) -> str | None:
-    """Return the largest array that ends in tokens x tokens, as its axes; None without one."""
+    """Return the largest array that ends in tokens x tokens, as its axes; None without one.
+
+    Scores have axes of images and heads before those: three axes may be as many channels as tokens.
+    """
     ending = f",{tokens},{tokens}"
-    shapes = {shape for shape in _SHAPE.findall(text) if f",{shape}".endswith(ending)}
+    found = {shape for shape in _SHAPE.findall(text) if f",{shape}".endswith(ending)}
+    shapes = {shape for shape in found if shape.count(",") > 2}
     sizes = {shape: _product(map(int, shape.split(","))) for shape in shapes}
     return max(sizes, key=sizes.get) if sizes else None
 

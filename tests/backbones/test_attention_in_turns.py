@@ -84,3 +84,41 @@ def test_a_backbone_never_holds_all_scores_of_many_tokens():
     shapes = list(_shapes(jax.make_jaxpr(layer.apply)(params, x).jaxpr))
     assert any(384 in shape for shape in shapes)
     assert [shape for shape in shapes if shape.count(tokens) > 1] == []
+
+
+@pytest.fixture
+def with_flash(monkeypatch):
+    """As if this process had a GPU whose cuDNN has flash kernels; programs are only lowered."""
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    monkeypatch.setattr(attention, "_gpus_have_flash", lambda: True)
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "whole", "expected"),
+    [
+        (jnp.bfloat16, 32, True, True),
+        (jnp.float32, 32, True, False),  # the kernel computes in 16 bits
+        (jnp.bfloat16, 36, True, False),
+        (jnp.bfloat16, 32, False, False),  # parts of images
+    ],
+)
+def test_gpus_attend_to_whole_images_through_the_flash_kernel(
+    with_flash, monkeypatch, dtype, width, whole, expected
+):
+    monkeypatch.setattr(attention, "_MIN_SCORES", 1)
+    q = jax.ShapeDtypeStruct((2, 40, 2, width), dtype)
+
+    def total(q, k, v):
+        return attention.attend(q, k, v, whole=whole).astype(jnp.float32).sum()
+
+    traced = jax.jit(jax.grad(total, (0, 1, 2))).trace(q, q, q)
+    for platform in ("cuda", "cpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        called = {f"fmhaSoftmax{way}" in text for way in ("", "Backward")}
+        assert called == {expected and platform == "cuda"}
+
+
+def test_without_a_gpu_there_is_no_flash_kernel():
+    assert jax.default_backend() != "cpu" or not attention._gpus_have_flash()

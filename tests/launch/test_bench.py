@@ -114,11 +114,13 @@ def test_kernels_are_read_from_the_program():
             return (
                 '%a = custom-call(), custom_call_target="__cudnn$fmhaSoftmax"\n'
                 '%b = custom-call(), custom_call_target="__cublas$gemm"\n'
-                "%c = bf16[2,4,64,64]{3,2,1,0} fusion()"
+                "%c = bf16[2,4,64,64]{3,2,1,0} fusion()\n"
+                "%d = bf16[2,48,48]{2,1,0} fusion()"  # as many channels as tokens
             )
 
     assert kernels.custom_calls(Fake()) == {"__cudnn$fmhaSoftmax": 1, "__cublas$gemm": 1}
     assert kernels.attention(Fake(), 32) == "__cudnn$fmhaSoftmax x1"
+    assert kernels.attention(Fake(), 48) == "__cudnn$fmhaSoftmax x1"
     assert kernels.attention(Fake(), 64).endswith("scores [2,4,64,64] in memory")
 
 

@@ -1,6 +1,7 @@
 """The system as a whole: which of its networks learn, and which are frozen."""
 
 import jax
+import pytest
 
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.models import tpgdiff
@@ -19,3 +20,13 @@ def test_networks_that_a_system_lacks_do_not_learn():
     assert tpgdiff.trained_networks(model) == {"unet": model.unet}
     assert tpgdiff.frozen_networks(model).keys() == {"semantic", "degradation"}
     assert not jax.tree.leaves(tpgdiff.trained_networks(tpgdiff.TPGDiff(unet=None)))
+
+
+@pytest.mark.parametrize(
+    ("mesh", "whole"),
+    [({}, True), ({"data": 4, "fsdp": 2}, True), ({"tensor": 2}, False), ({"spatial": 2}, False)],
+)
+def test_devices_have_images_and_heads_whole_unless_the_mesh_splits_them(mesh, whole):
+    config = base_config()
+    config.mesh.update(mesh)
+    assert tpgdiff.build_unet(config).whole == whole

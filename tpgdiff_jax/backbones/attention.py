@@ -17,7 +17,9 @@ _MAX_TPU_SCORES = 2**20
 _MIN_SCORES = 2**20
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, parts: int = 1) -> jax.Array:
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, parts: int = 1, *, whole: bool = False
+) -> jax.Array:
     """Return softmax(q k^T d^-1/2) v without ever holding all scores of a large image.
 
     Queries are taken in turns, so memory grows with the number of keys, not with its square; every
@@ -27,6 +29,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, parts: int = 1) -> jax.Arra
       q: [B, N, heads, d].
       k, v: [B, M, heads, d].
       parts: over how many devices the heads are split.
+      whole: each device has images, and their heads, whole; a GPU's flash kernel needs that.
 
     Returns:
       [B, N, heads, d].
@@ -35,7 +38,24 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, parts: int = 1) -> jax.Arra
         return attend_in_turns(q, k, v)
     few_heads = functools.partial(attend_to_few_heads, parts=parts)
     ways = {"cpu": attend_by_head, "tpu": few_heads, "default": attend_in_turns}
+    if whole and _fits_flash(q) and _gpus_have_flash():
+        ways["cuda"] = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
     return jax.lax.platform_dependent(q, k, v, **ways)
+
+
+def _fits_flash(q: jax.Array) -> bool:
+    """Tell whether cuDNN's flash kernel takes queries of this type and width."""
+    return q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
+
+
+@functools.cache
+def _gpus_have_flash() -> bool:
+    """Tell whether this process has NVIDIA GPUs, all of Ampere (8.0) or later, as cuDNN asks."""
+    try:
+        gpus = jax.local_devices(backend="cuda")
+    except RuntimeError:  # none, or not for this process
+        return False
+    return all(float(gpu.compute_capability) >= 8 for gpu in gpus)
 
 
 def attend_to_few_heads(q: jax.Array, k: jax.Array, v: jax.Array, parts: int = 1) -> jax.Array:

@@ -23,10 +23,12 @@ class MultiHeadAttention(TypedModule):
     Attributes:
       heads: their number.
       parts: over how many devices they are split.
+      whole: each device has images and heads whole, see `attend`.
     """
 
     heads: int
     parts: int = 1
+    whole: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
@@ -37,7 +39,7 @@ class MultiHeadAttention(TypedModule):
             for name, source in (("q", x), ("k", context), ("v", context))
         )
         q, k, v = (a.reshape(*a.shape[:2], self.heads, -1) for a in (q, k, v))
-        out = attend(q, k, v, self.parts)
+        out = attend(q, k, v, self.parts, whole=self.whole)
         return Dense(channels, name="out", **self.dtypes)(out.reshape(x.shape))
 
 
@@ -47,12 +49,13 @@ class SpatialTransformer(TypedModule):
     Attributes:
       head_dim: width of a head.
       context_dim: width of the context tokens the cross-attention is built for.
-      parts: over how many devices the heads are split.
+      parts, whole: as of `MultiHeadAttention`.
     """
 
     head_dim: int = 32
     context_dim: int = 512
     parts: int = 1
+    whole: bool = False
 
     @nn.compact
     def __call__(
@@ -75,18 +78,17 @@ class SpatialTransformer(TypedModule):
         def norm(name):
             return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name, **self.dtypes)
 
-        heads = channels // self.head_dim
+        split = {"heads": channels // self.head_dim, "parts": self.parts, "whole": self.whole}
         h = nn.GroupNorm(
             32, epsilon=1e-6, use_fast_variance=False, name="group_norm", **self.dtypes
         )(x)
         h = Dense(channels, name="proj_in", **self.dtypes)(h).reshape(batch, -1, channels)
-        h = h + MultiHeadAttention(heads, self.parts, name="self_attention", **self.dtypes)(
-            norm("norm_self")(h)
-        )
+        attend = MultiHeadAttention(**split, name="self_attention", **self.dtypes)
+        h = h + attend(norm("norm_self")(h))
         if context is not None or self.is_initializing():
             if context is None:
                 context = jnp.zeros((batch, 1, self.context_dim), self.dtype)
-            attend = MultiHeadAttention(heads, self.parts, name="cross_attention", **self.dtypes)
+            attend = MultiHeadAttention(**split, name="cross_attention", **self.dtypes)
             h = h + share * attend(norm("norm_cross")(h), context.astype(self.dtype))
         h = h + GatedFeedForward(name="feed_forward", **self.dtypes)(norm("norm_feed")(h))
         h = Dense(channels, zero_init=True, name="proj_out", **self.dtypes)(h)

@@ -189,6 +189,7 @@ def build_unet(config: ConfigDict) -> GuidedUNet:
         head_dim=model.head_dim,
         first_attention_level=model.first_attention_level,
         head_parts=max(1, config.mesh.tensor),
+        whole=config.mesh.tensor == config.mesh.spatial == 1,
         **shared,
     )
 

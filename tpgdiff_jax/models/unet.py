@@ -39,14 +39,16 @@ class PreNormAttention(TypedModule):
     context_dim: int = 512
     zero_init: bool = False
     parts: int = 1
+    whole: bool = False
 
     @nn.compact
     def __call__(
         self, x: jax.Array, context: jax.Array | None = None, share: jax.Array | float = 1.0
     ) -> jax.Array:
         if self.full:
+            split = {"parts": self.parts, "whole": self.whole}
             attention = SpatialTransformer(
-                self.head_dim, self.context_dim, self.parts, name="attention", **self.dtypes
+                self.head_dim, self.context_dim, **split, name="attention", **self.dtypes
             )
         else:
             attention = LinearAttention(
@@ -158,6 +160,7 @@ class ConditionalUNet(GuidedUNet):
     Attributes:
       attention_heads, head_dim: of the linear attention; the transformers share `head_dim`.
       head_parts: over how many devices the transformers' heads are split (`mesh.tensor`).
+      whole: each device has images and heads whole, see `backbones.attention.attend`.
       first_attention_level: levels above this one (0 is full resolution) go without attention.
       Those of `GuidedUNet`.  Without semantics the deepest level and the middle use linear
       attention, too.  `identity_init` starts the linear attention's gains at zero as well.
@@ -167,6 +170,7 @@ class ConditionalUNet(GuidedUNet):
     head_dim: int = 32
     first_attention_level: int = 0
     head_parts: int = 1
+    whole: bool = False
 
     def _run(self, x, t, priors):
         depth = len(self.multipliers)
@@ -194,6 +198,7 @@ class ConditionalUNet(GuidedUNet):
                 self.prior_dim,
                 self.identity_init,
                 self.head_parts,
+                self.whole,
                 name=name,
                 **self.dtypes,
             )
