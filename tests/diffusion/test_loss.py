@@ -48,6 +48,21 @@ def test_weights_over_time_fall_with_the_signal():
         time_weights(sde, t, "snr")
 
 
+def test_where_sampling_starts_the_state_tells_nothing_of_the_clean_image():
+    sde = IRSDE()
+    lq = jnp.full((2, 64, 64, 3), 0.2)
+    gt = jnp.stack([lq[0], lq[0] + 0.6])  # the second one lacks light
+    noise = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
+    t = jnp.full(2, sde.num_steps)
+    drawn, start = (diffuse(sde, gt, lq, t, noise, starts_at_mu=flag) for flag in (False, True))
+    told = jnp.abs(drawn[1] - drawn[0]).mean()
+    assert 0.002 < told < 0.004  # eps of 0.6: the mean of 64 x 64 pixels tells it from noise
+    np.testing.assert_array_equal(start[0], start[1])
+    np.testing.assert_allclose(start, lq + sde.stationary_std * noise, rtol=1e-6)
+    earlier = (diffuse(sde, gt, lq, t - 1, noise, starts_at_mu=flag) for flag in (False, True))
+    np.testing.assert_array_equal(*earlier)
+
+
 @given(
     seed=st.integers(0, 2**31 - 1),
     num_steps=st.integers(1, 300),

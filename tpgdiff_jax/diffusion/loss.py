@@ -71,7 +71,15 @@ def time_weights(sde: IRSDE, t: jax.Array, weighting: str) -> jax.Array:
     return jnp.asarray(np.minimum(snr, _MOST_SNR) / _MOST_SNR, jnp.float32)[t]
 
 
-def diffuse(sde: IRSDE, x0: jax.Array, mu: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:
+def diffuse(
+    sde: IRSDE,
+    x0: jax.Array,
+    mu: jax.Array,
+    t: jax.Array,
+    noise: jax.Array,
+    *,
+    starts_at_mu: bool = False,
+) -> jax.Array:
     """Return x_t = m_t + sigma_bar_t z, a draw of p(x_t | x_0).
 
     Args:
@@ -80,8 +88,15 @@ def diffuse(sde: IRSDE, x0: jax.Array, mu: jax.Array, t: jax.Array, noise: jax.A
       mu: degraded images, the same shape and range.
       t: int [B] in 1..T.
       noise: z, standard normal [B, H, W, 3].
+      starts_at_mu: at time T give mu + S z, where sampling starts.  m_T still holds a share `eps`
+        of x0 - mu: too little to see in any pixel, but its mean over all of them tells how much
+        brighter x0 is.  A network that learns mostly at T learns to read it; sampling has none.
     """
-    return sde.mean(x0, mu, t) + sde.std(t).reshape(-1, 1, 1, 1) * noise
+    x_t = sde.mean(x0, mu, t) + sde.std(t).reshape(-1, 1, 1, 1) * noise
+    if not starts_at_mu:
+        return x_t
+    start = mu + sde.stationary_std * noise
+    return jnp.where((t == sde.num_steps).reshape(-1, 1, 1, 1), start, x_t)
 
 
 def diffusion_loss(

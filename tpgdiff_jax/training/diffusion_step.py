@@ -117,7 +117,7 @@ def loss_at(
       batch has none).
     """
     gt, lq = to_unit_range(batch["gt"]), to_unit_range(batch["lq"])
-    x_t = diffuse(sde, gt, lq, t, noise)
+    x_t = diffuse(sde, gt, lq, t, noise, starts_at_mu=config.loss.first_step_share > 0)
     known = {name: batch[name] for name in KNOWN if name in batch}
     variables = {"params": params, "frozen": frozen}
     output, logits = model.apply(variables, x_t, lq, t, known, batch.get("present"))
