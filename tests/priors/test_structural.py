@@ -13,7 +13,12 @@ from tpgdiff_jax.checkpoints.convert import from_reference, to_reference
 from tpgdiff_jax.checkpoints.shapes import abstract_params
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.priors.cues import CUES, gradient_magnitude
-from tpgdiff_jax.priors.structural import StructuralPrior, difference_of_gaussians, resize_maps
+from tpgdiff_jax.priors.structural import (
+    MapEncoder,
+    StructuralPrior,
+    difference_of_gaussians,
+    resize_maps,
+)
 
 SMALL = {
     "image_size": 16,
@@ -52,6 +57,14 @@ def test_weights_survive_the_way_there_and_back(golden_weights):
     assert back.keys() == released.keys()
     for key, value in released.items():
         np.testing.assert_array_equal(back[key], value, err_msg=key)
+
+
+def test_the_map_encoder_starts_without_losing_what_it_sees():
+    maps = jax.random.normal(jax.random.key(0), (4, 64, 64, 1))
+    encoder = MapEncoder(width=8, max_width=64)
+    for seed in range(3):
+        features, _ = encoder.init_with_output(jax.random.key(seed), maps)
+        assert 0.2 < jnp.sqrt(jnp.square(features).mean()) < 5
 
 
 def test_difference_of_gaussians_sees_edges_and_no_brightness():

@@ -176,13 +176,17 @@ class Dense(TypedModule):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         zeros = nn.initializers.zeros_init()
-        normal = nn.initializers.variance_scaling(self.init_gain**2, "fan_in", "truncated_normal")
-        init = zeros if self.zero_init else normal
+        init = zeros if self.zero_init else _normal(self.init_gain)
         kernel = self.param("kernel", init, (x.shape[-1], self.features), self.param_dtype)
         bias = None
         if self.use_bias:
             bias = self.param("bias", zeros, (self.features,), self.param_dtype)
         return pointwise(x.astype(self.dtype), _kernel_of(kernel, self.dtype), bias)
+
+
+def _normal(gain: float) -> nn.initializers.Initializer:
+    """Return random weights whose outputs have about `gain` times their inputs' scale."""
+    return nn.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal")
 
 
 class Conv(TypedModule):
@@ -192,6 +196,7 @@ class Conv(TypedModule):
       features: output channels.
       use_bias: add a bias.
       zero_init: start all weights at zero, so that the layer first answers zero.
+      init_gain: otherwise, by how much larger than the usual scale the kernel starts.
       size: of the kernel, in pixels.
       stride: of rows and columns.
       padding: zeros put at ((top, bottom), (left, right)), or "same" as in `nn.Conv`; None:
@@ -202,6 +207,7 @@ class Conv(TypedModule):
     features: int
     use_bias: bool = False
     zero_init: bool = False
+    init_gain: float = 1.0
     size: int = 3
     stride: int = 1
     silu: bool = False
@@ -217,7 +223,7 @@ class Conv(TypedModule):
     ) -> jax.Array:
         """Return SiLU((conv(x) + bias) (1 + scale) + shift) + residual; see `convolve`."""
         zeros = nn.initializers.zeros_init()
-        init = zeros if self.zero_init else nn.initializers.lecun_normal()
+        init = zeros if self.zero_init else _normal(self.init_gain)
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = _kernel_of(self.param("kernel", init, shape, self.param_dtype), self.dtype)
         bias = None

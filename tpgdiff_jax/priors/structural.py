@@ -58,10 +58,12 @@ class MapEncoder(TypedModule):
         # Widths 1x 2x | 4x 4x | ... : the stride-2 convolution widens, too.
         widths = [min(self.width * m, self.max_width) for m in (1, 2, 4, 4, 8, 8, 8, 8, 8, 8, 8, 8)]
         x = maps.astype(self.dtype)
+        # Each ReLU takes half of the power.  Without the gain (He et al., arXiv 1502.01852) a
+        # sixtieth of the scale would be left, and biases could end all activity early in training.
+        conv = {"use_bias": True, "init_gain": 2**0.5, "padding": SAME_3X3, **self.dtypes}
         for index, width in enumerate(widths):
             stride = 2 if index % 3 == 2 else 1
-            how = {"stride": stride, "padding": SAME_3X3, "name": f"conv_{index}"}
-            x = nn.relu(Conv(width, use_bias=True, **how, **self.dtypes)(x))
+            x = nn.relu(Conv(width, stride=stride, name=f"conv_{index}", **conv)(x))
         return nn.Dense(self.features, name="proj", **self.dtypes)(x)
 
 
