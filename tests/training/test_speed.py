@@ -1,5 +1,6 @@
 """The clock of the training loop, and estimates of operations."""
 
+import math
 import resource
 import time
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from tpgdiff_jax.training import speed
-from tpgdiff_jax.training.speed import StepClock, peak_tflops, step_flops
+from tpgdiff_jax.training.speed import Lead, StepClock, peak_tflops, step_flops
 
 
 class FakeTime:
@@ -17,6 +18,22 @@ class FakeTime:
 
     def __call__(self):
         return self.now
+
+
+@pytest.mark.parametrize("most", [0, 1, 3])
+def test_the_host_is_only_a_few_steps_ahead(most):
+    done, lead = [], Lead(most)
+
+    class Result:
+        def __init__(self, step):
+            self.step = step
+
+        def block_until_ready(self):
+            done.append(self.step)
+
+    for step in range(6):
+        lead.queued(Result(step))
+        assert done == list(range(step + 1 - most))
 
 
 def test_split_adds_up_and_starts_anew():
@@ -63,9 +80,11 @@ def test_asynchronous_steps_are_whole_in_step_seconds():
     """Queued work is counted though its calls return at once: the report waits for it."""
     work = jax.jit(lambda x: jax.lax.fori_loop(0, 60, lambda _, y: jnp.tanh(y @ y), x))
     x = jax.block_until_ready(work(jnp.ones((256, 256))))
-    started = time.perf_counter()
-    jax.block_until_ready(work(x))
-    alone = time.perf_counter() - started
+    alone = math.inf  # the least of three: other programs may run beside this one
+    for _ in range(3):
+        started = time.perf_counter()
+        jax.block_until_ready(work(x))
+        alone = min(alone, time.perf_counter() - started)
     clock = StepClock()
     for _ in range(5):
         with clock.waiting_for_data():

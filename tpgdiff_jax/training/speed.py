@@ -1,5 +1,6 @@
 """Where a training step's time goes, and how much of the hardware it uses."""
 
+import collections
 import contextlib
 import math
 import sys
@@ -31,11 +32,34 @@ PEAK_TFLOPS = (
 )
 
 
+# Steps that may be queued: enough that devices never wait for the host between two.
+_MOST_QUEUED = 2
+
+
+class Lead:
+    """Let the host queue steps ahead of the devices, but only a few.
+
+    JAX itself would queue some thirty.  A run that is asked to end must finish them all before it
+    can save, which may take longer than the grace that a machine gives; and their batches take
+    memory on the devices.
+    """
+
+    def __init__(self, most: int = _MOST_QUEUED):
+        self._most = most
+        self._results: collections.deque[jax.Array] = collections.deque()
+
+    def queued(self, result: jax.Array) -> None:
+        """Remember a result of the step just queued; wait where more than `most` are under way."""
+        self._results.append(result)
+        if len(self._results) > self._most:
+            self._results.popleft().block_until_ready()
+
+
 class StepClock:
     """Split the wall time of a training loop, as its host thread sees it.
 
     JAX runs asynchronously: a step's call returns when the step is queued, and the host meets the
-    devices again only where it reads a result (in this package: at reports).  So the clock does
+    devices again where it waits for a result (at reports, and see `Lead`).  So the clock does
     not time single steps.  It takes the wall time between two reports, right after the results of
     all steps before have been read, and divides it by the steps: `step_seconds` is exact.  The
     split is of the host's time:

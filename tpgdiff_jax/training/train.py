@@ -37,7 +37,7 @@ from tpgdiff_jax.training.profiling import TraceWindow
 from tpgdiff_jax.training.program import batch_shapes, is_multi_hot, step_program
 from tpgdiff_jax.training.provenance import record_start
 from tpgdiff_jax.training.run_report import RunReport
-from tpgdiff_jax.training.speed import StepClock, step_flops
+from tpgdiff_jax.training.speed import Lead, StepClock, step_flops
 from tpgdiff_jax.training.stages import Stage
 from tpgdiff_jax.training.state import TrainState, averaged, learning_rate_schedule
 from tpgdiff_jax.training.trouble import StepRecord, Watch, recipes_of
@@ -183,7 +183,7 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
     frozen_shardings = jax.tree.map(lambda leaf: leaf.sharding, run.frozen)
     step_fn = step_program(run.stage, run.mesh, run.shardings, frozen_shardings)
     key, split_rows = _base_key(run), setup.splits_rows(config)
-    clock, watch = StepClock(), Watch(config, run.workdir, run.report.event)
+    clock, watch, lead = StepClock(), Watch(config, run.workdir, run.report.event), Lead()
     run.checkpoints.reached_preemption()
     if start == 0 and run.validate is not None and config.eval.every_steps:
         _validate(run, 0, state)  # what the training is compared with
@@ -198,6 +198,7 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
                     step_fn, clock = _compiled(step_fn, state, run, batch, key)
                 with clock.waiting_for_devices():
                     state, metrics = step_fn(state, run.frozen, batch, key)
+                    lead.queued(metrics["loss"])
                 traced.result = metrics
             watch.add(StepRecord(step, metrics, recipes_of(example)))
             run.report.advance()
