@@ -232,8 +232,8 @@ def get_config():
 def _write_script(folder: pathlib.Path, config: str) -> None:
     script = ROOT / "launch" / "bundle_train.sh"
     shutil.copy(script, folder / "train.sh")
-    names = bundle_wheels.needed_names(ROOT / "requirements.txt", FLAGS.without)
-    settings = {"BUNDLE_CONFIG": config, "BUNDLE_PACKAGES": " ".join(names)}
+    versions = bundle_wheels.needed_versions(ROOT / "requirements.txt", FLAGS.without)
+    settings = {"BUNDLE_CONFIG": config, "BUNDLE_PACKAGES": " ".join(versions)}
     lines = [f"{key}={shlex.quote(value)}\n" for key, value in settings.items()]
     (folder / "bundle.env").write_text("".join(lines))
 

@@ -98,15 +98,23 @@ install_packages() {
     fi
     missing=$("$python" - $BUNDLE_PACKAGES <<'PYTHON'
 import importlib.metadata, sys
-for name in sys.argv[1:]:
+try:
+    from packaging.requirements import Requirement
+except ImportError:
+    from pip._vendor.packaging.requirements import Requirement
+for text in sys.argv[1:]:
+    wanted = Requirement(text)
     try:
-        importlib.metadata.version(name)
+        version = importlib.metadata.version(wanted.name)
     except importlib.metadata.PackageNotFoundError:
-        print(name, end=" ")
+        print(text, end=", ")
+        continue
+    if not wanted.specifier.contains(version, prereleases=True):
+        print(f"{text} (it has {version})", end=", ")
 PYTHON
     ) || fail "$python cannot be run; name another one with --python."
-    [ -z "$missing" ] || fail "this machine lacks ${missing% }; pack again with a --present list" \
-        "that does not name them."
+    [ -z "$missing" ] || fail "this machine lacks ${missing%, }; pack again with a --present list" \
+        "that tells the versions of what it has."
 }
 
 describe_machine() {

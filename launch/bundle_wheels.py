@@ -44,9 +44,9 @@ def needed(requirements: pathlib.Path, without: Iterable[str]) -> list[Requireme
     return [each for each in found if canonicalize_name(each.name) not in left_out]
 
 
-def needed_names(requirements: pathlib.Path, without: Iterable[str]) -> list[str]:
-    """Return the names of `needed`."""
-    return [each.name for each in needed(requirements, without)]
+def needed_versions(requirements: pathlib.Path, without: Iterable[str]) -> list[str]:
+    """Return the names of `needed` with their versions, such as `jax>=0.10`, for any machine."""
+    return [f"{each.name}{each.specifier}" for each in needed(requirements, without)]
 
 
 def collect(

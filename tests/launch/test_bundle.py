@@ -148,6 +148,20 @@ def test_mistakes_in_calling_the_script_are_named(tmp_path, arguments, words):
     assert words in done.stderr
 
 
+def test_packages_that_are_missing_or_too_old_are_named_before_training(tmp_path):
+    (tmp_path / "train.sh").write_text(SCRIPT.read_text())
+    packages = "numpy>=2 nosuchpackage>=1.5 pillow>=99"
+    config = tmp_path / "tiny.py"
+    config.write_text(TINY)
+    (tmp_path / "bundle.env").write_text(f"BUNDLE_CONFIG=x.py\nBUNDLE_PACKAGES='{packages}'\n")
+    out, workdir = tmp_path / "out", tmp_path / "runs"
+    running = start_training(tmp_path, out, workdir, f"--config={config}")
+    said, _ = running.communicate(timeout=60)
+    assert running.returncode == 2
+    assert "this machine lacks nosuchpackage>=1.5, pillow>=99 (it has " in said
+    assert "numpy" not in said
+
+
 def last_step(path: pathlib.Path) -> int:
     lines = path.read_text().splitlines() if path.exists() else []
     return json.loads(lines[-1])["step"] if lines else 0
