@@ -2,13 +2,15 @@
 
     python launch/teach_names.py --photos=PHOTOS --output=FILE.safetensors
         [--checkpoint=FILE.safetensors] [--steps=4400] [--state=FILE.msgpack]
+        [--keep=20] [--workers=1]
 
 All of the tower learns, its convolutions too.  Two losses pull at it: the classes are to be right,
 and what the UNet's prompt makes of the vector is to be what it made of the first tower's.  So the
-UNet restores as it did, and need not learn anything anew.  The state is kept every few minutes;
-the same command goes on from it.
+UNet restores as it did, and need not learn anything anew; where it will, --keep can be small.  The
+state is kept every few minutes; the same command goes on from it.
 """
 
+import argparse
 import pathlib
 import sys
 from collections.abc import Callable
@@ -32,9 +34,6 @@ from tpgdiff_jax.training.state import make_optimizer, to_unit_range
 
 _CROP, _BATCH = 224, 32
 _RATE, _WARMUP = 2e-3, 100
-# What one unit of the prompt's distance, relative to how much prompts vary, weighs against the sum
-# of the classes' losses.
-_KEEP = 20.0
 # How often each degradation comes, relative to the others: those that were mistaken more often.
 _SHARES = {
     "camera_noise": 2.0,
@@ -43,6 +42,7 @@ _SHARES = {
     "motion_blur": 1.3,
     "raindrops": 2.0,
     "rain": 1.3,
+    "haze": 1.5,
 }
 _KEPT_EVERY, _SHOWN_EVERY = 250, 50
 
@@ -58,7 +58,11 @@ class Learner(struct.PyTreeNode):
 
 
 def make_step(
-    config: ConfigDict, first: Any, prompt: Any, optimizer: optax.GradientTransformation
+    config: ConfigDict,
+    first: Any,
+    prompt: Any,
+    optimizer: optax.GradientTransformation,
+    keep: float,
 ) -> Callable[[Learner, Batch], tuple[Learner, Batch]]:
     """Return one step of learning, compiled.
 
@@ -67,6 +71,8 @@ def make_step(
       first: the tower's parameters at the start.
       prompt: the parameters of the UNet's prompt, which stay.
       optimizer: of the tower's parameters.
+      keep: what one unit of the prompt's distance, relative to how much prompts vary, weighs
+        against the sum of the classes' losses.
 
     Returns:
       (learner, {lq, label}) -> (learner, {wrong: the classes' loss, far: of the prompt from the
@@ -88,7 +94,7 @@ def make_step(
         single = label.sum(axis=-1) == 1
         right = (logits.argmax(axis=-1) == label.argmax(axis=-1)) & single
         told = {"wrong": wrong, "far": far, "named": right.sum() / jnp.maximum(single.sum(), 1)}
-        return wrong + _KEEP * far, told
+        return wrong + keep * far, told
 
     @jax.jit
     def step(learner, batch):
@@ -104,17 +110,14 @@ def make_step(
     return step
 
 
-def learn(
-    config: ConfigDict, weights: dict[str, Any], photos: pathlib.Path, steps: int, kept: Any
-) -> Any:
+def learn(config: ConfigDict, weights: dict[str, Any], flags: argparse.Namespace) -> Any:
     """Return the tower's parameters after learning; goes on from what was kept.
 
     Args:
       config, weights: published ones.
-      photos: folder of clean photos.
-      steps: of learning in all; the learning rate falls to zero over them.
-      kept: file of the state, or None.
+      flags: of `main`; the learning rate falls to zero over `steps`.
     """
+    steps, kept = flags.steps, flags.state
     first = jax.tree.map(jnp.asarray, weights["degradation"])
     prompt = jax.tree.map(jnp.asarray, weights["unet"]["degradation"])
     with config.unlocked():
@@ -126,12 +129,13 @@ def learn(
     if kept and kept.exists():
         learner = serialization.from_bytes(learner, kept.read_bytes())
         print(f"{kept}: goes on after step {learner.step} of {steps}", flush=True)
-    step = make_step(config, first, prompt, optimizer)
+    step = make_step(config, first, prompt, optimizer, flags.keep)
     begun = int(learner.step)
     mixture = tower_lessons.mixture(tuple(config.data.degradations), _SHARES)
     photographed = {"dark_share": 0.2, "vivid_share": 0.3, "soft_share": 0.2}
-    order = {"seed": 11, "batch_size": _BATCH, "first_batch": begun, "workers": 1}
-    batches = iter(tower_lessons.crops(photos, mixture, _CROP, **order, **photographed))
+    order = {"seed": 11, "batch_size": _BATCH, "first_batch": begun}
+    order["workers"] = flags.workers
+    batches = iter(tower_lessons.crops(flags.photos, mixture, _CROP, **order, **photographed))
     recent = []
     with Progress(steps, "teaching", unit="step", initial=begun, lines=False) as progress:
         for number in range(begun + 1, steps + 1):
@@ -154,13 +158,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = tower_lessons.parser(__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=4400, help=f"of {_BATCH} crops each")
     parser.add_argument("--state", type=pathlib.Path, help="kept here, to go on from")
+    parser.add_argument("--keep", type=float, default=20.0, help="how much the prompt stays")
+    parser.add_argument("--workers", type=int, default=1, help="processes that make the crops")
     flags = parser.parse_args(arguments)
     if not absl_flags.FLAGS.is_parsed():  # the data pipeline's worker process reads them
         absl_flags.FLAGS(["teach_names"])
 
     def lesson():
         description, weights, config = tower_lessons.load(flags.checkpoint)
-        weights["degradation"] = learn(config, weights, flags.photos, flags.steps, flags.state)
+        weights["degradation"] = learn(config, weights, flags)
         return description, weights
 
     return tower_lessons.teach(flags.output, lesson)

@@ -59,7 +59,7 @@ def test_only_the_tower_learns_and_the_state_is_taken_up(
     assert published.fingerprint(parts) == published.fingerprint(whole)
 
 
-def test_learning_names_better_and_keeps_the_prompt(teach_names, monkeypatch):
+def test_learning_names_better_and_keeps_the_prompt(teach_names):
     description, weights = published.load(DEFAULT_WEIGHTS)
     config = published.described_config(description).copy_and_resolve_references()
     config.model.dtype = "float32"  # so that rounding does not move the prompt
@@ -70,9 +70,8 @@ def test_learning_names_better_and_keeps_the_prompt(teach_names, monkeypatch):
     batch = {"lq": noise // np.array([1, 2, 3, 4], np.uint8)[:, None, None, None], "label": label}
 
     def learned(keep):
-        monkeypatch.setattr(teach_names, "_KEEP", keep)
         optimizer = optax.adam(3e-4)
-        step = teach_names.make_step(config, first, prompt, optimizer)
+        step = teach_names.make_step(config, first, prompt, optimizer, keep)
         learner, told = teach_names.Learner(first, optimizer.init(first), 0), []
         for _ in range(6):
             learner, each = step(learner, batch)
