@@ -70,10 +70,10 @@ def test_learning_names_better_and_keeps_the_prompt(teach_names):
     batch = {"lq": noise // np.array([1, 2, 3, 4], np.uint8)[:, None, None, None], "label": label}
 
     def learned(keep):
-        optimizer = optax.adam(3e-4)
+        optimizer = optax.adam(3e-5)
         step = teach_names.make_step(config, first, prompt, optimizer, keep)
         learner, told = teach_names.Learner(first, optimizer.init(first), 0), []
-        for _ in range(6):
+        for _ in range(10):
             learner, each = step(learner, batch)
             told.append(jax.device_get(each))
         return told
@@ -81,7 +81,8 @@ def test_learning_names_better_and_keeps_the_prompt(teach_names):
     free, kept = learned(0.0), learned(20.0)
     assert kept[0]["far"] < 1e-6
     assert kept[-1]["wrong"] < kept[0]["wrong"]
-    assert kept[-1]["far"] < 0.7 * free[-1]["far"]
+    ways = [sum(row["far"] for row in told) for told in (kept, free)]
+    assert ways[0] < 0.5 * ways[1]
 
 
 def test_refusals_are_sentences(teach_names, photo_folder, tmp_path, capsys):
