@@ -139,10 +139,10 @@ def _start(config: ConfigDict) -> None:
     _further(config)
     shares = _SHARES | {"haze": 4.0, "low_light": 3.0, "camera_noise": 2.0, "raindrops": 1.0}
     config.data.weights = tuple(shares.values())
-    config.data.crop_size = 160
+    config.data.crop_size = 128
     config.data.batch_size = 8
     config.loss.first_step_share = 0.9
-    config.optim.steps = 1900
+    config.optim.steps = 1500
     config.optim.warmup_steps = 20
-    config.optim.learning_rate = 1e-3
+    config.optim.learning_rate = 1.5e-3
     config.ema.decay = 0.99
