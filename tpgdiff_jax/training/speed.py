@@ -46,13 +46,13 @@ class Lead:
 
     def __init__(self, most: int = _MOST_QUEUED):
         self._most = most
-        self._results: collections.deque[jax.Array] = collections.deque()
+        self._results: collections.deque[Any] = collections.deque()
 
-    def queued(self, result: jax.Array) -> None:
+    def queued(self, result: Any) -> None:
         """Remember a result of the step just queued; wait where more than `most` are under way."""
         self._results.append(result)
         if len(self._results) > self._most:
-            self._results.popleft().block_until_ready()
+            jax.block_until_ready(self._results.popleft())
 
 
 class StepClock:

@@ -198,7 +198,7 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
                     step_fn, clock = _compiled(step_fn, state, run, batch, key)
                 with clock.waiting_for_devices():
                     state, metrics = step_fn(state, run.frozen, batch, key)
-                    lead.queued(metrics["loss"])
+                    lead.queued(metrics)
                 traced.result = metrics
             watch.add(StepRecord(step, metrics, recipes_of(example)))
             run.report.advance()
