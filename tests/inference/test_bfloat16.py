@@ -63,7 +63,7 @@ def test_bfloat16_costs_the_weights_of_the_package_less_than_a_twentieth_of_a_de
     rows = parity.bench_parity(config, "default", str(options.PHOTOS / "eval"))
     # A veil or darkness is lifted by the whole picture's level, which rounding moves either way.
     assert all(row["float32_psnr"] - row["bfloat16_psnr"] < 0.05 for row in rows)
-    assert all(35 < row["db_between"] < 150 for row in rows)  # it was used
+    assert all(40 < row["db_between"] < 150 for row in rows)  # it was used
 
 
 @pytest.mark.slow
