@@ -9,6 +9,7 @@ from tpgdiff_jax.checkpoints.shapes import abstract_params
 from tpgdiff_jax.config import stage_config
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.models.stage_one import build_stage_one
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.training import setup
 from tpgdiff_jax.training.experiment import stages_of
 from tpgdiff_jax.training.stages import (
@@ -131,7 +132,9 @@ def test_stage_one_starts_both_towers_from_clip_and_teaches_with_it(config, tmp_
     assert np.abs(state.params["degradation"]["classes"]["kernel"]).max() > 0
 
 
-def test_fine_tuning_starts_from_published_weights(config, stage_one, tmp_path):
+@pytest.fixture
+def system(config, stage_one, tmp_path):
+    """Published weights of all that stage two trains, which `config` starts from."""
     config.priors.stage_one = str(stage_one[0])
     model = tpgdiff.build(config)
     trained = {"unet": model.unet, "structure": model.structure}
@@ -139,10 +142,32 @@ def test_fine_tuning_starts_from_published_weights(config, stage_one, tmp_path):
     path = tmp_path / "system.safetensors"
     published.save(path, weights, published.describe(config))
     config.init_from = str(path)
-    jax.tree.map(np.testing.assert_array_equal, build_stage(config).start, weights)
+    return weights
+
+
+def test_fine_tuning_starts_from_published_weights(config, system):
+    jax.tree.map(np.testing.assert_array_equal, build_stage(config).start, system)
     config.model.width = 64
     with pytest.raises(ValueError, match=r"system\.safetensors.*weights of 'unet' do not fit"):
         build_stage(config)
+
+
+def test_parts_of_the_weights_may_start_anew(config, system):
+    config.init_anew = ("structure/encoder",)
+    config.sharding = ((".*", "replicate"),)
+    stage = build_stage(config)
+    mesh = setup.sharding.make_mesh(config.mesh, jax.devices()[:1])
+    params = setup.plan_state(stage, mesh)[0]().params
+    anew, kept = params["structure"].pop("encoder"), system["structure"].pop("encoder")
+    jax.tree.map(np.testing.assert_array_equal, params["unet"], system["unet"])
+    jax.tree.map(np.testing.assert_array_equal, params["structure"], system["structure"])
+    assert np.abs(anew["conv_3"]["kernel"] - kept["conv_3"]["kernel"]).max() > 0
+    config.init_anew = ("structure/enc",)
+    with pytest.raises(UserError, match=r"init_anew has 'structure/enc'.* structure/connector, st"):
+        build_stage(config)
+    config.init_from = ""
+    with pytest.raises(UserError, match=r"init_anew=\('structure/enc',\): expected \(\), since"):
+        validate_weights(config)
 
 
 def test_fine_tuning_refuses_weights_that_mean_something_else(config, stage_one):

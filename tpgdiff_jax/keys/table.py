@@ -1,6 +1,6 @@
 """All keys of the configuration, in the order in which they are explained."""
 
-from tpgdiff_jax.keys.checks import one_of, pair_of, text, whole
+from tpgdiff_jax.keys.checks import one_of, pair_of, text, tuple_of, whole
 from tpgdiff_jax.keys.group import Group, Key
 from tpgdiff_jax.keys.model import DIFFUSION, MODEL, PRIORS
 from tpgdiff_jax.keys.training import CHECKPOINT, DATA, EMA, LOG, LOSS, OPTIM, STAGE_ONE
@@ -15,6 +15,13 @@ TABLE = Group(
         "",
         text(),
         "published weights that a new run of stage two starts from (fine-tuning)",
+        free=True,
+    ),
+    init_anew=Key(
+        (),
+        tuple_of(text()),
+        "parts of those weights that start anew, by how their names begin",
+        example=("structure/encoder",),
         free=True,
     ),
     profile_steps=Key(

@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.backbones.vgg import vgg16_params
@@ -92,7 +93,24 @@ def _diffusion_stage(config: ConfigDict, read: bool) -> Stage:
     if config.init_from:
         check_start(config, local(config.init_from))
         start = published.load_trained(config.init_from, model)
+        start = _without(start, config.init_anew, config.init_from)
     return Stage(config, init, loss_fn, read_frozen(config), start)
+
+
+def _without(start: dict[str, Any], anew: Iterable[str], path: str) -> dict[str, Any]:
+    """Return weights without those whose names begin with one of `anew`: they stay random."""
+    flat = flatten_dict(start, sep="/")
+    for part in anew:
+        found = [name for name in flat if f"{name}/".startswith(f"{part.rstrip('/')}/")]
+        if not found:
+            parts = sorted({"/".join(name.split("/")[:2]) for name in flatten_dict(start, sep="/")})
+            raise UserError(
+                f"config.init_anew has {part!r}, but no weights of {path} begin so; there are "
+                f"{', '.join(parts)}, and those below them."
+            )
+        for name in found:
+            del flat[name]
+    return unflatten_dict(flat, sep="/")
 
 
 def read_frozen(config: ConfigDict) -> dict[str, Any]:
@@ -187,6 +205,8 @@ def validate_weights(config: ConfigDict) -> None:
         return
     if config.stage == "both":
         _check_stage_one(stage_config(config, "priors"))
+    expected = "(), since config.init_from names no weights of which a part could start anew"
+    require(config.init_from or not config.init_anew, config, "init_anew", expected)
     if config.init_from and not local(config.init_from).is_file():
         raise UserError(f"config.init_from={config.init_from!r} is no file.")
     model, priors = config.model, config.priors
