@@ -154,5 +154,5 @@ def _structure(config: ConfigDict) -> None:
     config.init_anew = ("structure/encoder",)
     shares = _SHARES | {"haze": 4.0, "low_light": 2.5, "camera_noise": 3.5, "raindrops": 1.0}
     config.data.weights = tuple(shares.values())
-    config.optim.steps = 2600
+    config.optim.steps = 1800
     config.optim.learning_rate = 2e-3
