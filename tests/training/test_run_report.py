@@ -144,3 +144,14 @@ def test_a_report_that_cannot_be_written_is_a_sentence(tmp_path, name):
     path.mkdir() if path.suffix else path.touch()
     with pytest.raises(RunStoppedError, match=f"--workdir={tmp_path} cannot be written"):
         RunReport(tmp_path, start=0, total=2).event("begun")
+
+
+def test_reporting_loads_no_pytorch_and_leaves_it_to_others(start_python, tmp_path):
+    code = """
+import importlib.util, pathlib, sys
+from tpgdiff_jax.training.run_report import RunReport
+RunReport(pathlib.Path(sys.argv[1]), start=0, total=1).close()
+print("torch" in sys.modules, importlib.util.find_spec("torch") is None)
+"""
+    output, errors = start_python(code, tmp_path).communicate(timeout=120)
+    assert output.split() == ["False", "False"], errors

@@ -4,7 +4,9 @@ import contextlib
 import datetime
 import math
 import pathlib
+import sys
 import time
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -38,15 +40,14 @@ class RunReport:
         self._is_writer = is_writer
         if not is_writer:
             return
-        import tensorboardX  # where PyTorch is installed, this imports it, too
-
+        tensorboard = _tensorboard()
         self._workdir = workdir
         self._step = start
         path = workdir / "metrics.jsonl"
         with self._writing():
             drop_lines_after(path, start)
             self._metrics = json_lines.JsonLines(path)
-            self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start)
+            self._board = tensorboard.SummaryWriter(str(workdir / "tensorboard"), purge_step=start)
         self._bar = Progress(
             total, "training", unit="step", initial=start, speaks=True, lines=False
         )
@@ -161,3 +162,17 @@ def drop_lines_after(path: pathlib.Path, step: int) -> None:
 
 def _is_step(value: Any) -> bool:
     return isinstance(value, int | float)
+
+
+def _tensorboard() -> types.ModuleType:
+    """Import tensorboardX alone: it would load PyTorch, for seconds, wherever that is installed."""
+    if "torch" in sys.modules:
+        import tensorboardX
+
+        return tensorboardX
+    sys.modules["torch"] = None  # for this one import, as if it were not installed
+    try:
+        import tensorboardX
+    finally:
+        del sys.modules["torch"]
+    return tensorboardX
