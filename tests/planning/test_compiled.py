@@ -18,17 +18,17 @@ MESSAGES = {
     "8x1x1x1": {"all-reduce": {"data": 1}},
     "2x4x1x1": {
         "all-reduce": {"data": 1, "fsdp": 4},
-        "all-gather": {"fsdp": 14},
+        "all-gather": {"fsdp": 15},
         "all-to-all": {"fsdp": 1},
         "collective-permute": {"fsdp": 5},
     },
     "2x2x2x1": {
         "all-reduce": {"data": 1, "data+fsdp": 1, "fsdp": 3, "tensor": 2},
-        "all-gather": {"data": 4, "fsdp": 4, "tensor": 2},
+        "all-gather": {"data": 5, "fsdp": 4, "tensor": 2},
         "all-to-all": {"fsdp": 1},
         "collective-permute": {
             "data+fsdp+tensor": 3,
-            "data+tensor": 4,
+            "data+tensor": 5,
             "fsdp": 4,
             "fsdp+tensor": 8,
         },
@@ -36,12 +36,12 @@ MESSAGES = {
     "2x1x1x4": {
         "all-reduce": {"data": 2, "data+spatial": 1, "spatial": 26},
         "all-gather": {"spatial": 12},
-        "collective-permute": {"spatial": 159},
+        "collective-permute": {"spatial": 185},
     },
     "1x1x1x8": {
         "all-reduce": {"spatial": 26},
         "all-gather": {"spatial": 12},
-        "collective-permute": {"spatial": 159},
+        "collective-permute": {"spatial": 185},
     },
 }
 
