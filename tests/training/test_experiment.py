@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.checkpoints.published import load_system
 from tpgdiff_jax.commands.config_checks import validate
 from tpgdiff_jax.data.pairs import PairFolder
@@ -93,6 +94,15 @@ def test_both_stages_are_trained_scored_and_published(config, tmp_path, capsys):
     config.stage_one.optim.learning_rate = 0.5
     with pytest.raises(UserError, match=r"stage_one\.optim\.learning_rate: 2e-05 -> 0\.5"):
         experiment.train(config, workdir)
+
+
+def test_weights_for_stage_two_that_do_not_fit_are_refused_before_stage_one(config, tmp_path):
+    start = tmp_path / "start.safetensors"
+    config.init_from = str(start)
+    published.save(start, {}, published.describe(config) | {"parts": {}})
+    with pytest.raises(UserError, match=r"start\.safetensors"):
+        experiment.train(config, tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("metrics.jsonl"))
 
 
 @pytest.mark.parametrize("stage", ["diffusion", "both"])

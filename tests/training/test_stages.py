@@ -16,6 +16,7 @@ from tpgdiff_jax.training.stages import (
     build_stage,
     check_structure_weights,
     stage_one_weights,
+    validate_training,
     validate_weights,
 )
 
@@ -162,12 +163,18 @@ def test_parts_of_the_weights_may_start_anew(config, system):
     jax.tree.map(np.testing.assert_array_equal, params["unet"], system["unet"])
     jax.tree.map(np.testing.assert_array_equal, params["structure"], system["structure"])
     assert np.abs(anew["conv_3"]["kernel"] - kept["conv_3"]["kernel"]).max() > 0
+    config.init_anew = ("structure", "structure/encoder")  # one within the other
+    assert build_stage(config).start.keys() == {"unet"}
+
+
+def test_parts_that_start_anew_must_be_there(config, system):
     config.init_anew = ("structure/enc",)
     with pytest.raises(UserError, match=r"init_anew has 'structure/enc'.* structure/connector, st"):
         build_stage(config)
     config.init_from = ""
-    with pytest.raises(UserError, match=r"init_anew=\('structure/enc',\): expected \(\), since"):
-        validate_weights(config)
+    validate_weights(config)  # a finished run is scored without
+    with pytest.raises(UserError, match=r"init_anew=\('structure/enc',\) names .*init_from, which"):
+        validate_training(config)
 
 
 def test_fine_tuning_refuses_weights_that_mean_something_else(config, stage_one):

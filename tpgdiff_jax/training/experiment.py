@@ -35,6 +35,7 @@ from tpgdiff_jax.training.stages import (
     Stage,
     build_stage,
     check_structure_weights,
+    read_start,
     validate_training,
     validate_weights,
 )
@@ -78,6 +79,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
         setup.make_checked_mesh(each)  # of all stages, before the first one is trained
     if config.stage == "both":
         check_structure_weights(config)
+        read_start(plan[-1][0])
     return all(_train_stage(each, folder) for each, folder in plan)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -89,28 +89,35 @@ def _diffusion_stage(config: ConfigDict, read: bool) -> Stage:
     if not read:
         frozen = abstract_params(tpgdiff.frozen_networks(model))
         return Stage(config, init, loss_fn, frozen, {})
-    start = {}
-    if config.init_from:
-        check_start(config, local(config.init_from))
-        start = published.load_trained(config.init_from, model)
-        start = _without(start, config.init_anew, config.init_from)
-    return Stage(config, init, loss_fn, read_frozen(config), start)
+    return Stage(config, init, loss_fn, read_frozen(config), read_start(config))
 
 
-def _without(start: dict[str, Any], anew: Iterable[str], path: str) -> dict[str, Any]:
-    """Return weights without those whose names begin with one of `anew`: they stay random."""
+def read_start(config: ConfigDict) -> dict[str, Any]:
+    """Read the weights that a new run of stage two starts from.
+
+    Returns:
+      a tree like a part of the parameters', of numpy arrays: what `init_from` holds without what
+      `init_anew` names; {} where the run starts from nothing.
+
+    Raises:
+      UserError: the file cannot be read, means something else, or has no part of that name.
+    """
+    if not config.init_from:
+        return {}
+    check_start(config, local(config.init_from))
+    start = published.load_trained(config.init_from, tpgdiff.build(config))
     flat = flatten_dict(start, sep="/")
-    for part in anew:
-        found = [name for name in flat if f"{name}/".startswith(f"{part.rstrip('/')}/")]
+    anew = set()
+    for part in config.init_anew:
+        found = {name for name in flat if f"{name}/".startswith(f"{part.rstrip('/')}/")}
         if not found:
-            parts = sorted({"/".join(name.split("/")[:2]) for name in flatten_dict(start, sep="/")})
+            parts = sorted({"/".join(name.split("/")[:2]) for name in flat})
             raise UserError(
-                f"config.init_anew has {part!r}, but no weights of {path} begin so; there are "
-                f"{', '.join(parts)}, and those below them."
+                f"config.init_anew has {part!r}, but no weights of {config.init_from} begin so; "
+                f"there are {', '.join(parts)}, and those below them."
             )
-        for name in found:
-            del flat[name]
-    return unflatten_dict(flat, sep="/")
+        anew |= found
+    return unflatten_dict({name: flat[name] for name in flat if name not in anew}, sep="/")
 
 
 def read_frozen(config: ConfigDict) -> dict[str, Any]:
@@ -205,8 +212,6 @@ def validate_weights(config: ConfigDict) -> None:
         return
     if config.stage == "both":
         _check_stage_one(stage_config(config, "priors"))
-    expected = "(), since config.init_from names no weights of which a part could start anew"
-    require(config.init_from or not config.init_anew, config, "init_anew", expected)
     if config.init_from and not local(config.init_from).is_file():
         raise UserError(f"config.init_from={config.init_from!r} is no file.")
     model, priors = config.model, config.priors
@@ -263,3 +268,8 @@ def validate_training(config: ConfigDict) -> None:
     )
     fits = config.model.param_dtype == "float32"
     require(fits, config, "model.param_dtype", expected)
+    if config.init_anew and not config.init_from:
+        raise UserError(
+            f"config.init_anew={tuple(config.init_anew)} names parts of the weights in "
+            "config.init_from, which is empty; name the weights that the run started from."
+        )
