@@ -52,6 +52,20 @@ with RunCheckpoints(folder, keep=2) as checkpoints:
 """
 
 
+def test_an_end_that_all_agreed_on_is_told_to_every_later_question(monkeypatch):
+    """JAX says so once only; a run of several stages asks in each of them."""
+    answers = iter([False, True, False, False])
+    monkeypatch.setattr(preemption, "_AGREED", threading.Event())
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(
+        preemption.multihost_utils, "reached_preemption_sync_point", lambda _: next(answers)
+    )
+    with Preemption() as first:
+        assert [first.reached() for _ in range(2)] == [False, True]
+    with Preemption() as second:
+        assert [second.reached() for _ in range(2)] == [True, True]
+
+
 def test_handler_is_put_back(capfd):
     seen = []
     before = signal.signal(signal.SIGTERM, lambda *_: seen.append("first"))

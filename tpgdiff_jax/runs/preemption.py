@@ -16,6 +16,9 @@ from tpgdiff_jax.reporting.errors import UserError
 _QUESTIONS = itertools.count()
 # Of this process: whether it was a Ctrl-C that asked for the end.  Programs then leave with 130.
 _INTERRUPTED = threading.Event()
+# JAX says yes to one question only.  Who asks again, in a later stage of the run, say, must hear it
+# as well: an end that was asked for stays asked for.
+_AGREED = threading.Event()
 
 
 def was_interrupted() -> bool:
@@ -63,13 +66,17 @@ class Preemption:
     def reached(self) -> bool:
         """Tell whether to save and stop after this step, the same in all processes.
 
+        Once it is so, it stays so.
+
         In a run of several processes each of them must ask equally often: after every step.
 
         Raises:
           RuntimeError: several processes, and `jax_enable_preemption_service` is off.
         """
         if self._is_agreed:
-            return multihost_utils.reached_preemption_sync_point(next(_QUESTIONS))
+            if multihost_utils.reached_preemption_sync_point(next(_QUESTIONS)):
+                _AGREED.set()
+            return _AGREED.is_set()
         return self.requested()
 
     def _notice(self, number, frame) -> None:
