@@ -211,6 +211,13 @@ def test_sources_mix_by_their_weights(photos, pairs):
     assert np.mean(from_pairs) == pytest.approx(0.75, abs=0.03)
 
 
+def test_every_source_meets_every_degradation_however_sources_alternate(photos, pairs):
+    names = ("noise", "haze", "rain", "blur")  # an even number, two sources in turn
+    both = batches(photos, pairs, source_weights=(1, 1), mixture=Mixture(names))
+    made = [b["label"][b["recipe_seed"] >= 0] for b in take(both, 20)]
+    assert np.bincount(np.concatenate(made)).tolist() == [10, 10, 10, 10]
+
+
 def test_a_class_that_is_no_degradation_is_refused(pairs):
     with pytest.raises(ValueError, match=r"pairs of haze, which data\.degradations lacks: noise"):
         batches(pairs, mixture=Mixture(("noise",)))

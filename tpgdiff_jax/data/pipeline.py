@@ -27,8 +27,11 @@ _MOST_BATCHES_AHEAD = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class OfSource(grain.transforms.Map):
+class OfSource(grain.transforms.MapWithIndex):
     """Mark a number as an element of one of several sources.
+
+    It keeps its place among those of its source: sources are mixed in a fixed rhythm, so whatever
+    takes turns by the place in the mixture would meet some of them only.
 
     Attributes:
       source: number of the source.
@@ -36,9 +39,9 @@ class OfSource(grain.transforms.Map):
 
     source: int
 
-    def map(self, element: int) -> tuple[int, int]:
-        """Return (number of the source, number of the element)."""
-        return self.source, element
+    def map_with_index(self, index: int, element: int) -> tuple[int, int, int]:
+        """Return (number of the source, number of the element, place among the source's)."""
+        return self.source, element, index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,18 +75,19 @@ class MakeExample(grain.transforms.MapWithIndex):
     vivid_share: float = 0.0
     soft_share: float = 0.0
 
-    def map_with_index(self, index: int, element: tuple[int, int]) -> dict[str, np.ndarray]:
+    def map_with_index(self, index: int, element: tuple[int, int, int]) -> dict[str, np.ndarray]:
         """Return {gt, lq: uint8 [crop, crop, 3], label}, and the recipe as `Mixture.encode` has it.
 
         A pair that was found, not made, has recipe_seed -1 and no severities.
 
         Args:
           index: position in the endless sequence, so that each epoch draws anew.
-          element: (number of the source, number of the element).
+          element: as `OfSource` made it.
         """
         rng = np.random.default_rng([self.seed, index])
-        source = self.sources[element[0]]
-        found = self._usable(source, element[1], index)
+        number, of_source, turn = element
+        source = self.sources[number]
+        found = self._usable(source, of_source, index)
         if isinstance(found, dict):
             pair = (found["gt"], found["lq"])
             gt, lq = random_crops(rng, pair, self.crop_size, self.crop_share)
@@ -93,7 +97,7 @@ class MakeExample(grain.transforms.MapWithIndex):
         else:
             (gt,) = random_crops(rng, (found,), self.crop_size, self.crop_share)
             gt = random_tone(rng, gt, self.tone_jitter)
-            recipe = self.mixture.draw(rng, index)
+            recipe = self.mixture.draw(rng, turn)
             gt = self._rendered(rng, gt, recipe)
             lq = degrade(gt, recipe)
             present = self.mixture.multi_hot(recipe)
@@ -270,7 +274,7 @@ def _places(sources, weights, seed) -> grain.MapDataset:
     orders = []
     for number, source in enumerate(sources):
         order = grain.MapDataset.range(len(source)).seed(seed + number).shuffle().repeat()
-        orders.append(order.map(OfSource(number)))
+        orders.append(order.map_with_index(OfSource(number)))
     if len(orders) == 1:
         return orders[0]
     shares = np.array(weights or [len(source) for source in sources], np.float64)
