@@ -255,3 +255,25 @@ def test_frozen_networks_guide_a_step_and_stay_as_they_are(config, random_params
     for name in ("semantic", "degradation", "structure"):
         other = frozen | {name: random_weights(abstract_params(networks[name]), seed=1)}
         assert step(first, 0, other)[1]["loss"] != metrics["loss"], name
+
+
+@pytest.mark.parametrize(("share", "is_hidden"), [(0.0, False), (0.5, True)])
+def test_first_steps_state_hides_the_clean_image_where_it_is_learned_for_itself(
+    config, share, is_hidden
+):
+    """Sampling starts there, from the degraded image and noise alone."""
+    config.loss.first_step_share = share
+    seen = []
+
+    def apply(variables, x_t, *_):
+        seen.append(np.asarray(x_t))
+        return jnp.zeros_like(x_t), None
+
+    model, sde = types.SimpleNamespace(apply=apply, encoder=None), IRSDE(**config.diffusion)
+    batch = batch_of(config)
+    t = jnp.full(config.data.batch_size, sde.num_steps)
+    noise = jnp.ones(batch["lq"].shape)
+    for gt in (batch["gt"], 255 - batch["gt"]):
+        changed = batch | {"gt": gt}
+        loss_at({}, {}, changed, t, noise, model=model, sde=sde, config=config)
+    assert (seen[0] == seen[1]).all() == is_hidden
