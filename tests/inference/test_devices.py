@@ -7,6 +7,7 @@ import pytest
 from tpgdiff_jax.distributed.sharding import AXES, make_mesh
 from tpgdiff_jax.inference import stepwise
 from tpgdiff_jax.inference.restore import Restorer
+from tpgdiff_jax.models import tpgdiff
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.random((9, 7, 3)).astype(np.float32).repeat(9, 0).repeat(9, 1)  # 81 x 63
@@ -22,6 +23,23 @@ def test_an_image_whose_rows_lie_on_several_devices_is_restored_as_on_one(restor
     alone = restorer(IMAGE, seed=3)
     assert np.abs(alone - IMAGE).mean() > 0.01
     np.testing.assert_allclose(spread(restorer, **sizes)(IMAGE, seed=3), alone, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "is_whole", "parts"),
+    [((8, 1, 1, 1), True, 1), ((4, 1, 1, 2), False, 1), ((4, 1, 2, 1), False, 2)],
+)
+def test_attention_is_told_of_the_mesh_that_restores_not_of_the_one_that_trained(
+    restorer, sizes, is_whole, parts
+):
+    """A GPU's flash kernel takes whole images and heads only."""
+    for trained_on in ({}, {"spatial": 4}):
+        config = restorer.config.copy_and_resolve_references()
+        config.mesh.update(trained_on)
+        mesh = make_mesh(dict(zip(AXES, sizes, strict=True)))
+        many = Restorer(tpgdiff.build(config), {"params": {}}, config, mesh, "fingerprint")
+        unet = many._model.unet
+        assert (unet.whole, unet.head_parts) == (is_whole, parts)
 
 
 def test_rows_lie_on_several_devices_in_the_network(restorer, monkeypatch):

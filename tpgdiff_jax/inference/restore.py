@@ -23,7 +23,7 @@ from tpgdiff_jax.inference.input_images import InputImage, NotFiniteError, Resto
 from tpgdiff_jax.inference.reading import read_named, windows
 from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.inference.stepwise import Watch, run_stepwise
-from tpgdiff_jax.models.tpgdiff import TPGDiff
+from tpgdiff_jax.models.tpgdiff import TPGDiff, laid_over
 from tpgdiff_jax.precision import use_precision
 from tpgdiff_jax.priors.degradation import class_probabilities
 from tpgdiff_jax.runs.load import load_suited
@@ -58,12 +58,14 @@ class Restorer:
         """
         self.config = config
         self.fingerprint = fingerprint or fingerprint_of(groups_of(variables))
-        self._model, self._sde, self._mesh = model, IRSDE(**config.diffusion), mesh
+        self._sde, self._mesh = IRSDE(**config.diffusion), mesh
         self._variables = jax.device_put(variables, None if mesh is None else replicated(mesh))
         # Devices that share a batch of images; devices that share the rows of one, which must
         # divide by them at every level of the network.
         self._sharing = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
         self._spatial = 1 if mesh is None else mesh.shape["spatial"]
+        tensor = 1 if mesh is None else mesh.shape["tensor"]
+        self._model = laid_over(model, tensor=tensor, spatial=self._spatial)
         self._rows = self._spatial * 2 ** len(config.model.multipliers)
 
     @staticmethod

@@ -132,7 +132,7 @@ def build(config: ConfigDict) -> TPGDiff:
     `model.convolutions` applies to all programs compiled from now on (`choose_convolutions`).
 
     Args:
-      config: a whole configuration; reads `model`, `priors`, `data.degradations` and `mesh.tensor`.
+      config: a whole configuration; reads `model`, `priors`, `data.degradations` and `mesh`.
 
     Raises:
       UserError: `model.convolutions` is `onednn`, which cannot run here.
@@ -188,10 +188,25 @@ def build_unet(config: ConfigDict) -> GuidedUNet:
         attention_heads=model.attention_heads,
         head_dim=model.head_dim,
         first_attention_level=model.first_attention_level,
-        head_parts=max(1, config.mesh.tensor),
-        whole=config.mesh.tensor == config.mesh.spatial == 1,
+        **_split(config.mesh.tensor, config.mesh.spatial),
         **shared,
     )
+
+
+def laid_over(model: TPGDiff, *, tensor: int = 1, spatial: int = 1) -> TPGDiff:
+    """Return a system that is told over how many devices heads and rows are split.
+
+    Args:
+      model: a system; its own answer is of `config.mesh`, the mesh it is trained on.
+      tensor, spatial: sizes of those axes of the mesh that it will run on.
+    """
+    if not isinstance(model.unet, ConditionalUNet):
+        return model
+    return model.clone(unet=model.unet.clone(**_split(tensor, spatial)))
+
+
+def _split(tensor: int, spatial: int) -> dict[str, Any]:
+    return {"head_parts": max(1, tensor), "whole": tensor == spatial == 1}
 
 
 def image_tower(config: ConfigDict) -> ClipImageTower | ConvTower:
