@@ -160,14 +160,27 @@ def test_unknown_precision_is_refused():
         validate(config)
 
 
-def test_loading_weights_sets_their_precision(restored_precision, tmp_path, tiny_config):
+@pytest.mark.parametrize("precision", ["default", "high"])
+def test_each_restorer_multiplies_as_its_weights_ask(monkeypatch, tiny_config, precision):
     from launch.bench.weights import random_system
-    from tpgdiff_jax.checkpoints import published
-    from tpgdiff_jax.inference.restore import Restorer
+    from tpgdiff_jax.inference import restore
 
-    tiny_config.model.matmul_precision = "high"
-    path = tmp_path / "weights.safetensors"
-    params = random_system(tiny_config)[1]["params"]
-    published.save(path, params, published.describe(tiny_config))
-    Restorer.load(path, compile_cache=False)
-    assert jax.config.jax_default_matmul_precision == "high"
+    tiny_config.model.matmul_precision = precision
+    restorer = restore.Restorer(*random_system(tiny_config), tiny_config)
+    seen = []
+
+    def spied(function):
+        def spy(*args, **options):
+            seen.append(jax.config.jax_default_matmul_precision)
+            return function(*args, **options)
+
+        return spy
+
+    for name in ("run_stepwise", "classify"):
+        monkeypatch.setattr(restore, name, spied(getattr(restore, name)))
+    before = jax.config.jax_default_matmul_precision
+    image = np.zeros((16, 16, 3), np.uint8)
+    restorer(image, steps=1)
+    restorer.degradations(image)
+    assert seen == [before if precision == "default" else precision] * 2
+    assert jax.config.jax_default_matmul_precision == before

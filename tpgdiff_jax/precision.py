@@ -6,6 +6,8 @@ it.  Maps, cues, resizing, the SDE and scores do not: they ask for `EXACT` whate
 always multiply exactly, and bfloat16 networks are not concerned.
 """
 
+import contextlib
+
 import jax
 
 EXACT = jax.lax.Precision.HIGHEST
@@ -24,10 +26,22 @@ def use_precision(precision: str) -> None:
     Raises:
       ValueError: an unknown precision.
     """
+    _check(precision)
+    if precision != "default":
+        jax.config.update("jax_default_matmul_precision", precision)
+
+
+def at_precision(precision: str) -> contextlib.AbstractContextManager:
+    """Return a context with that precision, for what is called in it; as `use_precision` else."""
+    _check(precision)
+    if precision == "default":
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision(precision)
+
+
+def _check(precision: str) -> None:
     if precision not in PRECISIONS:
         raise ValueError(
             f"config.model.matmul_precision={precision!r} is unknown; expected one of "
             f"{', '.join(PRECISIONS)}."
         )
-    if precision != "default":
-        jax.config.update("jax_default_matmul_precision", precision)

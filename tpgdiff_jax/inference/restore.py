@@ -1,5 +1,6 @@
 """Restore whatever people have, with a trained system."""
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from tpgdiff_jax.inference.reading import read_named, windows
 from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.inference.stepwise import Watch, run_stepwise
 from tpgdiff_jax.models.tpgdiff import TPGDiff, laid_over
-from tpgdiff_jax.precision import use_precision
+from tpgdiff_jax.precision import at_precision
 from tpgdiff_jax.priors.degradation import class_probabilities
 from tpgdiff_jax.runs.load import load_suited
 
@@ -96,7 +97,6 @@ class Restorer:
         if isinstance(mesh, Mapping):
             mesh = make_mesh(dict.fromkeys(AXES, 1) | dict(mesh))
         model, variables, config, fingerprint = load_suited(path, dtype)
-        use_precision(config.model.matmul_precision)
         if compile_cache:
             keep_compiled_programs()
         return Restorer(model, variables, config, mesh, fingerprint)
@@ -220,8 +220,12 @@ class Restorer:
         """
         if self._model.encoder is None and self._model.degradation is None:
             return {}
-        rgb = sizes.padded(as_input(image).rgb, exact=exact_size)[None]
-        return self._named(classify(self._variables, rgb, model=self._model)[0])
+        rgb = as_input(image).rgb
+        size = sizes.padded_size(rgb.shape[:2], self._rows, exact=exact_size)
+        padded = sizes.padded_to(size, rgb)[None]
+        with self._precision():
+            logits = classify(self._variables, padded, model=self._model)
+        return self._named(logits[0])
 
     def groups(
         self, shapes: Sequence[tuple[int, int]], batch_size: int, sampling: Sampling
@@ -254,24 +258,25 @@ class Restorer:
         # Weights whose strengths may vary have one program for all of them.
         varies = sampling.guidance or is_guidable(self.config)
         keys = noise_keys(sampling.seed, name_hashes([picture.name for picture in filled], samples))
-        answer = run_stepwise(
-            self._variables,
-            self._placed(images, by_rows=not tile),
-            keys if self._mesh is None else jax.device_put(keys, replicated(self._mesh)),
-            model=self._model,
-            sde=self._sde,
-            sampler=sampling.sampler,
-            steps=sampling.steps,
-            prediction=self.config.model.prediction,
-            clamp=sampling.clamp,
-            tile=tile,
-            windows=sampling.windows * (1 if self._mesh is None else self._mesh.size),
-            guidance=Guidance.of(sampling.guidance) if varies else AS_TRAINED,
-            samples=samples,
-            at_once=sizes.samples_at_once(size, samples, tile, sampling.windows, self._spatial),
-            mesh=self._mesh,
-            watch=watch,
-        )
+        with self._precision():
+            answer = run_stepwise(
+                self._variables,
+                self._placed(images, by_rows=not tile),
+                keys if self._mesh is None else jax.device_put(keys, replicated(self._mesh)),
+                model=self._model,
+                sde=self._sde,
+                sampler=sampling.sampler,
+                steps=sampling.steps,
+                prediction=self.config.model.prediction,
+                clamp=sampling.clamp,
+                tile=tile,
+                windows=sampling.windows * (1 if self._mesh is None else self._mesh.size),
+                guidance=Guidance.of(sampling.guidance) if varies else AS_TRAINED,
+                samples=samples,
+                at_once=sizes.samples_at_once(size, samples, tile, sampling.windows, self._spatial),
+                mesh=self._mesh,
+                watch=watch,
+            )
 
         def finish() -> list[Restored | NotFiniteError]:
             found, kind = jax.device_get(answer), self.config.priors.classification
@@ -282,6 +287,10 @@ class Restorer:
             return results
 
         return finish
+
+    def _precision(self) -> contextlib.AbstractContextManager:
+        # Of these weights alone: others in this process may ask for another.
+        return at_precision(self.config.model.matmul_precision)
 
     def _named(self, logits: jax.Array) -> dict[str, float]:
         probabilities = class_probabilities(logits, self.config.priors.classification)

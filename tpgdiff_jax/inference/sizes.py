@@ -37,11 +37,6 @@ def padded_size(size: tuple[int, int], rows: int = 64, *, exact: bool = False) -
     return size if exact else (bucket(size[0], rows), bucket(size[1]))
 
 
-def padded(image: np.ndarray, *, exact: bool = False) -> np.ndarray:
-    """Reflect-pad an image [H, W, C] at the bottom and right, see `padded_size`."""
-    return padded_to(padded_size(image.shape[:2], exact=exact), image)
-
-
 def padded_to(size: tuple[int, int], image: np.ndarray) -> np.ndarray:
     """Reflect-pad an image [H, W, C] at the bottom and right to a (height, width)."""
     missing = [(0, wanted - side) for wanted, side in zip(size, image.shape[:2], strict=True)]
