@@ -11,8 +11,11 @@ from tpgdiff_jax.reporting.errors import UserError
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"samples": 0}, "samples=0 must be at least 1"),
-        ({"windows": -1}, "windows=-1 must be at least 1"),
+        ({"samples": 0}, "samples=0 must be a whole number, at least 1"),
+        ({"samples": 2.0}, r"samples=2\.0 must be a whole number"),
+        ({"windows": -1}, "windows=-1 must be a whole number, at least 1"),
+        ({"seed": -1}, "seed=-1 must be a whole number, at least 0"),
+        ({"seed": 2**32}, "seed=4294967296 must be a whole number from 0 to 4294967295"),
         ({"tile": 63}, "tile=63 must be 0"),
         ({"tile": -64}, "tile=-64 must be 0"),
     ],

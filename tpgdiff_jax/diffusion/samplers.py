@@ -22,7 +22,7 @@ import numpy as np
 
 from tpgdiff_jax.diffusion import prediction as predictions
 from tpgdiff_jax.diffusion.irsde import IRSDE
-from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.errors import UserError, require_whole
 
 Denoise = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -64,8 +64,7 @@ def check_sampler(name: str, sde: IRSDE, steps: int | None) -> int:
     if name not in SAMPLERS:
         raise UserError(f"sampler={name!r} is unknown; expected one of {', '.join(SAMPLERS)}.")
     steps = sde.steps if steps is None else steps
-    if steps != int(steps) or steps < 1:
-        raise UserError(f"steps={steps} must be a whole number, at least 1.")
+    require_whole("steps", steps)
     if SAMPLERS[name].own_steps_only and steps != sde.steps:
         others = ", ".join(other for other in SAMPLERS if not SAMPLERS[other].own_steps_only)
         raise UserError(
@@ -183,8 +182,8 @@ def sample(
       float32 [B, H, W, 3], the restored images, unclamped at the end.
 
     Raises:
-      UserError: unknown sampler or prediction, a step count the sampler cannot take, or `noises`
-        with times that are not whole.
+      UserError: unknown sampler or prediction, or a step count the sampler cannot take.
+      ValueError: `noises` of another shape, or with times that are not whole.
     """
     predictions.check_prediction(prediction)
     steps = check_sampler(name, sde, steps)

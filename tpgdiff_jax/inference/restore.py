@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ from tpgdiff_jax.inference.stepwise import Watch, run_stepwise
 from tpgdiff_jax.models.tpgdiff import TPGDiff, laid_over
 from tpgdiff_jax.precision import at_precision
 from tpgdiff_jax.priors.degradation import class_probabilities
+from tpgdiff_jax.reporting.errors import require_whole
 from tpgdiff_jax.runs.load import load_suited
 
 
@@ -171,7 +173,9 @@ class Restorer:
           UserError: an option that does not fit.
         """
         sampling = self.checked(Sampling(**options))
-        named = zip(images, names, strict=True) if names else ((image, None) for image in images)
+        require_whole("batch_size", batch_size)
+        unnamed = itertools.repeat(None) if names is None else names
+        named = zip(images, unnamed, strict=names is not None)
 
         def results() -> Iterator[Restored]:
             chunks = windows(named, 4 * batch_size * self._sharing)

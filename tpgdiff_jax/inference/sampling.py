@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.inference.guidance import check_strengths
-from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.keys.use import SEED
+from tpgdiff_jax.reporting.errors import UserError, require_whole
 
 _SMALLEST_TILE = 64  # pixels
 
@@ -47,9 +48,11 @@ class Sampling:
 
     def __post_init__(self):
         """Check what needs no weights."""
-        for name in ("samples", "windows"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1.")
+        require_whole("samples", self.samples)
+        require_whole("windows", self.windows)
+        require_whole("seed", self.seed, 0)
+        if not SEED.fits(int(self.seed)):
+            raise UserError(f"seed={self.seed} must be {SEED.words}.")
         if self.tile is not None and self.tile != 0 and self.tile < _SMALLEST_TILE:
             raise UserError(
                 f"tile={self.tile} must be 0 (always whole) or at least {_SMALLEST_TILE} pixels."

@@ -2,9 +2,10 @@
 
 import contextlib
 import errno
+import numbers
 import sys
 from collections.abc import Iterable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _SHOWN = 60  # characters of a name that is too long
 
@@ -19,6 +20,13 @@ class UserError(ValueError):
 
 class RunStoppedError(UserError):
     """Training cannot go on; the message says why, and what to do."""
+
+
+def require_whole(name: str, value: Any, least: int = 1) -> None:
+    """Raise UserError unless a value is a whole number of at least so many; True is none."""
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_whole or value < least:
+        raise UserError(f"{name}={value!r} must be a whole number, at least {least}.")
 
 
 def require_known(name: str, value: object, known: Iterable[str]) -> None:
