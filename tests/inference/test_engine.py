@@ -59,6 +59,30 @@ def test_a_batch_that_does_not_fit_is_halved_until_an_image_fails_alone():
     assert reason(OUT_OF_MEMORY, "").startswith("needs more memory than the device has")
 
 
+@pytest.mark.parametrize("finds_out", ["when it begins", "while it works"])
+def test_an_image_that_fits_alone_does_not_fail_for_the_batch_beside_it(finds_out):
+    memory = []  # what is begun and not fetched; two do not fit
+
+    def start(items):
+        memory.append(items)
+        is_full = len(memory) > 1
+        if is_full and finds_out == "when it begins":
+            memory.remove(items)
+            raise MemoryError
+
+        def finish():
+            memory.remove(items)
+            if is_full:
+                raise OUT_OF_MEMORY
+            return [2 * item for item in items]
+
+        return finish
+
+    found = list(stream(in_chunks(6, 1), int, all_together, start))
+    assert [outcome.error for outcome in found] == [None] * 6
+    assert [outcome.result for outcome in found] == [0, 2, 4, 6, 8, 10]
+
+
 def test_what_cannot_be_read_fails_alone_and_a_fault_of_ours_is_raised():
     def read(source):
         if source == 1:

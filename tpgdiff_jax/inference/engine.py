@@ -1,8 +1,8 @@
 """The one way to bring many images through a program; a device waits for no file.
 
 Threads read the images that come next and write the results that came before, and a batch is begun
-before the last one is fetched.  A batch that does not fit into memory is halved and tried again; an
-image that does not fit alone, or cannot be read, fails alone.
+before the last one is fetched.  A batch that does not fit into memory is tried again with nothing
+beside it, then halved; an image that does not fit alone, or cannot be read, fails alone.
 """
 
 import collections
@@ -72,7 +72,10 @@ def stream(
     def oldest() -> list[Outcome]:
         nonlocal idle_since
         batch, done = running.popleft()
-        batch.wait(idle_since)
+        if not batch.wait(idle_since):
+            for other, _ in running:
+                batch.has_company |= other.wait()
+            batch.work_alone()
         idle_since = time.perf_counter()
         return done
 
@@ -81,7 +84,8 @@ def stream(
             usable = [each for each in chunk if each.error is None and wanted(each.source)]
             groups = list(group([outcome.item for outcome in usable])) or [()]
             for number, indices in enumerate(groups, 1):
-                batch = _Batch(start, [usable[index] for index in indices])
+                members = [usable[index] for index in indices]
+                batch = _Batch(start, members, has_company=bool(running))
                 running.append((batch, chunk if number == len(groups) else []))
                 if len(running) > 1:
                     yield from oldest()
@@ -187,29 +191,60 @@ def _read_ahead(
 
 
 class _Batch:
-    """Images that a device works on together."""
+    """Images that a device works on together.
 
-    def __init__(self, start: Callable[[Sequence[Any]], Finish], members: list[Outcome]):
-        self._start, self._members = start, members
-        self._began, self._finish = time.perf_counter(), None
-        self._try(self._begin)
+    Attributes:
+      has_company: other batches lie in memory with it; without them it may fit.
+    """
 
-    def _begin(self) -> None:
-        if self._members:
-            self._finish = self._start([member.item for member in self._members])
+    def __init__(
+        self,
+        start: Callable[[Sequence[Any]], Finish],
+        members: list[Outcome],
+        has_company: bool = False,
+    ):
+        self._start, self._members, self.has_company = start, members, has_company
+        self._finish = self._failure = None
+        if members:
+            self._try(self._begin)
 
-    def wait(self, idle_since: float = 0.0) -> None:
-        """Give every member its result or its error.
+    def wait(self, idle_since: float = 0.0) -> bool:
+        """Give every member its result, unless the batch did not fit into memory.
 
         Args:
           idle_since: when the device was done with the batch before.
+
+        Returns:
+          whether it fitted.
         """
-        self._began = max(self._began, idle_since)
         if self._finish is not None:
+            self._began = max(self._began, idle_since)
             self._try(self._fetch)
+        return self._failure is None
+
+    def work_alone(self) -> None:
+        """Give every member of a batch that did not fit its result or its error."""
+        if self.has_company:
+            self.has_company = False
+            self._try(self._begin)
+            if self.wait():
+                return
+        if len(self._members) == 1:
+            self._members[0].error = self._failure
+            return
+        middle = len(self._members) // 2
+        for half in (self._members[:middle], self._members[middle:]):
+            batch = _Batch(self._start, half)
+            if not batch.wait():
+                batch.work_alone()
+
+    def _begin(self) -> None:
+        self._began = time.perf_counter()
+        self._finish = self._start([member.item for member in self._members])
 
     def _fetch(self) -> None:
-        results = self._finish()
+        finish, self._finish = self._finish, None
+        results = finish()
         seconds = (time.perf_counter() - self._began) / len(self._members)
         for member, result in zip(self._members, results, strict=True):
             failed = isinstance(result, Exception)
@@ -217,17 +252,10 @@ class _Batch:
             member.seconds = seconds
 
     def _try(self, step: Callable[[], None]) -> None:
+        self._failure = None
         try:
             step()
-            return
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            failure = error.with_traceback(None)  # whose frames would hold the arrays
-        self._finish = None
-        if len(self._members) == 1:
-            self._members[0].error = failure
-            return
-        middle = len(self._members) // 2
-        for half in (self._members[:middle], self._members[middle:]):
-            _Batch(self._start, half).wait()
+            self._failure = error.with_traceback(None)  # whose frames would hold the arrays
