@@ -1,6 +1,7 @@
 """Attention in turns: the same as plain attention, without holding all its scores."""
 
 import math
+import types
 
 import jax
 import jax.extend
@@ -122,3 +123,22 @@ def test_gpus_attend_to_whole_images_through_the_flash_kernel(
 
 def test_without_a_gpu_there_is_no_flash_kernel():
     assert jax.default_backend() != "cpu" or not attention._gpus_have_flash()
+
+
+@pytest.mark.parametrize(
+    ("capability", "cudnn_version", "expected"),
+    [("9.0", 91000, True), ("7.5", 91000, False), ("9.0", None, False)],
+)
+def test_the_flash_kernel_is_left_alone_where_gpu_or_cudnn_lack_it(
+    monkeypatch, caplog, capability, cudnn_version, expected
+):
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    gpu = types.SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(jax, "local_devices", lambda backend: [gpu])
+    if cudnn_version:
+        monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: cudnn_version)
+    jax.clear_caches()  # of what was traced with another cuDNN
+    with caplog.at_level("WARNING"):
+        assert attention._gpus_have_flash.__wrapped__() == expected
+    assert ("cuDNN is not detected" in caplog.text) == (cudnn_version is None)

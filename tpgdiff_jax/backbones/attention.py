@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 
 # Scores of one image held at once, over heads, queries and keys, 64 MiB; more come in turns.
 # Counted by image since under `jit` the batch is that of all devices together.
@@ -39,7 +40,7 @@ def attend(
     few_heads = functools.partial(attend_to_few_heads, parts=parts)
     ways = {"cpu": attend_by_head, "tpu": few_heads, "default": attend_in_turns}
     if whole and _fits_flash(q) and _gpus_have_flash():
-        ways["cuda"] = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+        ways["cuda"] = _attend_by_cudnn
     return jax.lax.platform_dependent(q, k, v, **ways)
 
 
@@ -50,12 +51,23 @@ def _fits_flash(q: jax.Array) -> bool:
 
 @functools.cache
 def _gpus_have_flash() -> bool:
-    """Tell whether this process has NVIDIA GPUs, all of Ampere (8.0) or later, as cuDNN asks."""
+    """Tell whether this process has NVIDIA GPUs, all of Ampere (8.0) or later, and a cuDNN."""
     try:
         gpus = jax.local_devices(backend="cuda")
     except RuntimeError:  # none, or not for this process
         return False
-    return all(float(gpu.compute_capability) >= 8 for gpu in gpus)
+    if any(float(gpu.compute_capability) < 8 for gpu in gpus):
+        return False
+    few = jax.ShapeDtypeStruct((1, 64, 1, 64), jnp.bfloat16)
+    try:
+        jax.eval_shape(_attend_by_cudnn, few, few, few)
+    except (RuntimeError, NotImplementedError) as error:  # no cuDNN, or too old for these GPUs
+        logging.warning("Full attention goes without cuDNN's flash kernel: %s", error)
+        return False
+    return True
+
+
+_attend_by_cudnn = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
 
 
 def attend_to_few_heads(q: jax.Array, k: jax.Array, v: jax.Array, parts: int = 1) -> jax.Array:

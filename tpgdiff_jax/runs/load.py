@@ -37,7 +37,8 @@ def load_suited(
     Args:
       path: see `load_any`.
       dtype: `float32` or `bfloat16`; `auto`: that of the weights' training, but float32 where
-        bfloat16 is slow (`native.has_fast_bfloat16`).  The two differ by less than 0.05 dB.
+        bfloat16 is slow (`native.has_fast_bfloat16`).  Most results of the two differ by less than
+        0.05 dB; of haze and low light, whose veil is guessed, by up to 1 dB (docs/measured.md).
 
     Returns:
       as `load_any`; the configuration's `model.dtype` says the type.
