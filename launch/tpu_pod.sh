@@ -14,7 +14,7 @@
 #   --spot            take a spot slice, which may be taken away
 #   --tries=N         start N times at most [100]
 #   --logs=FOLDER     where the hosts' logs are collected [logs/NAME]
-#   --delete          delete the slice at the end; else it goes on, and costs
+#   --delete          delete the slice at the end, also of a run that fails; else it goes on, and costs
 #   --dry-run         print every command instead, for a first start that goes well
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -143,6 +143,16 @@ collect_logs() {
         say "The logs could not be collected; the slice may be gone."
 }
 
+# Delete the slice, if that was asked for, or say that it costs.
+leave_slice() {
+    if [ "$delete" = yes ]; then
+        delete_slice || say "The slice $name could not be deleted; look whether it costs."
+    else
+        say "The slice $name goes on, and costs, until you delete it: gcloud compute tpus\
+ queued-resources delete $name --zone=$zone --force"
+    fi
+}
+
 for ((try = 1; try <= tries; try++)); do
     need_slice
     if install && start "$@"; then
@@ -158,13 +168,16 @@ for ((try = 1; try <= tries; try++)); do
         fi
         collect_logs
         if [ "$found" = 0 ] && ! grep -qs 'Stopped before its end' "$logs"/*; then
-            [ "$delete" = no ] || delete_slice
+            leave_slice
             say "Done; the hosts' logs are in $logs."
             exit 0
         fi
         # 2: a mistake that a new start would not mend; 3: another host's.
         case ",$found," in
-            *,2,*) fail "the program was refused; see $logs." ;;
+            *,2,*)
+                leave_slice
+                fail "the program was refused; see $logs."
+                ;;
         esac
         say "Try $try ended with '${found:-the slice taken away}'."
     else
@@ -172,4 +185,5 @@ for ((try = 1; try <= tries; try++)); do
     fi
     sleep "$PAUSE"
 done
+leave_slice
 fail "not done after $tries tries; see $logs."

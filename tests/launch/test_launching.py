@@ -116,6 +116,14 @@ def test_a_mistake_is_not_tried_again(tmp_path):
     assert done.returncode == 1
     assert "the program was refused; see" in done.stderr
     assert calls.count("nohup") <= 2
+    assert "goes on, and costs, until you delete it" in done.stderr
+
+
+def test_a_slice_is_deleted_after_a_mistake_too_where_that_was_asked_for(tmp_path):
+    done, calls = pod(tmp_path, 2, "--delete")
+    assert done.returncode == 1
+    assert re.findall(r"queued-resources (create|delete)", calls)[-1] == "delete"
+    assert "costs" not in done.stderr
 
 
 def test_tries_are_limited(tmp_path):
