@@ -20,7 +20,7 @@ from tpgdiff_jax.reporting.errors import UserError
 
 
 def base_config() -> ConfigDict:
-    """Return the released program's settings, locked.
+    """Return the released program's settings, with priors that need no frozen weights; locked.
 
     Image sizes are in pixels, times in steps, learning rates per step.
     """

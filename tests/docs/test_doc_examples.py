@@ -11,7 +11,7 @@ from tpgdiff_jax import Restorer
 from tpgdiff_jax.runs.load import DEFAULT_WEIGHTS
 
 PHOTOS = "configs/quickstart_photos"
-NAMES = ("real/clock.png", "eval/rocket.jpg")  # of those that the pages name
+NAMES = ("real/text.png", "eval/rocket.jpg")  # of those that the pages name
 SIDE = 64  # pixels: one compiled program serves all pages
 WITH_EXAMPLES = [page for page in pages.PAGES if pages.blocks(page, "python")]
 

@@ -8,6 +8,7 @@ import pytest
 from tpgdiff_jax.data.pictures.door import read_size
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.inference.plan import plan
+from tpgdiff_jax.reporting.errors import UserError
 
 
 def _touch(folder, *names):
@@ -109,3 +110,12 @@ def test_names_of_any_kind(tmp_path, name):
     expected = {f"in/{name}": name.replace(".jpg", ".png")}
     assert _results([tmp_path / "in"], tmp_path / "out") == expected
     assert _results([tmp_path / "in" / name], tmp_path / "out") == expected
+
+
+def test_an_output_that_is_named_like_a_picture_is_refused_unless_it_is_a_folder(tmp_path):
+    _touch(tmp_path / "in", "a.png")
+    output = tmp_path / "fixed.JPG"
+    with pytest.raises(UserError, match=r"fixed\.JPG is named like .*=FOLDER --format=\.JPG"):
+        plan([str(tmp_path / "in")], output)
+    output.mkdir()
+    assert _results([tmp_path / "in"], output) == {"in/a.png": "a.png"}

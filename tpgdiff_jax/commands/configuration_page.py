@@ -13,7 +13,8 @@ _LONGEST_DEFAULT = 100
 _TOP = """# Configuration
 
 Every key of an experiment, with its default, what it may be, and what it means.  Defaults are the
-released program's settings (arXiv 2601.20306).
+released program's settings (arXiv 2601.20306), but for the priors: these need no frozen weights.
+`configs/released.py` has the released ones.
 
 An experiment file under `configs/` changes keys in Python (`config.optim.steps = 1000`).  On the
 command line write `--config.optim.steps=1000`, and tuples in quotes:
@@ -21,7 +22,7 @@ command line write `--config.optim.steps=1000`, and tuples in quotes:
 that contradict each other stop the program before it touches a device.
 
 Keys marked * may change between two starts of one run.  Any other change is refused, and the
-differing keys are listed.
+differing keys are listed.  Of `data.train_sources` the paths may change.
 
 <!-- Made by: python -m tpgdiff_jax.commands.configuration_page > docs/configuration.md -->
 """

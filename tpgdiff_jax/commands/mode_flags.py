@@ -178,7 +178,11 @@ def _define_files() -> None:
 
     several = "Image, folder or pattern; convert: file or folder.  May be repeated."
     flags.DEFINE_multi(_Path(), flags.ArgumentSerializer(), "input", [], several)
-    path("output", "Where to write: a folder (restore: restored/), or a file.")
+    path(
+        "output",
+        "Where to write.  restore (restored/ by default), eval, convert --to=released: a folder; "
+        "export, convert, plan, prepare --preview: a file; prepare: as its format wants.",
+    )
     path("workdir", "Folder of the run; runs/<name of the config> by default.")
     path(
         "checkpoint",

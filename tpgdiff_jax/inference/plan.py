@@ -44,11 +44,16 @@ def plan(inputs: Sequence[str], output: pathlib.Path, suffix: str = ".png") -> l
       tasks in the order of their results' names.
 
     Raises:
-      UserError: an input that matches nothing, an unknown format, a result outside
-        `output`, or inputs and results in one folder.
+      UserError: an input that matches nothing, an unknown format, an `output` that is named like a
+        picture, a result outside it, or inputs and results in one folder.
     """
     if suffix.lower() not in WRITTEN:
         raise UserError(f"--format={suffix!r}: expected one of {', '.join(WRITTEN)}.")
+    if output.suffix.lower() in WRITTEN and not output.is_dir():
+        raise UserError(
+            f"--output={output} is named like a picture, but results go to a folder and keep the "
+            f"names of the inputs: --output=FOLDER --format={output.suffix}"
+        )
     found: dict[pathlib.Path, tuple[str, pathlib.Path, str]] = {}  # source -> how it was named
     seen: set[str] = set()
     for text in inputs:
