@@ -169,7 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
         weights["degradation"] = learn(config, weights, flags)
         return description, weights
 
-    return tower_lessons.teach(flags.output, lesson)
+    return tower_lessons.write(flags.output, lesson)
 
 
 if __name__ == "__main__":

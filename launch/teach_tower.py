@@ -261,7 +261,7 @@ def main(arguments: list[str] | None = None) -> int:
         tower["classes"] = fit_classes(vectors, found["label"], tower["classes"])
         return description, weights
 
-    return tower_lessons.teach(flags.output, lesson)
+    return tower_lessons.write(flags.output, lesson)
 
 
 if __name__ == "__main__":

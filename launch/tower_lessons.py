@@ -1,4 +1,4 @@
-"""What the programs that teach a degradation tower share: its weights, and crops to look at."""
+"""What the programs that change published weights share: reading, writing, crops to look at."""
 
 import argparse
 import pathlib
@@ -45,17 +45,17 @@ def load(checkpoint: str) -> tuple[dict[str, Any], dict[str, Any], ConfigDict]:
     return description, weights, config
 
 
-def teach(output: pathlib.Path, lesson: Callable[[], Published]) -> int:
-    """Write the weights that a lesson returns, and say so; return the exit status.
+def write(output: pathlib.Path, make: Callable[[], Published]) -> int:
+    """Write the weights that a program makes, and say so; return the exit status.
 
     Args:
       output: a `.safetensors` file that is not there yet.
-      lesson: returns (description, group -> parameters); its `UserError` becomes a sentence.
+      make: returns (description, group -> parameters); its `UserError` becomes a sentence.
     """
     try:
-        if output.exists():  # said before the lesson, not after it
+        if output.exists():  # said before the work, not after it
             raise UserError(f"{output} exists; name another file or remove it.")
-        description, weights = lesson()
+        description, weights = make()
         published.save(output, weights, description, description["stored_as"])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

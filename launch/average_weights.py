@@ -1,0 +1,88 @@
+"""Average published weights of one shape: often better than each of them, and free.
+
+    python launch/average_weights.py --output=FILE.safetensors [--only=unet]
+        0.4=FIRST.safetensors 0.6=SECOND.safetensors
+
+Runs that started from the same weights end near enough to one another that what lies between them
+restores well, too (Wortsman et al., arXiv 2203.05482).  What `--only` does not name is the last
+file's, and so is the description.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Iterable, Sequence
+
+import jax
+import numpy as np
+import tower_lessons
+
+from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.reporting.errors import UserError
+
+# Of a description: what may differ between files that mean the same.
+_OWN = ("weights", "trained_steps", "ema_decay", "stored_as", "averaged")
+
+
+def average(
+    shares: Sequence[float], paths: Sequence[str], only: Iterable[str] = ()
+) -> tower_lessons.Published:
+    """Average published weights.
+
+    Args:
+      shares: of each file, which sum to 1.
+      paths: of the files.
+      only: groups that are averaged; all by default.
+
+    Returns:
+      (description, group -> parameters in float32).
+
+    Raises:
+      UserError: shares that do not sum to 1, files that cannot be read or mean different things, or
+        a group that the last one lacks.
+    """
+    if abs(sum(shares) - 1) > 1e-6:
+        raise UserError(f"the shares {', '.join(map(str, shares))} must sum to 1.")
+    files = [published.load(path) for path in paths]
+    description, weights = files[-1]
+    for path, (other, _) in zip(paths, files, strict=True):
+        for key in sorted((description.keys() | other.keys()) - set(_OWN)):
+            if description.get(key) != other.get(key):
+                raise UserError(
+                    f"{path} and {paths[-1]} differ in {key!r}; average like with like."
+                )
+    if unknown := set(only) - weights.keys():
+        raise UserError(
+            f"--only={','.join(sorted(unknown))}: {paths[-1]} has {', '.join(sorted(weights))}."
+        )
+    for group in only or tuple(weights):
+        trees = [found[group] for _, found in files]
+        weights[group] = jax.tree.map(lambda *leaves: _mean(shares, leaves), *trees)
+    names = [found["weights"] for found, _ in files]
+    return description | {"averaged": dict(zip(names, shares, strict=True))}, weights
+
+
+def _mean(shares: Sequence[float], leaves: Sequence[np.ndarray]) -> np.ndarray:
+    pairs = zip(shares, leaves, strict=True)
+    return sum(share * leaf.astype(np.float64) for share, leaf in pairs).astype(np.float32)
+
+
+def _part(text: str) -> tuple[float, str]:
+    share, _, path = text.partition("=")
+    return float(share), path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Average and write; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=pathlib.Path, required=True, help="weights to write")
+    parser.add_argument("--only", default="", help="groups, with commas: unet,structure,...")
+    parser.add_argument("parts", type=_part, nargs="+", metavar="SHARE=FILE")
+    flags = parser.parse_args(arguments)
+    shares, paths = zip(*flags.parts, strict=True)
+    only = tuple(filter(None, flags.only.split(",")))
+    return tower_lessons.write(flags.output, lambda: average(shares, paths, only))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

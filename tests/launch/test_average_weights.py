@@ -1,0 +1,74 @@
+"""Averages of published weights: of what, and of what not."""
+
+import importlib
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.checkpoints.shapes import abstract_params
+from tpgdiff_jax.models import tpgdiff
+
+LAUNCH = pathlib.Path(__file__).parent.parent.parent / "launch"
+
+
+@pytest.fixture
+def average_weights(monkeypatch):
+    """The program, as a module."""
+    monkeypatch.syspath_prepend(str(LAUNCH))
+    return importlib.import_module("average_weights")
+
+
+@pytest.fixture
+def files(tmp_path, tiny_config):
+    """Two files of one shape, all of whose numbers are 1 and 3."""
+    shapes = jax.tree.map(
+        abstract_params, tpgdiff.trained_networks(tpgdiff.build(tiny_config)), is_leaf=callable
+    )
+    paths = []
+
+    def write(value):
+        weights = jax.tree.map(lambda leaf: np.full(leaf.shape, value, np.float32), shapes)
+        paths.append(str(tmp_path / f"{value}.safetensors"))
+        published.save(pathlib.Path(paths[-1]), weights, published.describe(tiny_config))
+
+    write(1.0)
+    write(3.0)
+    return paths
+
+
+def values(tree):
+    return {float(value) for leaf in jax.tree.leaves(tree) for value in np.unique(leaf)}
+
+
+def test_groups_that_are_named_are_averaged_and_the_others_are_the_last_files(
+    average_weights, files, tmp_path
+):
+    output = tmp_path / "mean.safetensors"
+    parts = [f"{share}={path}" for share, path in zip((0.25, 0.75), files, strict=True)]
+    assert average_weights.main([f"--output={output}", "--only=unet", *parts]) == 0
+    description, weights = published.load(output)
+    assert values(weights.pop("unet")) == {2.5}
+    assert values(weights) == {3.0}
+    assert weights
+    names = [published.load(path)[0]["weights"] for path in files]
+    assert description["averaged"] == dict(zip(names, (0.25, 0.75), strict=True))
+    assert values(average_weights.average((0.5, 0.5), files)[1]) == {2.0}
+
+
+def test_what_does_not_belong_together_is_refused(average_weights, files, tmp_path, capsys):
+    output = tmp_path / "mean.safetensors"
+
+    def said(*arguments):
+        assert average_weights.main([f"--output={output}", *arguments]) == 2
+        assert not output.exists()
+        return capsys.readouterr().err
+
+    assert "0.5, 0.6 must sum to 1" in said(f"0.5={files[0]}", f"0.6={files[1]}")
+    assert "--only=tower" in said("--only=tower", f"0.5={files[0]}", f"0.5={files[1]}")
+    description, weights = published.load(files[0])
+    other = tmp_path / "other.safetensors"
+    published.save(other, weights, description | {"degradations": ["rain", "snow"]})
+    assert "differ in 'degradations'" in said(f"0.5={other}", f"0.5={files[1]}")
