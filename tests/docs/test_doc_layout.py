@@ -1,6 +1,7 @@
 """The rooms are as docs/layout.md says, and none imports from its own floor or above."""
 
 import ast
+import functools
 import pathlib
 import re
 
@@ -50,6 +51,36 @@ def test_imports_lead_downwards():
         if path != PACKAGE / "__init__.py"
         for room in _imports(path)
         if room != _room(path) and FLOORS[room] >= FLOORS[_room(path)]
+    }
+    assert not wrong
+
+
+@functools.cache
+def _defined(module: str) -> set[str]:
+    """Return what can be imported from a module, read from its text: extras may be missing."""
+    place = pages.ROOT.joinpath(*module.split("."))
+    path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    below = {child.stem for child in place.iterdir()} if place.is_dir() else set()
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+    return found | below
+
+
+def test_what_is_imported_is_there():
+    wrong = {
+        f"{path.relative_to(pages.ROOT)}: {node.module} has no {alias.name}"
+        for folder in ("tpgdiff_jax", "tests", "launch", "configs")
+        for path in (pages.ROOT / folder).glob("**/*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tpgdiff_jax")
+        for alias in node.names
+        if alias.name not in _defined(node.module) and node.module != "tpgdiff_jax"
     }
     assert not wrong
 

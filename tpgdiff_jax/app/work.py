@@ -18,7 +18,7 @@ from tpgdiff_jax.evaluation import protocols
 from tpgdiff_jax.inference.input_images import InputImage, as_input, input_of_array
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.inference.sampling import Sampling
-from tpgdiff_jax.inference.sizes import padded
+from tpgdiff_jax.inference.sizes import padded_size, padded_to
 from tpgdiff_jax.inference.stepwise import Watch
 from tpgdiff_jax.reporting.foreign import HEAD_BYTES
 
@@ -140,7 +140,8 @@ def score(image: np.ndarray, clean: np.ndarray) -> tuple[float, float] | None:
     size = clean.shape[:2]
     if min(size) < PROTOCOL.smallest:
         return None
-    pair = [jnp.asarray(padded(each))[None] for each in (image, clean)]
+    padded = padded_size(size)
+    pair = [jnp.asarray(padded_to(padded, each))[None] for each in (image, clean)]
     found = _scores(*pair, jnp.asarray([size]))
     psnr, ssim = float(found["psnr"][0]), float(found["ssim"][0])
     return (psnr if math.isfinite(psnr) else math.inf), ssim
