@@ -53,6 +53,24 @@ def test_a_result_keeps_what_its_photo_said(kind, suffix, depth):
         assert back.metadata.dpi == pytest.approx((200, 300), rel=1e-3)  # it was turned
 
 
+# What a TIFF says of its own layout; Photoshop and some phones leave it in a JPEG's EXIF, too.
+LAYOUT = (254, 256, 257, 258, 259, 262, 273, 277, 278, 279, 284, 317, 322, 323, 338, 339, 530)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("channels", [None, 2, 3, 4])
+def test_what_exif_says_of_another_files_layout_changes_no_result(suffix, channels):
+    shape = (20, 30) if channels is None else (20, 30, channels)
+    pixels = for_format(np.random.default_rng(0).integers(0, 256, shape, np.uint8), suffix)
+    plain = read_picture(encode_picture(pixels, suffix), suffix).pixels
+    for tag in LAYOUT:
+        exif = Image.Exif()
+        exif.update({MAKER: "Maker", tag: 7})
+        data = encode_picture(pixels, suffix, Metadata(exif=sound_exif(exif.tobytes())))
+        back = read_picture(data, suffix)
+        np.testing.assert_array_equal(back.pixels, plain, err_msg=str(tag))
+
+
 def test_a_profile_goes_only_with_the_channels_it_is_for():
     assert sound_profile(SRGB, 3) == SRGB
     assert sound_profile(GREY_PROFILE, 1) == GREY_PROFILE

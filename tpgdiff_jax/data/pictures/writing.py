@@ -23,6 +23,9 @@ _PNG_LEVEL = 3  # of 9: nearly as small as the default of 6, in half the time
 _LONGEST = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # pixels, the formats' own limits
 _MOST_SEGMENT = 65_533  # bytes of EXIF or XMP in a JPEG
 _METRE_IN_INCHES = 39.3701
+# Of EXIF's first block, what tells of the photo, not of the file's layout: texts, orientation,
+# resolution, and where the further blocks and that of the place lie.
+_DESCRIBING = {*TEXT_TAGS, 274, 282, 283, 296, 0x8769, 0x8825}
 
 
 def for_format(pixels: np.ndarray, suffix: str) -> np.ndarray:
@@ -113,6 +116,9 @@ def _by_pillow(pixels: np.ndarray, suffix: str, metadata: Metadata, icc: bytes |
         options["exif"] = block = Image.Exif()
         if metadata.exif:
             block.load(b"Exif\0\0" + metadata.exif)
+            # Some cameras and programs note there how their own file was laid out.
+            for tag in set(block) - _DESCRIBING:
+                del block[tag]
         if metadata.xmp:
             block[700] = metadata.xmp
     else:  # BMP
