@@ -8,6 +8,7 @@ import pytest
 
 from tpgdiff_jax.data.images import read_rgb
 from tpgdiff_jax.data.records import RecordPairs, RecordPhotos, write_records
+from tpgdiff_jax.reporting.errors import UserError
 
 PHOTOS = pathlib.Path(__file__).parents[2] / "configs" / "quickstart_photos"
 
@@ -158,3 +159,27 @@ def test_wrong_files_are_one_clear_error(photos, pairs, tmp_path):
     for missing in (tmp_path / "missing", str(tmp_path / "none-*")):
         with pytest.raises(ValueError, match="No ArrayRecord file"):
             RecordPhotos(missing)
+
+
+def test_pairs_of_unknown_degradation_are_refused_or_named(tmp_path):
+    """They must not pass for the first degradation of a run."""
+    path = tmp_path / "a.array_record"
+    image = np.zeros((8, 8, 3), np.uint8)
+    write_records(path, [{"name": "a", "lq": image, "gt": image}])
+    assert RecordPairs(path).classes == ()  # whoever asks for no classes may have them
+    with pytest.raises(UserError, match=r"does not say .*class_name=NAME .*one of noise, rain"):
+        RecordPairs(path, classes=("noise", "rain"))
+    named = RecordPairs(path, classes=("noise", "rain"), class_name="rain")
+    assert named[0]["label"] == 1
+    pair = {"name": "a", "lq": image, "gt": image, "label": 0}
+    write_records(tmp_path / "b.array_record", [pair], classes=("rain",))
+    with pytest.raises(UserError, match="names its own classes, rain"):
+        RecordPairs(tmp_path / "b.array_record", class_name="rain")
+
+
+def test_hidden_record_files_are_no_data(tmp_path):
+    image = np.zeros((8, 8, 3), np.uint8)
+    write_records(tmp_path / "a.array_record", [{"name": "a", "image": image}])
+    (tmp_path / ".1.ab.partial.array_record").write_bytes(b"half")
+    (tmp_path / "._a.array_record").write_bytes(b"notes")
+    assert len(RecordPhotos(tmp_path)) == 1

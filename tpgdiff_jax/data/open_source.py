@@ -19,11 +19,11 @@ _KEYS = {
     "photos": (("path",), ()),
     "pairs": (("path",), ("class_name", "lq", "gt", "gt_rename", "centre_crop")),
     "record_photos": (("path",), ()),
-    "record_pairs": (("path",), ()),
+    "record_pairs": (("path",), ("class_name",)),
     "tfds_photos": (("path", "split"), ("name", "image_key", "name_key")),
     "tfds_pairs": (
         ("path", "split"),
-        ("name", "lq_key", "gt_key", "label_key", "name_key", "recipe_key"),
+        ("name", "lq_key", "gt_key", "label_key", "name_key", "recipe_key", "class_name"),
     ),
 }
 KINDS = tuple(_KEYS)

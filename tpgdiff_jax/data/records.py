@@ -83,6 +83,7 @@ class _Records(Source):
         cache_mb: int = 0,
         report: SkipReport | None = None,
         classes: Sequence[str] | None = None,
+        class_name: str | None = None,
     ):
         """Open ArrayRecord files.
 
@@ -93,6 +94,7 @@ class _Records(Source):
           cache_mb: decoded images kept in memory, in MiB.
           report: where bad records are listed; None starts a new list.
           classes: fixes the labels' order; must name every stored class.  None: as stored.
+          class_name: what degraded all pairs, where the files do not say.
 
         Raises:
           UserError: no such file, a damaged one, or one with another kind of records.
@@ -107,7 +109,8 @@ class _Records(Source):
             [f"{file}[0:{count}]" for file, count in zip(files, counts, strict=True)]
         )
         self.found = len(self)
-        self.classes, self._labels = relabelled(self._stored_classes(), classes, self.root)
+        stored = self._stored_classes()
+        self.classes, self._labels = relabelled(stored, classes, self.root, class_name)
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -265,7 +268,9 @@ def _record_files(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> lis
     if not isinstance(paths, str | os.PathLike):
         files = [os.fspath(path) for path in paths]
     elif os.path.isdir(paths):
-        files = sorted(map(str, pathlib.Path(paths).glob("*.array_record*")))
+        # Hidden ones are half-written, or a Mac's notes on others.
+        found = pathlib.Path(paths).glob("*.array_record*")
+        files = sorted(str(path) for path in found if not path.name.startswith("."))
     elif os.path.exists(paths):
         files = [os.fspath(paths)]
     else:

@@ -142,6 +142,9 @@ class Source(abc.ABC):
         """Return a pair as an element, its label as the run numbers it; see `relabelled`."""
         if lq.shape != gt.shape:
             raise UnreadableImageError(self._file(index), "LQ and GT differ in size")
+        if self._labels and stored_label not in self._labels:
+            reason = f"damaged record: label {stored_label} of {len(self._labels)} classes"
+            raise UnreadableImageError(self._file(index), reason)
         return {"lq": lq, "gt": gt, "label": self._labels.get(stored_label, stored_label)}
 
     def _check_size(self, index: int, element: Any) -> None:
@@ -272,7 +275,7 @@ def too_small(size: tuple[int, int], min_size: int) -> str | None:
 
 
 def relabelled(
-    stored: Sequence[str], wanted: Sequence[str] | None, root: str
+    stored: Sequence[str], wanted: Sequence[str] | None, root: str, class_name: str | None = None
 ) -> tuple[tuple[str, ...], dict[int, int]]:
     """Bring the labels of a data set into the order a run wants.
 
@@ -280,13 +283,26 @@ def relabelled(
       stored: names of the data set's classes, in the order of its labels.
       wanted: names of the run's classes; None: the data set's own.
       root: the data set, for the error.
+      class_name: what degraded all pairs of a data set that names no classes.
 
     Returns:
       names of the classes, and stored label -> label.
 
     Raises:
-      UserError: a stored class is not among those wanted.
+      UserError: a stored class is not among those wanted, or none is stored and nothing else says
+        what degraded the pairs; or both say so.
     """
+    if stored and class_name:
+        raise UserError(
+            f"{root!r} names its own classes, {', '.join(stored)}; leave out "
+            f"class_name={class_name!r}."
+        )
+    stored = stored or ((class_name,) if class_name else ())
+    if wanted is not None and not stored:
+        raise UserError(
+            f"{root!r} does not say what degraded its pairs; add class_name=NAME to the source, "
+            f"one of {', '.join(wanted)}, or write it with classes."
+        )
     classes = tuple(stored if wanted is None else wanted)
     unknown = [name for name in stored if name not in classes]
     if unknown:

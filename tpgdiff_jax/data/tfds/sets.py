@@ -38,6 +38,7 @@ class TfdsSource(Source):
         name_key: str = "name",
         recipe_key: str = "recipe",
         classes: Sequence[str] | None = None,
+        class_name: str | None = None,
         min_size: int = 1,
         cache_mb: int = 0,
         report: SkipReport | None = None,
@@ -53,6 +54,7 @@ class TfdsSource(Source):
           lq_key, gt_key: features that hold a pair.
           label_key, name_key, recipe_key: features that may be missing.
           classes: fixes the labels' order; must name every class of the data set.
+          class_name: what degraded all pairs, where the data set does not say.
           min_size: smallest usable height and width in pixels.
           cache_mb: decoded images kept in memory, in MiB.
           report: where bad records are listed; None starts a new list.
@@ -88,7 +90,7 @@ class TfdsSource(Source):
             # A FeaturesDict is no dict: it has no `get`.
             label = dict(features.items()).get(label_key)
             stored = getattr(label, "names", None) or ()
-            self.classes, self._labels = relabelled(stored, classes, self.root)
+            self.classes, self._labels = relabelled(stored, classes, self.root, class_name)
         self.found = len(self)
 
     def __len__(self) -> int:
