@@ -209,7 +209,7 @@ def test_files_of_jobs_and_runs_with_anything_done_to_them(cases, figure, tmp_pa
         for name in ("process_0.jsonl", "restored.jsonl"):
             (tmp_path / name).write_bytes(mutated(rng, [lines, lines + _DEEP]))
         read_rows(tmp_path)
-        made_otherwise(tmp_path, {"o", "c.png"}, {"seed": 3})
+        made_otherwise(tmp_path, {"o": "o", "c.png": "c.png"}, {"seed": 3})
         which = rng.choice(("run", "differences", "job"))
         if which == "job":
             (tmp_path / "job").mkdir(exist_ok=True)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tpgdiff_jax.config import base_config
 from tpgdiff_jax.data.images import write_image
 from tpgdiff_jax.inference import job, plan, restore
 from tpgdiff_jax.inference.input_images import NOT_FINITE, NotFiniteError, Restored
@@ -41,8 +42,9 @@ class Mirror(restore.Restorer):
 
     on_call = staticmethod(lambda: None)
 
-    def __init__(self):
-        self.fingerprint = "abc"
+    def __init__(self, dtype="float32"):
+        self.fingerprint, self.config = "abc", base_config()
+        self.config.model.dtype = dtype
 
     def groups(self, shapes, batch_size, sampling):
         return [[index] for index in range(len(shapes))]
@@ -89,6 +91,24 @@ def test_what_is_done_is_not_done_again(folder, tmp_path):
     summary = run(Mirror(), folder, output, sampling=dataclasses.replace(SAMPLING, steps=9))
     assert (summary.done, summary.present, summary.other_settings) == (0, 3, 3)
     assert "3 of those there were made with other settings" in job.describe(summary, output)
+    assert run(Mirror("bfloat16"), folder, output).other_settings == 3
+
+
+def test_results_are_known_however_their_folder_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    output = pathlib.Path("out")
+    run(Mirror(), folder, output)
+    other = dataclasses.replace(SAMPLING, steps=9)
+    for name in (output, tmp_path / "out", pathlib.Path("../") / tmp_path.name / "out"):
+        assert run(Mirror(), folder, name, sampling=other).other_settings == 3
+    # Lines of older versions name a result as it was typed alone.
+    log = output / job.LOG_NAME
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    for row in rows:
+        del row["name"], row["dtype"]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(Mirror(), folder, output).other_settings == 0
+    assert run(Mirror(), folder, output, sampling=other).other_settings == 3
 
 
 def test_bad_files_are_listed_and_stop_nothing(folder, tmp_path):
@@ -264,16 +284,15 @@ def test_a_result_that_is_no_number_is_listed(folder, tmp_path):
     ],
 )
 def test_a_picture_too_large_for_the_memory_fails_alone(folder, tmp_path, error, reason):
-    restorer, calls = Mirror(), []
+    class Small(Mirror):
+        def start(self, pictures, sampling, watch=None):
+            if pictures[0].name == "1.png":  # however often it is tried
+                raise error
+            return super().start(pictures, sampling, watch)
 
-    def on_call():
-        calls.append(1)
-        if len(calls) == 2:
-            raise error
-
-    restorer.on_call = on_call
-    summary = run(restorer, folder, tmp_path / "out")
+    summary = run(Small(), folder, tmp_path / "out")
     assert (summary.done, list(summary.failed.values())) == (2, [reason])
+    assert next(iter(summary.failed)).endswith("1.png")
 
 
 def test_a_batch_too_large_for_the_memory_is_halved(restorer, folder, tmp_path, monkeypatch):
@@ -291,7 +310,7 @@ def test_a_batch_too_large_for_the_memory_is_halved(restorer, folder, tmp_path, 
     monkeypatch.setattr(restore, "run_stepwise", one_fits)
     summary = run(restorer, folder, tmp_path / "out")
     assert (summary.done, summary.failed) == (4, {})
-    assert seen == [2, 1, 1, 2, 1, 1]
+    assert seen == [2, 2, 1, 1, 1, 1]
     for path in (tmp_path / "out").rglob("*.png"):
         np.testing.assert_allclose(
             np.asarray(Image.open(path)).astype(int), alone[path.stem], atol=1

@@ -74,7 +74,8 @@ def stream(
         batch, done = running.popleft()
         if not batch.wait(idle_since):
             for other, _ in running:
-                batch.has_company |= other.wait()
+                batch.has_company |= other.is_working
+                other.wait()
             batch.work_alone()
         idle_since = time.perf_counter()
         return done
@@ -85,7 +86,8 @@ def stream(
             groups = list(group([outcome.item for outcome in usable])) or [()]
             for number, indices in enumerate(groups, 1):
                 members = [usable[index] for index in indices]
-                batch = _Batch(start, members, has_company=bool(running))
+                company = any(other.is_working for other, _ in running)
+                batch = _Batch(start, members, has_company=company)
                 running.append((batch, chunk if number == len(groups) else []))
                 if len(running) > 1:
                     yield from oldest()
@@ -207,6 +209,11 @@ class _Batch:
         self._finish = self._failure = None
         if members:
             self._try(self._begin)
+
+    @property
+    def is_working(self) -> bool:
+        """Whether it was begun and is not fetched yet: it lies in memory."""
+        return self._finish is not None
 
     def wait(self, idle_since: float = 0.0) -> bool:
         """Give every member its result, unless the batch did not fit into memory.

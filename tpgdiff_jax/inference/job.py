@@ -20,7 +20,7 @@ from tpgdiff_jax.data.pictures.picture import to_8_bit
 from tpgdiff_jax.data.pictures.writing import for_format
 from tpgdiff_jax.inference.engine import Outcome, WriteBehind, reason
 from tpgdiff_jax.inference.input_images import InputImage, Restored, as_input
-from tpgdiff_jax.inference.log import LOG_NAME, made_otherwise
+from tpgdiff_jax.inference.log import LOG_NAME, made_otherwise, name_within
 from tpgdiff_jax.inference.plan import Task
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.inference.sampling import Sampling
@@ -99,11 +99,16 @@ def run(
         return not exists(task.target)
 
     waiting = list(filter(wanted, tasks))
-    settings = {**sampling.as_logged(), "weights": restorer.fingerprint}
-    present = {named(task.target) for task in tasks} - {named(task.target) for task in waiting}
-    summary = Summary(
-        present=len(present), other_settings=made_otherwise(output, present, settings)
-    )
+    settings = {
+        **sampling.as_logged(),
+        "weights": restorer.fingerprint,
+        "dtype": restorer.config.model.dtype,
+    }
+    left = set(waiting)
+    present = [task.target for task in tasks if task not in left]
+    names = {named(target): name_within(output, target) for target in present}
+    names |= {name: name for name in names.values()}
+    summary = Summary(present=len(present), other_settings=made_otherwise(output, names, settings))
     chunks = list(_chunks(restorer, waiting, batch_size, sampling, summary))
 
     def file(outcome: Outcome, writing: Future | None) -> None:
@@ -113,7 +118,8 @@ def run(
             summary.present += 1
         else:
             summary.done += 1
-            log.write({**_line(outcome), **settings})
+            name = name_within(output, outcome.source.target)
+            log.write({"name": name, **_line(outcome), **settings})
 
     writer = WriteBehind(functools.partial(_write, side_by_side), file)
     try:

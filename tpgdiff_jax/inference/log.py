@@ -1,11 +1,13 @@
 """What a job leaves written about each result: one line of JSON, never half of one for long."""
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from tpgdiff_jax.reporting import json_lines, json_text
+from tpgdiff_jax.stores.urls import named
 
 LOG_NAME = "restored.jsonl"
 
@@ -15,20 +17,30 @@ def log_name(part: int | None) -> str:
     return LOG_NAME if part is None else f"restored_{part}.jsonl"
 
 
-def made_otherwise(folder: pathlib.Path, present: set[str], settings: Mapping[str, Any]) -> int:
+def name_within(folder: pathlib.Path, result: pathlib.Path) -> str:
+    """Return what a log calls a result: its place in the folder, however that was typed."""
+    place = pathlib.Path(os.path.relpath(result, folder))
+    return named(result) if place.parts[:1] == ("..",) else place.as_posix()
+
+
+def made_otherwise(
+    folder: pathlib.Path, present: Mapping[str, str], settings: Mapping[str, Any]
+) -> int:
     """Count results that are there already but that the logs say were made with other settings.
 
     Args:
       folder: of the logs.
-      present: names of these results.
-      settings: what they would be made with now.
+      present: how a line may call these results -> their name; lines of older versions have paths
+        as they were typed.
+      settings: what they would be made with now; what a line does not tell counts as the same.
     """
     if not present:
         return 0
     wanted = json.loads(json_text.dumps(settings))
     paths = sorted(folder.glob("restored*.jsonl"))
-    rows = [row for path in paths for row in json_lines.read(path) if row.get("output") in present]
+    rows = [row for path in paths for row in json_lines.read(path)]
     otherwise = {}
     for row in sorted(rows, key=lambda row: str(row.get("finished"))):  # the newest counts
-        otherwise[row["output"]] = any(row.get(key) != wanted[key] for key in wanted)
+        if name := present.get(str(row.get("name", row.get("output")))):
+            otherwise[name] = any(row.get(key, wanted[key]) != wanted[key] for key in wanted)
     return sum(otherwise.values())
