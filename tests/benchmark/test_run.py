@@ -191,15 +191,11 @@ def test_fid_is_used_where_its_package_and_weights_are(tmp_path, monkeypatch):
     with pytest.raises(optional.NotComputedError, match=r"inception_v3_weights_fid\.pickle is mis"):
         optional.load("fid", str(tmp_path))
     (tmp_path / "inception_v3_weights_fid.pickle").write_bytes(b"")
-    from PIL import Image
-
-    for name, value in (("a", 0), ("b", 255)):
-        Image.new("RGB", (8, 8), (value,) * 3).save(tmp_path / f"{name}.png")
-    a, b = tmp_path / "a.png", tmp_path / "b.png"
+    pair = tuple(np.full((8, 8, 3), value, np.uint8) for value in (0, 255))
     score = optional.load("fid", str(tmp_path))
-    assert score([a, a], [b, b]) == pytest.approx(2.0)
+    assert score([tmp_path] * 2, [pair] * 2) == pytest.approx(2.0)
     with pytest.raises(optional.NotComputedError, match="two images"):
-        score([a], [b])
+        score([tmp_path], [pair])
 
 
 @pytest.mark.parametrize(

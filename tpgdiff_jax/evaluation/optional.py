@@ -1,20 +1,21 @@
 """Scores of other packages, used where they are installed and their weights are at hand.
 
 FID by `fidax`, NIQE and MUSIQ by `pyiqa` (PyTorch).  Whatever is missing is said, never guessed.
-These scores belong to a whole set and are computed from the 8-bit images on disk.
+These scores belong to a whole set of 8-bit images.
 """
 
 import importlib
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-
-from tpgdiff_jax.data.images import read_rgb
 
 _INCEPTION = "inception_v3_weights_fid.pickle"
 _WITHOUT_TRUTH = ("niqe", "musiq")
 NAMES = ("fid", *_WITHOUT_TRUTH)
+# Restored and true image, uint8 [H, W, 3], cut as the other scores see them.
+Pair = tuple[np.ndarray, np.ndarray]
+Score = Callable[[Sequence[pathlib.Path], Iterable[Pair]], float]
 _PACKAGES = {"fid": "fidax", "niqe": "pyiqa", "musiq": "pyiqa"}
 
 
@@ -22,8 +23,10 @@ class NotComputedError(Exception):
     """A score that cannot be had here; the message says why."""
 
 
-def load(name: str, inception_weights: str = "") -> Callable[[Sequence, Sequence], float]:
-    """Return the function of (restored files, true files) that computes a score of a set.
+def load(name: str, inception_weights: str = "") -> Score:
+    """Return the function of (restored files, pairs of images) that computes a score of a set.
+
+    Files and pairs are of the same images, in one order; which of them a score reads is its own.
 
     Args:
       name: one of `NAMES`.
@@ -47,27 +50,27 @@ def load(name: str, inception_weights: str = "") -> Callable[[Sequence, Sequence
         )
     metric_of = module.FrechetInceptionDistance
 
-    def fid(restored: Sequence[pathlib.Path], true: Sequence[pathlib.Path]) -> float:
-        if len(restored) < 2:
+    def fid(files: Sequence[pathlib.Path], pairs: Iterable[Pair]) -> float:
+        if len(files) < 2:
             raise NotComputedError("a distance of distributions needs two images or more")
         metric = metric_of(metric_dtype=np.float32, weights_cache_dir=str(weights.parent))
-        for files, is_real in ((true, True), (restored, False)):
-            for file in files:
-                metric.update(read_rgb(file)[None].astype(np.float32) / 255, real=is_real)
+        for pair in pairs:
+            for image, is_real in zip(pair, (False, True), strict=True):
+                metric.update(image[None].astype(np.float32) / 255, real=is_real)
         return float(metric.compute())
 
     return fid
 
 
-def _by_pyiqa(module, name: str) -> Callable[[Sequence, Sequence], float]:
+def _by_pyiqa(module, name: str) -> Score:
     try:
         metric = module.create_metric(name)
     # Weights that can be neither found nor downloaded, or do not fit the installed PyTorch.
     except (OSError, RuntimeError, ValueError, ImportError, KeyError) as error:
         raise NotComputedError(f"pyiqa cannot make it: {error}") from error
 
-    def mean(restored: Sequence[pathlib.Path], _) -> float:
-        return float(np.mean([float(metric(str(file))) for file in restored]))
+    def mean(files: Sequence[pathlib.Path], _) -> float:
+        return float(np.mean([float(metric(str(file))) for file in files]))
 
     return mean
 

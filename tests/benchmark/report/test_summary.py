@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from tpgdiff_jax.benchmark.job import predicted
 from tpgdiff_jax.benchmark.report import html
@@ -53,6 +54,35 @@ def test_a_set_without_a_distance_costs_no_other_set_its_own(score, monkeypatch)
     assert results["pairs"]["fid"] == 1.5
     assert "fid" not in results["one"]
     assert summary["not_computed"] == {"fid": "one: too few"}
+
+
+def test_scores_of_a_set_see_outputs_and_truths_cut_as_the_other_scores_do(
+    benchmarks, benchmark_config, tmp_path, monkeypatch
+):
+    """SOTS indoor's truths are wider than its hazy pictures."""
+    root, outs = tmp_path / "root", tmp_path / "outs" / "wide"
+    shutil.copytree(benchmarks / "pairs", root / "wide")
+    shutil.copytree(root / "wide" / "LQ", outs)
+    for path in (root / "wide" / "GT").iterdir():
+        with Image.open(path) as image:
+            wide = Image.new("RGB", (image.width + 20, image.height + 20))
+            wide.paste(image, (10, 10))
+        wide.save(path)
+    entry = {"name": "wide", "folder": "wide", "centre_crop": True}
+    keys = {"root": str(root), "sets": (entry,), "metrics": ("psnr", "fid")}
+    benchmark_config.benchmark.update(keys)
+    shapes = []
+
+    def fid(files, pairs):
+        shapes.extend((restored.shape, true.shape) for restored, true in pairs)
+        return 1.5
+
+    monkeypatch.setattr(optional, "load", lambda *_: fid)
+    mesh = make_mesh(MESH, jax.devices()[:1])
+    settings = read_settings(benchmark_config)
+    run_benchmark(settings, tmp_path / "job", mesh, predictions=tmp_path / "outs")
+    assert shapes
+    assert all(restored == true for restored, true in shapes)
 
 
 def test_whatever_a_package_raises_there_is_a_report(score, monkeypatch, tmp_path, caplog):

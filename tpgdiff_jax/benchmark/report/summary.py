@@ -3,7 +3,7 @@
 import collections
 import math
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ from tpgdiff_jax.benchmark.presets import GROUPS
 from tpgdiff_jax.benchmark.rows import Row, key_of, number
 from tpgdiff_jax.benchmark.sets import Item, OpenSet
 from tpgdiff_jax.benchmark.settings import Settings, Variant
+from tpgdiff_jax.data.images import read_rgb
 from tpgdiff_jax.evaluation import optional, perceptual
-from tpgdiff_jax.evaluation.protocols import PROTOCOLS, SCORES
+from tpgdiff_jax.evaluation.protocols import PROTOCOLS, SCORES, centre_cropped
 
 PER_IMAGE = (*SCORES, *perceptual.NAMES)
 _COUNTS = ("images", "counts", "identical")  # of a set's result: no scores
@@ -188,8 +189,8 @@ def add_set_scores(
                 if not chosen or (optional.needs_truth(name) and chosen[0].gt is None):
                     continue
                 files = [path_of(variant, item) for item in chosen]
-                truths = [item.gt for item in chosen]
-                value, why = _attempt(name, _set_score, score, files, truths)
+                pairs = _pairs(chosen, files, settings.seed)
+                value, why = _attempt(name, _set_score, score, files, pairs)
                 if why:
                     reasons.append(f"{found.spec.name}: {why}")
                 else:
@@ -198,10 +199,20 @@ def add_set_scores(
             summary["not_computed"][name] = "; ".join(dict.fromkeys(reasons))
 
 
-def _set_score(score: Callable, files: Sequence[pathlib.Path], truths: Sequence) -> float:
+def _pairs(
+    items: Iterable[Item], files: Iterable[pathlib.Path], seed: int
+) -> Iterator[optional.Pair]:
+    """Yield restored and true images, both cut as PSNR sees them."""
+    for item, file in zip(items, files, strict=True):
+        yield centre_cropped(item.protocol, read_rgb(file)), item.load(seed)[1]
+
+
+def _set_score(
+    score: optional.Score, files: Sequence[pathlib.Path], pairs: Iterable[optional.Pair]
+) -> float:
     if not all(file.is_file() for file in files):
         raise optional.NotComputedError("the restored images are not kept")
-    return score(files, truths)
+    return score(files, pairs)
 
 
 def _attempt(name: str, function: Callable, *args: Any) -> tuple[Any, str]:
