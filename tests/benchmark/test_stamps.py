@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 
 import jax
 import pytest
@@ -13,6 +14,7 @@ from tpgdiff_jax.benchmark.run import claim, run_benchmark
 from tpgdiff_jax.benchmark.settings import read_settings
 from tpgdiff_jax.distributed.sharding import make_mesh
 from tpgdiff_jax.reporting import json_lines
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.json_lines import JsonLines
 
 KEY = ("predictions", "pairs", "1.png")
@@ -162,3 +164,34 @@ def test_the_sets_may_be_named_relative_to_the_folder_one_is_in(
     monkeypatch.chdir(benchmarks.parent)
     benchmark_config.benchmark.root = benchmarks.name
     assert read_settings(benchmark_config).identity() == whole
+
+
+def test_numbers_of_another_type_are_another_job_unless_nothing_tells_of_it(tmp_path):
+    claim(tmp_path, {"weights": "a"}, [])  # as older versions did
+    claim(tmp_path, {"weights": "a", "dtype": "bfloat16"}, [])
+    claim(tmp_path, {"weights": "a"}, [])  # a merge, which computes nothing
+    with pytest.raises(UserError, match="differs in dtype"):
+        claim(tmp_path, {"weights": "a", "dtype": "float32"}, [])
+    with pytest.raises(UserError, match="differs in predictions"):
+        claim(tmp_path, {"predictions": "a"}, [])
+
+
+def test_jobs_that_begin_together_are_one(tmp_path):
+    """Between two looks of one, the other may have written what looked foreign to the first."""
+    folder, barrier, errors = tmp_path / "job", threading.Barrier(8), []
+
+    def start():
+        barrier.wait()
+        try:
+            claim(folder, {"weights": "a"}, [])
+        except UserError as error:
+            errors.append(error)
+
+    for _ in range(20):
+        threads = [threading.Thread(target=start) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        shutil.rmtree(folder)
+    assert errors == []

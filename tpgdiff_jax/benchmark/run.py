@@ -29,12 +29,15 @@ from tpgdiff_jax.benchmark.worker import System
 from tpgdiff_jax.data.images import read_rgb
 from tpgdiff_jax.distributed import peers
 from tpgdiff_jax.evaluation.protocols import centre_cropped
-from tpgdiff_jax.reporting import json_text
+from tpgdiff_jax.reporting import json_text, locks
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable, replacing, write_text
 from tpgdiff_jax.stores.places import shown
 
 _IDENTITY = "job.json"
+_CLAIMING = ".job.lock"
+# What folders of older versions do not tell.
+_NEWER = ("dtype", "matmul_precision")
 # A file's name may hold bytes that are no text; reports show these as \udcXX.
 _TEXT = {"encoding": "utf-8", "errors": "backslashreplace"}
 
@@ -80,14 +83,26 @@ def claim(folder: pathlib.Path, identity: Mapping[str, Any], sets: Sequence[Open
     Raises:
       UserError: another job is in the folder (names what differs), or foreign files are.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = locks.take(folder / _CLAIMING, folder, wait=True)  # shares may begin together
+    try:
+        _claim(folder, identity, sets)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _claim(folder: pathlib.Path, identity: Mapping[str, Any], sets: Sequence[OpenSet]) -> None:
     path = folder / _IDENTITY
+    old: dict[str, Any] = {}
     specs = {opened.spec.name: _plain_spec(opened) for opened in sets}
     if path.is_file():
         remedy = "choose another --output, or remove the folder"
         old = json_text.read_object(path, remedy)
         if not isinstance(old.get("sets"), dict):
             raise UserError(f"{path} is damaged (it has no sets); {remedy}.")
-        differing = [key for key in identity if old.get(key) != identity[key]]
+        known = {key: identity[key] for key in identity if key in old or key not in _NEWER}
+        differing = [key for key in known if old.get(key) != known[key]]
         differing += [name for name in specs if old["sets"].get(name, specs[name]) != specs[name]]
         if differing:
             raise UserError(
@@ -95,10 +110,9 @@ def claim(folder: pathlib.Path, identity: Mapping[str, Any], sets: Sequence[Open
                 "Choose another --output."
             )
         specs = old["sets"] | specs
-    elif folder.is_dir() and any(map(_is_foreign, folder.iterdir())):
+    elif any(map(_is_foreign, folder.iterdir())):
         raise UserError(f"{folder} holds other files; choose an empty --output.")
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**identity, "sets": specs}, indent=2) + "\n"
+    text = json.dumps({**old, **identity, "sets": specs}, indent=2) + "\n"
     is_said = path.is_file() and path.read_bytes() == text.encode()
     if not is_said:  # else left alone: a job that runs may be reading it
         write_text(path, text)
@@ -157,6 +171,9 @@ def run_benchmark(
     if system is not None:
         variants = settings.variants(system.config.eval.sampler, system.config.eval.steps)
     of = {"weights": weights} if system else {"predictions": shown(predictions)}
+    if system is not None and not merge:  # the numbers' type differs from machine to machine
+        precision = jax.config.jax_default_matmul_precision or "default"
+        of |= {"dtype": system.config.model.dtype, "matmul_precision": str(precision)}
     if jax.process_index() == 0:
         claim(folder, of | settings.identity(), sets)
     tasks = [
