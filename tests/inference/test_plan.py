@@ -7,7 +7,7 @@ import pytest
 
 from tpgdiff_jax.data.pictures.door import read_size
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
-from tpgdiff_jax.inference.plan import plan
+from tpgdiff_jax.inference.plan import check_besides, plan
 from tpgdiff_jax.reporting.errors import UserError
 
 
@@ -119,3 +119,13 @@ def test_an_output_that_is_named_like_a_picture_is_refused_unless_it_is_a_folder
         plan([str(tmp_path / "in")], output)
     output.mkdir()
     assert _results([tmp_path / "in"], output) == {"in/a.png": "a.png"}
+
+
+def test_a_picture_beside_one_result_is_never_another_result(tmp_path):
+    _touch(tmp_path / "in", "a.png", "a.side_by_side.png", "b.png")
+    tasks = plan([str(tmp_path / "in")], tmp_path / "out")
+    check_besides(tasks, ["deviation"])
+    with pytest.raises(
+        UserError, match=r"of .*a\.side_by_side\.png and the side_by_side"
+    ):
+        check_besides(tasks, ["deviation", "side_by_side"])

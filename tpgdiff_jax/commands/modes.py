@@ -173,6 +173,8 @@ def restore(flags: FlagValues, options: dict[str, Any]) -> None:
     output = pathlib.Path(flags.output or RESTORED)
     sampling = Sampling(**options | {"guidance": parse_strengths(options["guidance"])})
     every_task = plan.plan(flags.input, output, flags.format)
+    besides = {"deviation": sampling.samples > 1, "side_by_side": flags.side_by_side}
+    plan.check_besides(every_task, [kind for kind, is_wanted in besides.items() if is_wanted])
     plan.check_output(output)
     index, count = flags.share or (jax.process_index(), jax.process_count())
     peers.part()  # nothing is shared from here on: the first to finish must not end the others

@@ -76,10 +76,10 @@ def match_names(
     for stem, names in lq_stems.items():
         if len(names) > 1:
             continue
-        truth = next((gt_stems[s] for s in _candidates(stem) if s in gt_stems), None)
+        truth = next((gt_stems[s] for s in candidates(stem) if s in gt_stems), None)
         if truth is None:
-            shorter = _candidates(_without_role(stem, "degraded"))
-            found = next((plain[s] for s in [*shorter, *_candidates(stem)] if s in plain), [])
+            shorter = candidates(_without_role(stem, "degraded"))
+            found = next((plain[s] for s in [*shorter, *candidates(stem)] if s in plain), [])
             truth = [name for own in found for name in gt_stems[own]] or None
         if truth is None:
             unmatched[f"LQ/{names[0]}"] = "no ground truth has its name"
@@ -137,7 +137,7 @@ def _by_stem(names: Iterable[str], rename: tuple[str, str] | None = None) -> dic
     return dict(stems)
 
 
-def _candidates(stem: str) -> Iterable[str]:
+def candidates(stem: str) -> Iterable[str]:
     """Yield a stem, then what remains of it as trailing groups are removed."""
     yield stem
     while match := _GROUP.search(stem):

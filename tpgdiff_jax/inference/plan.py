@@ -80,6 +80,22 @@ def plan(inputs: Sequence[str], output: pathlib.Path, suffix: str = ".png") -> l
     return sorted(tasks, key=lambda task: task.target)
 
 
+def check_besides(tasks: Sequence[Task], kinds: Sequence[str]) -> None:
+    """Raise UserError where a picture beside one result would be another result.
+
+    Args:
+      tasks: of `plan`.
+      kinds: of pictures that are written beside each result, see `Task.beside`.
+    """
+    results = {task.target: task for task in tasks}
+    for task, kind in itertools.product(tasks, kinds):
+        if other := results.get(task.beside(kind)):
+            raise UserError(
+                f"{other.target} would be the result of {other.source} and the {kind} picture of "
+                f"{task.source}; rename one of the two, or restore them into different folders."
+            )
+
+
 def _targets(
     found: Mapping[pathlib.Path, tuple[pathlib.Path, str]], suffix: str
 ) -> dict[pathlib.Path, pathlib.Path]:

@@ -12,6 +12,7 @@ from tpgdiff_jax.data.degradations.mix import Recipe, degrade
 from tpgdiff_jax.data.open_source import open_source
 from tpgdiff_jax.data.prepare.paired_set import plans, prepare, write_preview
 from tpgdiff_jax.data.sources import PhotoFolder
+from tpgdiff_jax.reporting.errors import UserError
 
 
 @pytest.fixture
@@ -40,6 +41,17 @@ def test_every_photo_meets_every_recipe_and_can_be_made_again(photos, config, tm
     names = {pathlib.Path(pair["lq"]).name for pair in listed}
     assert {"0_s1.png", "0_s2p5.png", "sub_2_s2_1.png", "1_s2_2p5.png"} <= names
     assert not [p for p in output.rglob("*") if "partial" in p.name]
+
+
+@pytest.mark.parametrize("other", ["0_s1.png", "0_s2p5.png", "0_s2.png"])
+def test_a_photo_that_is_called_as_another_is_degraded_is_refused(
+    photo_folder, config, tmp_path, other
+):
+    """Its pairs would be matched with the wrong truth."""
+    config.prepare.recipes = ("noise", "haze:2 + rain:4")
+    (photo_folder / "1.png").rename(photo_folder / other)
+    with pytest.raises(UserError, match=rf"0\.png, degraded, would be called '0_s.*{other}"):
+        prepare(PhotoFolder(photo_folder), config, tmp_path / "set")
 
 
 def test_all_formats_hold_the_same_pairs(photos, config, tmp_path):

@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.data.degradations.mix import Recipe, degrade, expand, parse
 from tpgdiff_jax.data.images import centre_crop, write_image
+from tpgdiff_jax.data.matching import candidates
 from tpgdiff_jax.data.prepare.preview import contact_sheet
 from tpgdiff_jax.data.records import write_records
 from tpgdiff_jax.data.sources import PhotoFolder
@@ -107,7 +108,8 @@ def _plain_name(photos: PhotoFolder, index: int) -> str:
     return os.path.splitext(photos.name(index))[0].replace(os.sep, "_")
 
 
-def _check_names(photos: PhotoFolder) -> None:
+def _check_names(photos: PhotoFolder, wanted: Sequence[Plan]) -> None:
+    """Raise UserError where a degraded picture would be matched with another photo's truth."""
     first: dict[str, int] = {}
     for index in range(len(photos)):
         name = _plain_name(photos, index)
@@ -117,6 +119,14 @@ def _check_names(photos: PhotoFolder) -> None:
                 f"{name!r}; rename one of them."
             )
         first[name] = index
+    for name, plan in itertools.product(first, wanted):
+        made = f"{name}_{plan.tag}"
+        truth = next((stem for stem in candidates(made) if stem in first), name)
+        if truth != name:
+            raise UserError(
+                f"{photos.name(first[name])}, degraded, would be called {made!r} and be taken for "
+                f"{photos.name(first[truth])}; rename one of them."
+            )
 
 
 def class_names(config: ConfigDict) -> list[str]:
@@ -144,7 +154,7 @@ def prepare(photos: PhotoFolder, config: ConfigDict, output: pathlib.Path) -> in
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output={output} holds files already; choose an empty or a new folder.")
-    _check_names(photos)
+    _check_names(photos, plans(config))
     made = _Counted(examples(photos, config), total=len(photos) * len(plans(config)))
     form, classes = config.prepare.format, class_names(config)
     if form == "folder":
