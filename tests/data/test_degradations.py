@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpgdiff_jax.data.degradations import (
+    atmosphere,
     coding,
     display,
     grain,
@@ -642,3 +643,16 @@ def test_contact_sheet_shows_every_photo_under_every_recipe():
     assert min(rows, columns) >= 0
     for value in (100, 200, 50):
         assert (sheet == value).all(-1).sum() >= 32 * 32
+
+
+def test_a_cloud_is_brighter_where_the_light_comes_from(monkeypatch):
+    """The shadow falls to the right, so the light comes from the left."""
+    rows, columns = np.mgrid[:228, :228] - 114.0  # 200 pixels and a margin of 14
+    bump = 3 * np.exp(-(rows**2 + columns**2) / (2 * 30**2)).astype(np.float32)
+    monkeypatch.setattr(atmosphere, "fractal_field", lambda *_: bump)
+    options = {"opacity": 1.0, "threshold": 1.0, "shadow": 0.5, "slope": 2.0, "seed": 0}
+    ground = np.full((200, 200, 3), 0.3, np.float32)
+    image = atmosphere.cloud_thick(ground, shadow_x=1.0, shadow_y=0.0, **options)[100, :, 0]
+    assert image[85] > image[115] + 0.01
+    # And the ground is darker where the shadow falls.
+    assert image[100 - 60] > image[100 + 60]

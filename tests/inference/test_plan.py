@@ -125,7 +125,5 @@ def test_a_picture_beside_one_result_is_never_another_result(tmp_path):
     _touch(tmp_path / "in", "a.png", "a.side_by_side.png", "b.png")
     tasks = plan([str(tmp_path / "in")], tmp_path / "out")
     check_besides(tasks, ["deviation"])
-    with pytest.raises(
-        UserError, match=r"of .*a\.side_by_side\.png and the side_by_side"
-    ):
+    with pytest.raises(UserError, match=r"of .*a\.side_by_side\.png and the side_by_side"):
         check_besides(tasks, ["deviation", "side_by_side"])

@@ -91,6 +91,7 @@ class Service:
 
     def accept_sample(self, session: str, name: str) -> Picture:
         """Take one of the pictures offered; arguments as of `accept`."""
+        self._check_space()
         if name not in self.samples:
             raise UserError(f"There is no example {name!r}; there are {', '.join(self.samples)}.")
         path = self.samples[name]
@@ -123,6 +124,7 @@ class Service:
         Raises:
           UserError: the picture was removed, a setting does not fit, or too many wait.
         """
+        self._check_space()
         held = self.store.find(picture.token)
         if held is None or held.session != session:
             raise UserError(f"{picture.name}: it was removed meanwhile; choose the picture anew.")
@@ -143,6 +145,10 @@ class Service:
         """Forget a visitor: requests, uploads and results."""
         self.cancel(session)
         self.store.close(session)
+
+    def _check_space(self) -> None:
+        if self.is_full():
+            raise UserError("This page holds too many pictures already; try again later.")
 
     def is_full(self) -> bool:
         """Tell whether visitors' files are so many that no more are taken."""

@@ -1,7 +1,9 @@
 """Pictures of 16 bit, and files that are whole or not there."""
 
 import resource
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from tpgdiff_jax.data.images import write_image
 from tpgdiff_jax.data.pictures.door import read_picture
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.pictures.metadata import Metadata
+from tpgdiff_jax.data.pictures.png import SIGNATURE, chunk
 from tpgdiff_jax.inference.input_images import as_input
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -60,3 +63,26 @@ def test_a_picture_that_does_not_fit_on_the_disk_is_not_there(tmp_path, suffix):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_transparent_grey_of_a_png_is_transparent_at_every_depth(bits):
+    most = 2**bits - 1
+    per_byte = 8 // bits
+    levels = np.arange(8) * most // 7  # a row of eight pixels
+    packed = bytes(
+        sum(int(level) << bits * (per_byte - 1 - n) for n, level in enumerate(group))
+        for group in levels.reshape(-1, per_byte)
+    )
+    for key in (0, most):
+        data = b"".join([
+            SIGNATURE,
+            chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 1, bits, 0, 0, 0, 0)),
+            chunk(b"tRNS", struct.pack(">H", key)),
+            chunk(b"IDAT", zlib.compress(b"\0" + packed)),
+            chunk(b"IEND", b""),
+        ])  # fmt: skip
+        pixels = read_picture(data, "a.png").pixels
+        assert pixels.shape == (1, 8, 2)
+        np.testing.assert_array_equal(pixels[0, :, 1] == 0, levels == key)
+        np.testing.assert_array_equal(pixels[0, :, 0], levels * 255 // most)

@@ -138,7 +138,7 @@ def cloud_thick(
 
     body = smoothstep((field - np.float32(threshold - 0.3)) / np.float32(1.1))
     # The light comes from where the shadow does not fall: slopes that face it are brighter.
-    relief = np.clip(frame(field, 0) - frame(field, -0.4 * margin), -0.8, 0.8)
+    relief = np.clip(frame(field, 0) - frame(field, 0.4 * margin), -0.8, 0.8)
     white = np.float32(0.92) + np.float32(0.06) * relief
     ground = image * (1 - np.float32(shadow) * frame(body, margin))
     alpha = np.float32(opacity) * frame(body, 0)

@@ -130,7 +130,12 @@ class PngFile:
         self._pixel_chunks: list[bytes] = []
         for kind, data, checksum in _chunks_of(self._file):
             chunks.setdefault(kind, []).append(data)
-            if kind in _PIXEL_CHUNKS:
+            if self._few_greys(kind, data):
+                # Pillow compares it with grey of 8 bit.
+                most = 2**self._bits - 1
+                grey = (int.from_bytes(data, "big") & most) * 255 // most
+                self._pixel_chunks.append(chunk(kind, grey.to_bytes(2, "big")))
+            elif kind in _PIXEL_CHUNKS:
                 self._pixel_chunks += [struct.pack(">I4s", len(data), kind), data, checksum]
                 self._is_cut |= len(checksum) < 4
         # What decides the orientation stays what the header's scan found.
@@ -144,6 +149,10 @@ class PngFile:
         self._read_whole()
         require(b"IDAT" in self._chunks and not self._is_cut, "truncated")
         return b"".join([SIGNATURE, *self._pixel_chunks, chunk(b"IEND", b"")])
+
+    def _few_greys(self, kind: bytes, data: bytes) -> bool:
+        """Tell whether a chunk names the transparent grey of a picture of 2 or 4 bit."""
+        return kind == b"tRNS" and self._colour == 0 and self._bits in (2, 4) and len(data) == 2
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
