@@ -1,5 +1,6 @@
 """The page without a browser: what comes in, what comes out, and what is left behind."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -167,3 +168,16 @@ def test_a_page_that_is_closed_leaves_nothing(service, upload):
         service.submit("me", mine, Sampling())
     service.store.clear()
     assert not [path for path in service.store.uploads.parent.glob("**/*") if path.is_file()]
+
+
+def test_a_page_that_holds_too_much_takes_neither_samples_nor_requests(service, monkeypatch):
+    picture = service.accept_sample("me", "example")
+    held = service.store.held_bytes()
+    monkeypatch.setattr(service, "limits", dataclasses.replace(service.limits, held_bytes=held - 1))
+    for ask in (
+        lambda: service.accept_sample("you", "example"),
+        lambda: service.submit("me", picture, Sampling()),
+    ):
+        with pytest.raises(UserError, match="holds too many pictures already; try again later"):
+            ask()
+    assert service.store.held_bytes() == held
