@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from tpgdiff_jax.checkpoints import assemble, published
 from tpgdiff_jax.commands import modes
 from tpgdiff_jax.config import base_config
+from tpgdiff_jax.reporting.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -191,3 +192,41 @@ def test_the_command_says_what_it_needs(tmp_path, missing):
     given |= {"inputs": []} if missing == "input" else {"output": None}
     with pytest.raises(ValueError, match=r"needs --input \(one or several\) and --output"):
         modes.convert(base_config(), **given, to="ours", weights_dtype="float32")
+
+
+def _published(path, config, *groups):
+    weights = {"layer": {"kernel": np.zeros((2, 2), np.float32)}}
+    published.save(path, dict.fromkeys(groups, weights), published.describe(config))
+    return str(path)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_published_input_describes_its_own_parts_alone(tmp_path, order):
+    own, other = base_config(), base_config()
+    own.diffusion.schedule, own.model.prediction = "linear", "x0"
+    own.model.width, own.priors.encoder = 48, "clip"
+    own.data.degradations = ("rain", "snow")
+    other.priors.depth_size = 252
+    inputs = [
+        _published(tmp_path / "a.safetensors", own, "unet", "semantic", "degradation"),
+        _published(tmp_path / "b.safetensors", other, "depth", "segmentation"),
+    ]
+    target = tmp_path / "both.safetensors"
+    assemble.assemble([inputs[index] for index in order], str(target), base_config())
+    found = published.described_config(published.load(target, ())[0])
+    assert (found.diffusion.schedule, found.model.prediction) == ("linear", "x0")
+    assert (found.model.width, found.priors.encoder, found.priors.depth_size) == (48, "clip", 252)
+    assert found.data.degradations == ("rain", "snow")
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [(("unet", "encoder"), "holds encoder, which"), (("unet", "semantic"), "lacks degradation;")],
+)
+def test_what_the_released_program_has_not_is_not_dropped_without_a_word(
+    torch, tmp_path, groups, words
+):
+    source = _published(tmp_path / "a.safetensors", base_config(), *groups)
+    with pytest.raises(UserError, match=words):
+        assemble.export_released(source, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

@@ -39,6 +39,18 @@ print("ended", flush=True)
 """
 
 
+PARTED = """
+import os, sys
+import jax
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from tpgdiff_jax.distributed import peers
+peers.watch()
+peers.part()
+if sys.argv[3] == "abort":
+    os.abort()
+"""
+
+
 @pytest.fixture
 def two(tmp_path, free_address, start_python):
     """`two(busy)` -> two processes that have begun."""
@@ -96,6 +108,19 @@ def test_an_abort_that_follows_from_a_lost_process_names_that_one(two, tmp_path)
     code, _, said = end_of(both[0])
     assert code == 3, said
     assert re.match("error: process 1 of 2 .*has died", said.strip().splitlines()[-1]), said
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_an_abort_of_a_process_that_parted_is_its_own(start_python, free_address, victim):
+    """Process 0's service is gone then, and nobody is to blame for that."""
+    started = [
+        start_python(PARTED, free_address, index, index == victim and "abort") for index in range(2)
+    ]
+    ends = [end_of(process) for process in started]
+    code, _, said = ends[victim]
+    assert code == -signal.SIGABRT, said
+    assert "has died" not in said
+    assert ends[1 - victim][0] == 0
 
 
 @pytest.mark.parametrize(("failing", "word", "code"), [(1, "user", 2), (0, "ours", 1)])

@@ -165,3 +165,12 @@ def test_a_failing_compiler_is_quoted(onednn, monkeypatch, tmp_path):
     with pytest.raises(MissingError, match=r"failed: .*error"):
         build.compile_library(onednn, tmp_path / "calls.so")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_onednn_is_found_where_its_package_lies_not_beside_the_interpreter_alone(
+    onednn, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    found = build.find_onednn()
+    assert found.version == onednn.version
+    assert found.library.samefile(onednn.library)

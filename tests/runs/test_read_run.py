@@ -1,5 +1,6 @@
 """A run's folder as a system: its newest average, and the frozen networks it learned beside."""
 
+import json
 import shutil
 
 import jax
@@ -86,3 +87,13 @@ def test_a_bit_that_fell_over_is_no_other_weight(run, caplog):
     _, variables, _ = load_run(folder)
     jax.tree.map(np.testing.assert_array_equal, variables["params"], params)
     assert f"{largest.name} is not what was written" in caplog.text
+
+
+def test_a_wrong_choice_of_the_average_is_no_damage(run):
+    folder, _, _ = run
+    path = folder / "diffusion" / "config.json"
+    values = json.loads(path.read_text())
+    values["eval"]["ema_decay"] = 0.5
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"eval\.ema_decay"):
+        load_run(folder)

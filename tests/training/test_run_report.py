@@ -155,3 +155,20 @@ print("torch" in sys.modules, importlib.util.find_spec("torch") is None)
 """
     output, errors = start_python(code, tmp_path).communicate(timeout=120)
     assert output.split() == ["False", "False"], errors
+
+
+@pytest.mark.parametrize(("start", "purged"), [(0, 0), (5, 6)])
+def test_the_report_of_the_step_that_a_run_continues_stays(tmp_path, monkeypatch, start, purged):
+    """In TensorBoard as in the metrics; TensorBoard hides what is purged and all after it."""
+    seen = {}
+
+    class Board:
+        def __init__(self, folder, purge_step):
+            seen["purge_step"] = purge_step
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("tensorboardX.SummaryWriter", Board)
+    RunReport(tmp_path, start=start, total=10).close()
+    assert seen["purge_step"] == purged

@@ -116,6 +116,9 @@ def test_flops_of_any_answer(costs):
         def cost_analysis(self):
             return costs
 
+        def as_text(self):
+            return "HloModule jit_step"
+
     assert step_flops(Compiled()) == (8.0 if costs == [{"flops": 8.0}] else None)
 
 
@@ -162,3 +165,14 @@ def test_memory_of_the_fullest_device(monkeypatch):
     process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     monkeypatch.setattr(jax, "local_devices", lambda: [FakeDevice(None)])
     assert speed.memory_gib() == pytest.approx(process, rel=0.1)
+
+
+def test_what_onednn_computes_is_not_counted_as_nothing():
+    class Compiled:
+        def cost_analysis(self):
+            return {"flops": 8.0}
+
+        def as_text(self):
+            return 'custom-call(...), custom_call_target="tpgdiff_onednn_convolution"'
+
+    assert step_flops(Compiled()) is None

@@ -124,3 +124,8 @@ def test_a_batch_that_does_not_fit_is_halved_an_image_that_does_not_is_named(
     words = r"0\.png: needs more memory than the device has; lower config\.eval\.crop_size"
     with pytest.raises(UserError, match=words):
         list(evaluate(tiny_system.variables, config, photos))
+
+
+def test_that_nothing_could_be_scored_is_said(tmp_path):
+    with pytest.raises(UserError, match=r"eval_folder: not one of its pictures .*eval\.photos"):
+        Report([]).means()

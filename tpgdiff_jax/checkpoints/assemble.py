@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,22 @@ from tpgdiff_jax.stores.copies import local
 
 UNET_FILE = "universal-ir.pth"
 PRIORS_FILE = "tpgd.pt"
+_TOWERS = ("encoder", "clip", "conv", "head_blocks", "classification")
+# Group -> what of `priors` a published description tells of it.
+_TOLD = {
+    "semantic": _TOWERS,
+    "degradation": _TOWERS,
+    "encoder": ("encoder", "encoder_width", "classification"),
+    "structure": ("cues", "map_size", "map_width", "map_max_width", "tokens", "connector_depth"),
+    "depth": ("depth_net", "depth_size"),
+    "segmentation": ("segmentation_net", "segmentation_size"),
+    "teacher": ("clip",),
+    "clip": ("clip",),
+}
+_CLASSIFYING = ("degradation", "encoder")  # groups that number the degradations
+# Groups that the released program has as well; the last three it gets elsewhere.
+_RELEASED = {"unet", "structure", "semantic", "degradation", "teacher"}
+_RELEASED |= {"depth", "segmentation", "clip"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,15 +108,23 @@ def _published_groups(path: str, config: ConfigDict, rows: list[Row]) -> dict[st
         return None
     published.fingerprint(file)  # a damaged file must not go on under a new fingerprint
     description, groups = published.load(file)
-    was = published.described_config(description, file)
-    for name in ("model", "priors", "diffusion"):
-        config[name].update(was[name])
-    config.eval.update({name: was.eval[name] for name in published.USE})
-    config.data.degradations = was.data.degradations
+    _take_over(published.described_config(description, file), groups, config)
     for name, group in groups.items():
         leaves = flatten_dict(group).values()
         rows.append(Row(file.name, name, len(leaves), sum(map(np.size, leaves)), "nothing"))
     return groups
+
+
+def _take_over(was: ConfigDict, groups: Collection[str], config: ConfigDict) -> None:
+    """Note in a configuration what a description says of these groups, and nothing else of it."""
+    if "unet" in groups:
+        for name in ("model", "diffusion"):
+            config[name].update(was[name])
+        config.eval.update({name: was.eval[name] for name in published.USE})
+    for group in groups:
+        config.priors.update({key: was.priors[key] for key in _TOLD.get(group, ())})
+        if group in _CLASSIFYING:
+            config.data.degradations = was.data.degradations
 
 
 def _released_groups(path: str, config: ConfigDict, rows: list[Row]) -> dict[str, Any]:
@@ -216,6 +240,11 @@ def export_released(source: str, folder: str) -> list[pathlib.Path]:
     import torch
 
     _, groups = published.load(source)
+    lacking = sorted({"semantic", "degradation"} - groups.keys())
+    if lost := sorted(groups.keys() - _RELEASED):
+        raise UserError(f"{source} holds {', '.join(lost)}, which the released program has not.")
+    if len(lacking) == 1:
+        raise UserError(f"{source} lacks {lacking[0]}; the released program has both or neither.")
     contents: dict[str, Any] = {}
     if "unet" in groups:
         contents[UNET_FILE] = {"G": to_reference(groups["unet"], "unet")}

@@ -25,6 +25,7 @@ def speak_before_aborts(
     sentence: str,
     code: int,
     wait_for_others: Callable[[], object],
+    is_over: Callable[[], bool],
 ) -> None:
     """Before an abort, print a sentence and leave if process 0 does not answer any more.
 
@@ -35,6 +36,7 @@ def speak_before_aborts(
       sentence: what is printed.
       code: the exit code then.
       wait_for_others: called if it answers: may find that another process is lost, and leave.
+      is_over: tells whether this process works alone by now: an abort is then its own.
     """
     if os.name != "posix":
         return
@@ -43,10 +45,11 @@ def speak_before_aborts(
     before: list[int | None] = []
 
     def aborted(number: int) -> None:
-        if is_silent() or not _answers(address):
-            os.write(2, f"\n{sentence}\n".encode(errors="backslashreplace"))
-            leave_now(code)
-        wait_for_others()
+        if not is_over():
+            if is_silent() or not _answers(address):
+                os.write(2, f"\n{sentence}\n".encode(errors="backslashreplace"))
+                leave_now(code)
+            wait_for_others()
         if before[0]:  # of faulthandler, which prints what the threads did; 0 is the default
             _Handler(before[0])(number)
 

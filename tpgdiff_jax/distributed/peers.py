@@ -44,7 +44,7 @@ class _Watch:
         self._failed_at: float | None = None
         self._sentence = ""
         self.crash_folder: pathlib.Path | None = None
-        self._stopped = threading.Event()
+        self._stopped, self._alone = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="peers", daemon=True)
         self._first_lost = f"process 0 of {self.count} has died or cannot be reached"
         text = self._said_of(self._first_lost)
@@ -55,6 +55,7 @@ class _Watch:
             text,
             PEER_FAILED,
             self._wait_for_verdict,
+            self._alone.is_set,
         )
         self._beat()
         self._thread.start()
@@ -104,6 +105,7 @@ class _Watch:
         self._set(f"done/{self.index}", "1")
         self._stopped.set()
         self._thread.join()
+        self._alone.set()
 
     def _run(self) -> None:
         while not self._stopped.wait(_BEAT):

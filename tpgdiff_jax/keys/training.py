@@ -131,7 +131,7 @@ EMA = Group(
     "Averages of the weights; the first is what is used and published.",
     decay=Key(0.995, _DECAY, "share of the old average that is kept, at most"),
     every_steps=Key(10, whole(1), "steps between two updates"),
-    start_step=Key(100, whole(0), "until then the average is a copy"),
+    start_step=Key(100, whole(0), "until then the average becomes a copy whenever it is updated"),
     more_decays=Key(
         (),
         tuple_of(_DECAY),

@@ -24,6 +24,7 @@ from tpgdiff_jax.user_cache import user_cache
 
 INSTALL = "pip install 'tpgdiff_jax[cpu]'"
 PACKAGES = ("onednn-cpu-gomp", "onednn-devel-cpu-gomp")
+_LIBRARY = "libdnnl.so.3"
 _FLAGS = ("-O2", "-std=c++17", "-shared", "-fPIC", "-w")
 _COMPILERS = ("g++", "c++", "clang++")
 _TIMEOUT = 300  # seconds; it takes about five
@@ -49,12 +50,12 @@ def find_onednn() -> OneDNN:
     Raises:
       MissingError: there is none, or an old one, or one without headers.
     """
-    libraries = [folder / "libdnnl.so.3" for folder in _folders("lib")]
+    libraries = [folder / _LIBRARY for folder in _folders("lib")]
     headers = [folder / "oneapi/dnnl/dnnl_version.h" for folder in _folders("include")]
     library = next((path for path in libraries if path.is_file()), None)
     header = next((path for path in headers if path.is_file()), None)
     if library is None or header is None:
-        part = "library (libdnnl.so.3)" if library is None else "headers (oneapi/dnnl)"
+        part = f"library ({_LIBRARY})" if library is None else "headers (oneapi/dnnl)"
         raise MissingError(f"oneDNN 3 or its {part} is not installed: {INSTALL}")
     numbers = dict(re.findall(r"#define DNNL_VERSION_(\w+)\s+(\d+)", header.read_text()))
     version = ".".join(numbers.get(part, "?") for part in ("MAJOR", "MINOR", "PATCH"))
@@ -65,14 +66,18 @@ def find_onednn() -> OneDNN:
 
 def _folders(kind: str) -> list[pathlib.Path]:
     """Return where files of a kind ("lib" or "include") may lie, the likeliest first."""
+
+    def is_kind(file: importlib.metadata.PackagePath) -> bool:
+        return kind in file.parts or (kind == "lib" and file.name == _LIBRARY)
+
     folders = [pathlib.Path(sys.prefix) / kind]
     for package in PACKAGES:  # also where they were installed beside another interpreter
         try:
             files = importlib.metadata.files(package) or []
         except importlib.metadata.PackageNotFoundError:
             continue
-        parts = [file for file in files if kind in file.parts]
-        folders += [pathlib.Path(file.locate()).resolve().parent for file in parts[:1]]
+        parts = filter(is_kind, files)
+        folders += [pathlib.Path(file.locate()).resolve().parent for file in list(parts)[:1]]
     return [*folders, pathlib.Path("/usr/local") / kind, pathlib.Path("/usr") / kind]
 
 

@@ -13,10 +13,11 @@ import jax
 from tpgdiff_jax.native import build
 from tpgdiff_jax.native.build import MissingError
 
+CALLS = "tpgdiff_onednn_"  # how their names in XLA's programs begin
 # XLA's name of each custom call, and the symbol behind it.
 TARGETS = {
-    "tpgdiff_onednn_convolution": "TpgdiffConvolution",
-    "tpgdiff_onednn_product": "TpgdiffProduct",
+    f"{CALLS}convolution": "TpgdiffConvolution",
+    f"{CALLS}product": "TpgdiffProduct",
 }
 _CPUINFO = pathlib.Path("/proc/cpuinfo")
 

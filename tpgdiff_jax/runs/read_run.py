@@ -19,6 +19,7 @@ from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.reporting import json_text
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs.step_folder import (
+    DAMAGE,
     DATA,
     STATE,
     DamagedStepError,
@@ -104,6 +105,7 @@ def check_frozen(data: Mapping[str, Any], now: str) -> None:
 
 def _newest_average(folder: pathlib.Path, config: ConfigDict) -> tuple[Any, dict[str, Any]]:
     """Read averaged parameters of the newest step that is sound, and its place in the data."""
+    number = chosen_average(config)  # a wrong choice is no step's fault
     root = folder / "checkpoints"
     steps = sorted((int(path.name) for path in root.glob("*") if path.name.isdigit()), reverse=True)
     for step in steps:
@@ -111,15 +113,14 @@ def _newest_average(folder: pathlib.Path, config: ConfigDict) -> tuple[Any, dict
         try:
             data = read_json(epath.Path(state.parent), DATA)
             check_files(epath.Path(state.parent), STATE)
-            return _read_average(epath.Path(state), config), data
-        except (DamagedStepError, OSError, ValueError, KeyError, TypeError) as error:
+            return _read_average(epath.Path(state), number), data
+        except (DamagedStepError, *DAMAGE) as error:
             text = " ".join(str(error).split())
             logging.warning("%s cannot be read (%s); an older step is tried.", state, text)
     raise UserError(f"{folder} holds no complete checkpoint that can be read; train longer.")
 
 
-def _read_average(state: epath.Path, config: ConfigDict) -> Any:
-    number = chosen_average(config)
+def _read_average(state: epath.Path, number: int) -> Any:
     handler = ocp.PyTreeCheckpointHandler()
     stored = handler.metadata(state).tree
     chosen = {"more_ema": stored["more_ema"]} if number else {"ema": stored["ema"]}

@@ -16,7 +16,7 @@ from tpgdiff_jax.runs import checksums
 STATE, DATA, METADATA, SCORES = "state", "data", "metadata", "scores"
 
 # What orbax and TensorStore raise for files that are missing, cut off or no JSON.
-_DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, AssertionError)
+DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, AssertionError)
 
 
 class DamagedStepError(Exception):
@@ -32,7 +32,7 @@ def read_json(folder: epath.Path, item: str) -> dict[str, Any]:
     check_files(folder, item)
     try:
         found = ocp.JsonCheckpointHandler().restore(folder / item)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise DamagedStepError(f"{item}: {_one_line(error)}") from error
     if not isinstance(found, dict):
         raise DamagedStepError(f"{item}: a JSON object was expected, not {type(found).__name__}")
@@ -57,12 +57,12 @@ def read_state(folder: epath.Path, abstract_state: Any) -> Any:
     handler = ocp.StandardCheckpointHandler()
     try:
         stored = handler.metadata(folder / STATE).tree
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise DamagedStepError(f"{STATE}: {_one_line(error)}") from error
     _check_fits(folder, _leaves(stored), _leaves(abstract_state))
     try:
         return handler.restore(folder / STATE, args=ocp.args.StandardRestore(abstract_state))
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise DamagedStepError(f"{STATE}: {_one_line(error)}") from error
 
 

@@ -47,7 +47,9 @@ class RunReport:
         with self._writing():
             drop_lines_after(path, start)
             self._metrics = json_lines.JsonLines(path)
-            self._board = tensorboard.SummaryWriter(str(workdir / "tensorboard"), purge_step=start)
+            # What step `start` reported stays: it stood before the checkpoint, as in the metrics.
+            purged = start + 1 if start else 0
+            self._board = tensorboard.SummaryWriter(str(workdir / "tensorboard"), purge_step=purged)
         self._bar = Progress(
             total, "training", unit="step", initial=start, speaks=True, lines=False
         )

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from tpgdiff_jax.native.library import CALLS as ONEDNN_CALLS
 from tpgdiff_jax.reporting.errors import UserError
 
 # Peak of dense bfloat16 matrix products per JAX device, TFLOP/s, by the start of `device_kind`.
@@ -165,8 +166,10 @@ def step_flops(compiled: Any, *, loop_turns: int = 1) -> float | None:
       loop_turns: where nearly all work is in one loop (gradient accumulation), how often it turns.
 
     Returns:
-      operations, or None where the backend gives no figure.
+      operations, or None where the backend gives no figure, or oneDNN computes what XLA cannot see.
     """
+    if jax.default_backend() == "cpu" and ONEDNN_CALLS in compiled.as_text():
+        return None
     costs = compiled.cost_analysis()
     # Older JAX and some backends give one dict per program.
     costs = costs[0] if isinstance(costs, list | tuple) and costs else costs

@@ -175,14 +175,14 @@ def ema_decay(
 ) -> tuple[jax.Array, jax.Array]:
     """Return how the average moves after a step, as the released program warms it up.
 
-    Up to `start_step` the average is a copy; after it, at every `every_steps`-th step, it keeps
-    min(decay, 1 - (1 + steps since start)^(-2/3)) of itself.
+    It moves at every `every_steps`-th step: up to `start_step` to a copy of the parameters, after
+    it so that it keeps min(decay, 1 - (1 + steps since start)^(-2/3)) of itself.
 
     Args:
       step: number of the step just taken, counted from 0, int [].
       decay: the largest share that is kept.
       every_steps: the average moves at steps divisible by this.
-      start_step: last step at which the average is a copy.
+      start_step: last step at which it moves to a copy.
 
     Returns:
       (whether the average moves at all, the share of the old average that is kept).

@@ -27,6 +27,10 @@ from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.progress import Progress
 
 Cut = Callable[[np.ndarray], np.ndarray]
+NOTHING_SCORED = (
+    "config.data.eval_folder: not one of its pictures that are used (config.eval.photos) could be "
+    "read and scored; the log names each and why. Replace them, or name another folder."
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,8 @@ from tpgdiff_jax.data.sources import Source
 from tpgdiff_jax.inference.engine import Finish
 from tpgdiff_jax.models.stage_one import StageOne, build_stage_one
 from tpgdiff_jax.priors.semantic import unit_length
-from tpgdiff_jax.training.validate import TestPair, TestPairs
+from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.training.validate import NOTHING_SCORED, TestPair, TestPairs
 
 _BATCH = 16
 
@@ -85,6 +86,8 @@ def evaluate_stage_one(
     for pair, (answer, *both) in TestPairs(source, config, most).through(start, square, _BATCH):
         confusion[names.index(pair.degradation), answer] += 1
         cosines.append(both)
+    if not cosines:
+        raise UserError(NOTHING_SCORED)
     cosine, untaught = np.mean(cosines, axis=0)
     return StageOneScores(names, confusion, float(cosine), float(untaught))
 

@@ -10,8 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tpgdiff_jax.data.images import write_image
 from tpgdiff_jax.reporting import json_text
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import write_text
-from tpgdiff_jax.training.validate import Result
+from tpgdiff_jax.training.validate import NOTHING_SCORED, Result
 
 _PROTOCOL = "PSNR (dB) and SSIM on RGB, 8 bit, whole crop, no border removed"
 _SCORES = ("psnr_input", "psnr", "ssim_input", "ssim")
@@ -25,7 +26,7 @@ class Report:
         """Gather results.
 
         Args:
-          results: what `evaluate` yields; at least one.
+          results: what `evaluate` yields.
           most_photos: images of the source that are drawn.
         """
         self._rows: list[dict[str, Any]] = []
@@ -45,7 +46,12 @@ class Report:
 
         Returns:
           degradation -> {psnr_input, psnr, gain, ssim_input, ssim}, in the order first met.
+
+        Raises:
+          UserError: not one picture was scored.
         """
+        if not self._rows:
+            raise UserError(NOTHING_SCORED)
         table = {}
         for name in self._degradations():
             chosen = [row for row in self._rows if row["degradation"] == name]
