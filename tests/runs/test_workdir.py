@@ -1,5 +1,7 @@
 """A run's folder belongs to one configuration, and to one program at a time."""
 
+import json
+
 import pytest
 
 from tpgdiff_jax.config import base_config
@@ -56,3 +58,20 @@ def test_a_folder_is_recognised_and_strangers_files_are_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"holds files but no run.*quickstart, run, thesis\.txt"):
         prepare_workdir(config, tmp_path)
+
+
+def test_what_may_change_is_stored_anew_so_that_the_weights_are_used_with_it(tmp_path):
+    config, folder = base_config(), tmp_path / "run"
+    prepare_workdir(config, folder)
+    write_config(config, folder)
+    path = folder / "config.json"
+    before = path.stat().st_mtime_ns
+    write_config(config, folder)
+    assert path.stat().st_mtime_ns == before
+    config.priors.weights = "/new/frozen.safetensors"
+    config.eval.ema_decay, config.eval.sampler = 0.9995, "ode2"
+    prepare_workdir(config, folder)
+    write_config(config, folder)
+    stored = json.loads(path.read_text())
+    assert stored["priors"]["weights"] == "/new/frozen.safetensors"
+    assert (stored["eval"]["ema_decay"], stored["eval"]["sampler"]) == (0.9995, "ode2")

@@ -81,7 +81,11 @@ def check_there(workdir: pathlib.Path) -> None:
 
 
 def write_config(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Store the resolved configuration of a run, once; the first process writes for all."""
-    path = workdir / "config.json"
-    if jax.process_index() == 0 and not path.exists():
-        write_text(path, configuration.to_json(config))
+    """Store the resolved configuration of a run; the first process writes for all.
+
+    Of a run that is continued it is stored anew where it differs: keys that may change, such as
+    where frozen weights lie, are then those with which the run's weights are used.
+    """
+    path, text = workdir / "config.json", configuration.to_json(config)
+    if jax.process_index() == 0 and not (path.exists() and path.read_text() == text):
+        write_text(path, text)
