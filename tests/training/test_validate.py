@@ -13,7 +13,7 @@ from tpgdiff_jax.data.degradations.mix import parse
 from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.distributed import sharding
-from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
 from tpgdiff_jax.training import validate
 from tpgdiff_jax.training.validate import Result, TestPair, evaluate, restore_and_score
 from tpgdiff_jax.training.validation_report import Report
@@ -129,3 +129,30 @@ def test_a_batch_that_does_not_fit_is_halved_an_image_that_does_not_is_named(
 def test_that_nothing_could_be_scored_is_said(tmp_path):
     with pytest.raises(UserError, match=r"eval_folder: not one of its pictures .*eval\.photos"):
         Report([]).means()
+
+
+@pytest.mark.parametrize("lacks", [None, "a picture", "the last batch"])
+def test_processes_that_read_other_pictures_stop_instead_of_mixing_them(
+    tiny_system, config, photo_folder, monkeypatch, lacks
+):
+    said = []
+
+    def gathered(digest):
+        said.append(int(digest))
+        ends = lacks == "the last batch" and len(said) == 2
+        return np.array([digest, 0 if ends else digest ^ np.uint32(lacks == "a picture")])
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(validate.multihost_utils, "process_allgather", gathered)
+    config.eval.batch_size = 2
+    sizes = dict.fromkeys(sharding.AXES, 1)
+    mesh = sharding.make_mesh(sizes, jax.devices()[:1])
+    source = PhotoFolder(photo_folder)
+    run = evaluate(tiny_system.variables, config, source, mesh=mesh)
+    if lacks is None:
+        list(run)
+        assert said[-1] == 0
+        assert len(set(said)) == len(said) > 1
+        return
+    with pytest.raises(RunStoppedError, match="process 1 does not validate with the pictures"):
+        list(run)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -23,7 +24,7 @@ from tpgdiff_jax.inference.batch import name_hashes, noise_keys, run_batch
 from tpgdiff_jax.inference.engine import Finish, reason, stream
 from tpgdiff_jax.inference.sizes import alike, filled_up
 from tpgdiff_jax.models import tpgdiff
-from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
 from tpgdiff_jax.reporting.progress import Progress
 
 Cut = Callable[[np.ndarray], np.ndarray]
@@ -177,6 +178,7 @@ def evaluate(
 
     Raises:
       UserError: a pair needs more memory than there is.
+      RunStoppedError: processes of one mesh read different pictures.
     """
     options = [(name, config.eval[name]) for name in ("sampler", "steps", "clamp")]
     settings = {
@@ -189,6 +191,8 @@ def evaluate(
     parts = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
 
     def start(pairs: list[TestPair]) -> Finish:
+        if mesh is not None:
+            _check_same(pairs)
         arrays = [np.stack([pair.lq for pair in pairs]), np.stack([pair.gt for pair in pairs])]
         arrays.append(name_hashes([pair.name for pair in pairs]))
         if mesh is not None:  # whole images per device
@@ -210,6 +214,33 @@ def evaluate(
     pairs = TestPairs(source, config, most)
     for pair, (image, numbers) in pairs.through(start, cut, together, parts):
         yield Result(pair, image, **numbers)
+    if mesh is not None:
+        _check_same([])
+
+
+def _check_same(pairs: Sequence[TestPair]) -> None:
+    """Check that all processes are about to restore the same batch; [] after the last one.
+
+    Each reads the pictures itself and gives its devices their part of the batch.  One that lacks a
+    file would mix up the pictures, or wait for ever for a batch that the others do not have.
+
+    Raises:
+      RunStoppedError: they differ; in all processes.
+    """
+    if jax.process_count() == 1:
+        return
+    digest = 0
+    for pair in pairs:
+        for part in (os.fsencode(pair.name), pair.lq.tobytes(), pair.gt.tobytes()):
+            digest = zlib.crc32(part, digest)
+    said = np.ravel(multihost_utils.process_allgather(np.uint32(digest)))
+    if others := np.flatnonzero(said != said[0]).tolist():
+        near = f"at {pairs[0].name}" if pairs else "after the last one"
+        raise RunStoppedError(
+            f"config.data.eval_folder: process {others[0]} does not validate with the pictures of "
+            f"process 0 ({near}). All machines must read the same files; the logs name those that "
+            "cannot be read."
+        )
 
 
 @functools.partial(jax.jit, static_argnames=("model", "sde", "seed", "mesh", "options"))
