@@ -147,7 +147,7 @@ collect_logs() {
 leave_slice() {
     if [ "$delete" = yes ]; then
         delete_slice || say "The slice $name could not be deleted; look whether it costs."
-    else
+    elif [ "$dry" = no ]; then
         say "The slice $name goes on, and costs, until you delete it: gcloud compute tpus\
  queued-resources delete $name --zone=$zone --force"
     fi

@@ -111,6 +111,12 @@ def test_a_slice_that_is_taken_away_is_made_again_until_the_run_is_done(tmp_path
     assert (tmp_path / "logs" / "0.log").read_text() == "fine\n"
 
 
+def test_a_dry_run_tells_of_no_costs(tmp_path):
+    done = bash("tpu_pod.sh", *POD, f"--logs={tmp_path}", "--dry-run", "--", *FLAGS)
+    assert done.returncode == 0, done.stderr
+    assert "costs" not in done.stderr
+
+
 def test_a_mistake_is_not_tried_again(tmp_path):
     done, calls = pod(tmp_path, 2)
     assert done.returncode == 1

@@ -76,8 +76,8 @@ def _folders(kind: str) -> list[pathlib.Path]:
             files = importlib.metadata.files(package) or []
         except importlib.metadata.PackageNotFoundError:
             continue
-        parts = filter(is_kind, files)
-        folders += [pathlib.Path(file.locate()).resolve().parent for file in list(parts)[:1]]
+        parts = [file for file in files if is_kind(file)]
+        folders += [pathlib.Path(file.locate()).resolve().parent for file in parts[:1]]
     return [*folders, pathlib.Path("/usr/local") / kind, pathlib.Path("/usr") / kind]
 
 

@@ -168,13 +168,12 @@ def _is_step(value: Any) -> bool:
 
 def _tensorboard() -> types.ModuleType:
     """Import tensorboardX alone: it would load PyTorch, for seconds, wherever that is installed."""
-    if "torch" in sys.modules:
-        import tensorboardX
-
-        return tensorboardX
-    sys.modules["torch"] = None  # for this one import, as if it were not installed
+    is_hidden = "torch" not in sys.modules
+    if is_hidden:
+        sys.modules["torch"] = None  # for this one import, as if it were not installed
     try:
         import tensorboardX
     finally:
-        del sys.modules["torch"]
+        if is_hidden:
+            del sys.modules["torch"]
     return tensorboardX
