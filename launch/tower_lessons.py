@@ -13,8 +13,8 @@ from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.data.degradations.mix import Mixture
 from tpgdiff_jax.data.pipeline import training_batches
 from tpgdiff_jax.data.sources import PhotoFolder
+from tpgdiff_jax.inference.weights import DEFAULT_WEIGHTS
 from tpgdiff_jax.reporting.errors import UserError
-from tpgdiff_jax.runs.load import DEFAULT_WEIGHTS
 
 Published = tuple[dict[str, Any], dict[str, Any]]  # description, group -> parameters
 

@@ -31,10 +31,13 @@ def main(_) -> None:
     join_processes(wanted)
     # Imported after the checks: a mistyped key should not cost the import of JAX.
     from tpgdiff_jax.commands import modes
-    from tpgdiff_jax.commands.together import folder_of
+    from tpgdiff_jax.commands.mode_flags import chosen_program
+    from tpgdiff_jax.commands.together import ending_together, folder_of
     from tpgdiff_jax.distributed import peers
     from tpgdiff_jax.inference.compile_cache import keep_compiled_programs
+    from tpgdiff_jax.planning import command as planning
     from tpgdiff_jax.precision import use_precision
+    from tpgdiff_jax.stores.places import naming_addresses
 
     peers.watch()
     logging.set_verbosity(logging.INFO if peers.is_first() else logging.WARNING)
@@ -42,7 +45,9 @@ def main(_) -> None:
     if FLAGS.compile_cache:
         shared = folder_of(FLAGS) / ".compiled" if peers.are_watched() else None
         keep_compiled_programs(shared)
-    modes.run(config, FLAGS)
+    run = planning.run if chosen_program(FLAGS) == "plan" else modes.run
+    with ending_together(folder_of(FLAGS)), naming_addresses():
+        run(config, FLAGS)
 
 
 if __name__ == "__main__":

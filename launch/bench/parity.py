@@ -14,8 +14,8 @@ from launch.bench.sample import plan_chain
 from launch.bench.weights import random_system
 from tpgdiff_jax.data.degradations.mix import Recipe, degrade
 from tpgdiff_jax.data.images import read_rgb
+from tpgdiff_jax.inference.weights import load_any
 from tpgdiff_jax.reporting.errors import UserError
-from tpgdiff_jax.runs.load import load_any
 
 DTYPES = ("float32", "bfloat16")
 _DEGRADATIONS = ("noise", "blur", "low_light", "haze", "rain")

@@ -26,11 +26,11 @@ from tpgdiff_jax.data.degradations.mix import Recipe, degrade, parse
 from tpgdiff_jax.data.images import encode_png
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.training_data import parse_source
+from tpgdiff_jax.inference import run_weights
 from tpgdiff_jax.inference.log import made_otherwise
 from tpgdiff_jax.keys.table import KEYS
 from tpgdiff_jax.reporting import json_lines, json_text
 from tpgdiff_jax.reporting.errors import UserError, plain_errors
-from tpgdiff_jax.runs import read_run
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _OF_THE_LIBRARY = (ValueError, TypeError, AttributeError, KeyError, ArithmeticError)
@@ -220,7 +220,7 @@ def test_files_of_jobs_and_runs_with_anything_done_to_them(cases, figure, tmp_pa
         data = mutated(rng, [stored, lines, _DEEP]) if rng.random() < 0.5 else data
         (tmp_path / "config.json").write_bytes(data)
         if which == "run":
-            read_run._run_config(tmp_path)
+            run_weights._run_config(tmp_path)
         else:
             configuration.differences(configuration.base_config(), tmp_path / "config.json")
 

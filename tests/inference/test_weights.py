@@ -11,9 +11,9 @@ import pytest
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.commands import modes
 from tpgdiff_jax.inference import job, plan
+from tpgdiff_jax.inference import weights as default
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.inference.sampling import Sampling
-from tpgdiff_jax.runs import load as default
 
 PHOTO = np.random.default_rng(0).integers(60, 200, (40, 48, 3), np.uint8)
 

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from tpgdiff_jax.commands import modes
-from tpgdiff_jax.planning import estimate, plan, remedies, report, roofline, tpu, worker
+from tpgdiff_jax.planning import command, estimate, plan, remedies, report, roofline, tpu, worker
 from tpgdiff_jax.planning.chips import CHIPS, find_topology
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.training.speed import PEAK_TFLOPS
@@ -134,10 +133,10 @@ def test_the_mode_writes_what_it_found(tiny_config, tmp_path, monkeypatch):
     flags = type("Flags", (), {})()
     flags.topology, flags.mesh, flags.what = ["v5e:4x4", "v6e:4x4"], [], ["train"]
     flags.by, flags.remedies, flags.output = "operation", True, str(tmp_path / "plan.json")
-    modes.plan_(tiny_config, flags)
+    command.run(tiny_config, flags)
     written = json.loads((tmp_path / "plan.json").read_text())
     assert len(written["programs"]) == 2
     assert {chip["kind"] for chip in written["chips"]} == {"v5e", "v6e", "v4", "v5p", "h100"}
     flags.topology = []
     with pytest.raises(UserError, match="needs --topology; known are v5e"):
-        modes.plan_(tiny_config, flags)
+        command.run(tiny_config, flags)

@@ -21,8 +21,8 @@ from tpgdiff_jax.data.open_source import open_source
 from tpgdiff_jax.data.pictures import door
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.inference.plan import plan
+from tpgdiff_jax.inference.weights import load_any
 from tpgdiff_jax.reporting.errors import UserError
-from tpgdiff_jax.runs.load import load_any
 from tpgdiff_jax.stores import urls
 from tpgdiff_jax.stores.outputs import writing
 

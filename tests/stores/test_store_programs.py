@@ -16,9 +16,9 @@ import pytest
 
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.commands import modes
+from tpgdiff_jax.inference.weights import load_any
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs import on_store
-from tpgdiff_jax.runs.load import load_any
 from tpgdiff_jax.runs.manager import RunCheckpoints
 from tpgdiff_jax.runs.reading import abstract
 from tpgdiff_jax.stores import copies, sending, urls

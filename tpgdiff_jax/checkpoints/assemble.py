@@ -13,12 +13,11 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints import published, released
 from tpgdiff_jax.checkpoints.convert import Converted, convert, to_reference
-from tpgdiff_jax.checkpoints.fingerprint import file_sha256
 from tpgdiff_jax.checkpoints.storing import is_published
 from tpgdiff_jax.models.tpgdiff import sizes_of
 from tpgdiff_jax.priors.cues import RELEASED_CUES
 from tpgdiff_jax.reporting.errors import UserError
-from tpgdiff_jax.reporting.files import replacing
+from tpgdiff_jax.reporting.files import file_sha256, replacing
 from tpgdiff_jax.stores.copies import local
 
 UNET_FILE = "universal-ir.pth"

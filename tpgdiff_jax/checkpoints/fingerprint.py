@@ -5,7 +5,6 @@ stored in, so a file and what is loaded from it have the same one.
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -42,9 +41,3 @@ def groups_of(variables: Mapping[str, Any]) -> dict[str, Any]:
     """
     frozen = dict(variables["frozen"])
     return {**variables["params"], **frozen.pop("structure", {}), **frozen}
-
-
-def file_sha256(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of any file as it is, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""What each --mode does, from checked configuration to the last line printed."""
+"""What each --mode but plan does, from checked configuration to the last line printed."""
 
 import pathlib
 import sys
@@ -19,7 +19,7 @@ from tpgdiff_jax.commands.ending import INTERRUPTED
 from tpgdiff_jax.commands.flags import parse_strengths
 from tpgdiff_jax.commands.mode_flags import SAMPLING, chosen_program
 from tpgdiff_jax.commands.processes import check_devices
-from tpgdiff_jax.commands.together import RESTORED, ending_together, folder_of, typed_folder
+from tpgdiff_jax.commands.together import RESTORED, typed_folder
 from tpgdiff_jax.data import folders
 from tpgdiff_jax.data.prepare import paired_set as prepared
 from tpgdiff_jax.data.sources import PhotoFolder
@@ -30,39 +30,29 @@ from tpgdiff_jax.inference import job, plan
 from tpgdiff_jax.inference.log import log_name
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.inference.sampling import Sampling
-from tpgdiff_jax.planning import plan as pods
-from tpgdiff_jax.planning import report as planning_report
-from tpgdiff_jax.planning.chips import known_topologies
+from tpgdiff_jax.inference.weights import load_suited
 from tpgdiff_jax.precision import use_precision
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
 from tpgdiff_jax.runs import on_store, preemption
-from tpgdiff_jax.runs.load import load_suited
 from tpgdiff_jax.stores.outputs import writing
-from tpgdiff_jax.stores.places import naming_addresses, shown, with_addresses
+from tpgdiff_jax.stores.places import shown, with_addresses
 from tpgdiff_jax.stores.sending import send_folder
 from tpgdiff_jax.stores.urls import is_url, join, named
 from tpgdiff_jax.training import experiment
 from tpgdiff_jax.training.state import averaged
 
-PLAN = "plan.json"  # where --mode=plan writes without --output; it says so at its end
-
 
 def run(config: ConfigDict, flags: FlagValues) -> None:
-    """Run the program that the flags choose.
+    """Run the program that the flags choose, which is not a plan.
 
     Args:
       config: the checked configuration.
       flags: of `mode_flags.define_flags`, parsed and checked.
     """
-    with ending_together(folder_of(flags)), naming_addresses():
-        _run(chosen_program(flags), config, flags)
-
-
-def _run(program: str, config: ConfigDict, flags: FlagValues) -> None:
-    folder = typed_folder(flags)
+    program, folder = chosen_program(flags), typed_folder(flags)
     # A benchmark sets threads before; the others need no device.
-    if program not in ("prepare", "convert", "benchmark", "plan"):
+    if program not in ("prepare", "convert", "benchmark"):
         check_devices()
     match program:
         case "train":
@@ -81,8 +71,6 @@ def _run(program: str, config: ConfigDict, flags: FlagValues) -> None:
             prepare(config, flags.input, flags.output, flags.preview)
         case "convert":
             convert(config, flags.input, flags.output, flags.to, flags.weights_dtype)
-        case "plan":
-            plan_(config, flags)
 
 
 def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
@@ -272,27 +260,3 @@ def convert(
     print(assemble.table(rows))
     print("missing 0, unexpected 0, misshapen 0", *remarks, sep="\n")
     print(f"Written: {shown(output)}, described in the .json beside it.")
-
-
-def plan_(config: ConfigDict, flags: FlagValues) -> None:
-    """Compile what a configuration would run on pods; print and write what that needs.
-
-    Args:
-      config: the checked configuration.
-      flags: `topology`, `mesh`, `what`, `by`, `remedies` and `output`.
-    """
-    if not flags.topology:
-        raise UserError(f"--mode=plan needs --topology; known are {known_topologies()}.")
-    records = []
-    for record in pods.plan(config, flags.topology, flags.what, flags.mesh, remedy=flags.remedies):
-        records.append(record)
-        print(f"\n{planning_report.table([record])}", flush=True)
-        if record.get("messages"):
-            print(f"\n{planning_report.message_table(record)}", flush=True)
-        if flags.by == "operation" and "movers" in record:
-            print(f"\n{planning_report.mover_table(record)}", flush=True)
-    if len(records) > 1:
-        print(f"\n{planning_report.table(records)}")
-    with writing(flags.output or PLAN, replaces=True) as output:
-        planning_report.write(output, records)
-    print(f"\nWritten: {shown(output)}")

@@ -25,11 +25,11 @@ from tpgdiff_jax.inference.input_images import InputImage, NotFiniteError, Resto
 from tpgdiff_jax.inference.reading import read_named, windows
 from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.inference.stepwise import Watch, run_stepwise
+from tpgdiff_jax.inference.weights import load_suited
 from tpgdiff_jax.models.tpgdiff import TPGDiff, laid_over
 from tpgdiff_jax.precision import at_precision
 from tpgdiff_jax.priors.degradation import class_probabilities
 from tpgdiff_jax.reporting.errors import require_whole
-from tpgdiff_jax.runs.load import load_suited
 
 
 class Restorer:
@@ -90,7 +90,7 @@ class Restorer:
             tiled image over all.  By default one device.
           compile_cache: keep compiled programs in a folder of the user for the next process, see
             `compile_cache.keep_compiled_programs`.
-          dtype: of the computation; see `runs.load.load_suited`.
+          dtype: of the computation; see `inference.weights.load_suited`.
 
         Raises:
           UserError: no such file, a damaged one, one of another version, or one that holds no

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import hashlib
 import os
 import pathlib
 import re
@@ -60,6 +61,12 @@ def write_text(path: pathlib.Path, text: str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of any file as it is, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def printable(text: object, encoding: str | None = None) -> str:

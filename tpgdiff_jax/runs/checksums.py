@@ -4,8 +4,8 @@ import json
 import os
 import pathlib
 
-from tpgdiff_jax.checkpoints.fingerprint import file_sha256
 from tpgdiff_jax.reporting import json_text
+from tpgdiff_jax.reporting.files import file_sha256
 
 NAME = "checksums.json"
 

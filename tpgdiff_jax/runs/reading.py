@@ -1,6 +1,6 @@
 """Read a step of a run in all its processes: where one cannot, all of them raise."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from tpgdiff_jax.reporting.errors import RunStoppedError
+from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
 from tpgdiff_jax.runs import step_folder
 from tpgdiff_jax.runs.step_folder import DATA, METADATA, DamagedStepError
 
@@ -79,3 +79,18 @@ def gather(value: bool) -> list[bool]:
     if jax.process_count() == 1:
         return [value]
     return multihost_utils.process_allgather(np.array(value)).tolist()
+
+
+def check_frozen(data: Mapping[str, Any], now: str) -> None:
+    """Raise UserError unless a checkpoint learned beside the frozen networks at hand.
+
+    Args:
+      data: what the checkpoint tells of its data.
+      now: fingerprint of the frozen networks' weights.
+    """
+    if data.get("frozen") != now:
+        raise UserError(
+            "The frozen networks' weights are not those the run was started with; name the same "
+            "files (config.priors.weights, config.priors.stage_one), or start a new run in another "
+            "--workdir."
+        )

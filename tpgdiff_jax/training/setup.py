@@ -15,8 +15,7 @@ from tpgdiff_jax.distributed import batches, sharding
 from tpgdiff_jax.models.tpgdiff import row_shrinking
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs.manager import RunCheckpoints
-from tpgdiff_jax.runs.read_run import check_frozen
-from tpgdiff_jax.runs.reading import abstract
+from tpgdiff_jax.runs.reading import abstract, check_frozen
 from tpgdiff_jax.training.stages import Stage
 from tpgdiff_jax.training.state import TrainState, create_state, make_optimizer
 

@@ -29,8 +29,7 @@ from tpgdiff_jax.reporting.errors import RunStoppedError
 from tpgdiff_jax.runs.keeping import TEST
 from tpgdiff_jax.runs.manager import RunCheckpoints
 from tpgdiff_jax.runs.preemption import was_interrupted
-from tpgdiff_jax.runs.read_run import check_frozen
-from tpgdiff_jax.runs.reading import abstract
+from tpgdiff_jax.runs.reading import abstract, check_frozen
 from tpgdiff_jax.runs.workdir import check_there, only_run, write_config
 from tpgdiff_jax.training import setup
 from tpgdiff_jax.training.profiling import TraceWindow

@@ -1,7 +1,6 @@
 """Read a run's folder as a system that is ready to restore images: its newest averaged weights."""
 
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from tpgdiff_jax.config import base_config, check_values, chosen_average
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.reporting import json_text
 from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.runs.reading import check_frozen
 from tpgdiff_jax.runs.step_folder import (
     DAMAGE,
     DATA,
@@ -86,21 +86,6 @@ def _stage_one(folder: pathlib.Path, config: ConfigDict) -> str | pathlib.Path:
     if is_both and sibling.is_file():
         return sibling
     return weights_in(path) if path else ""
-
-
-def check_frozen(data: Mapping[str, Any], now: str) -> None:
-    """Raise UserError unless a checkpoint learned beside the frozen networks at hand.
-
-    Args:
-      data: what the checkpoint tells of its data.
-      now: fingerprint of the frozen networks' weights.
-    """
-    if data.get("frozen") != now:
-        raise UserError(
-            "The frozen networks' weights are not those the run was started with; name the same "
-            "files (config.priors.weights, config.priors.stage_one), or start a new run in another "
-            "--workdir."
-        )
 
 
 def _newest_average(folder: pathlib.Path, config: ConfigDict) -> tuple[Any, dict[str, Any]]:

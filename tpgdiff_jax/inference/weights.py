@@ -9,11 +9,11 @@ from ml_collections import ConfigDict
 from tpgdiff_jax import native
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, groups_of
+from tpgdiff_jax.inference.run_weights import load_run
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs.on_store import newest_steps
-from tpgdiff_jax.runs.read_run import load_run
 from tpgdiff_jax.stores.copies import local
 from tpgdiff_jax.stores.places import naming_addresses
 from tpgdiff_jax.stores.urls import check, is_url, named

@@ -11,9 +11,9 @@ from tpgdiff_jax import config as configuration
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of
 from tpgdiff_jax.checkpoints.shapes import abstract_params
+from tpgdiff_jax.inference.run_weights import load_run
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.runs.manager import RunCheckpoints
-from tpgdiff_jax.runs.read_run import load_run
 
 CLIP = {"patch": 8, "width": 16, "layers": 1, "heads": 2, "image_size": 16, "features": 512}
 
