@@ -61,9 +61,19 @@ class MapEncoder(TypedModule):
         # Each ReLU takes half of the power.  Without the gain (He et al., arXiv 1502.01852) a
         # sixtieth of the scale would be left, and biases could end all activity early in training.
         conv = {"use_bias": True, "init_gain": 2**0.5, "padding": SAME_3X3, **self.dtypes}
-        for index, width in enumerate(widths):
+
+        def convolved(x, index):
             stride = 2 if index % 3 == 2 else 1
-            x = nn.relu(Conv(width, stride=stride, name=f"conv_{index}", **conv)(x))
+            return Conv(widths[index], stride=stride, name=f"conv_{index}", **conv)(x)
+
+        def first_two(_, maps):
+            return convolved(nn.relu(convolved(maps, 0)), 1)
+
+        # The first features are cheap, of one channel each, and the largest of all: the gradient
+        # computes them again.
+        x = nn.relu(nn.remat(first_two)(self, x))
+        for index in range(2, len(widths)):
+            x = nn.relu(convolved(x, index))
         return nn.Dense(self.features, name="proj", **self.dtypes)(x)
 
 
