@@ -6,6 +6,7 @@
 #
 # FLAGS are those of tpgdiff_jax.main; --workdir and data must be where all hosts see them, such as
 # gs://BUCKET/NAME.  What is committed in this clone is copied.  Needs gcloud, logged in.
+# A run goes on when this script is ended; the same command then looks at it again.
 #
 #   --name=NAME       of the slice and of its queued resource; one that is there is used again
 #   --zone=ZONE       where, e.g. europe-west4-b
@@ -49,6 +50,8 @@ case $type in
     *) version=${version:-tpu-ubuntu2204-base} ;;
 esac
 logs=${logs:-logs/$name}
+# Stands in the command line of the program on the hosts, and tells which FLAGS it runs with.
+mark=tpgdiff-$(printf '%s\n' "$@" | cksum | cut -d ' ' -f 1)
 PAUSE=${TPGDIFF_PAUSE:-30}    # seconds between two looks
 
 # Run a command; a dry run prints it.
@@ -108,9 +111,7 @@ on_hosts() {
 
 # The runtime images come with Python 3.10, which is too old.
 install() {
-    # The first connection makes SSH keys, host by host; side by side they would hinder each other.
-    on_hosts --batch-size=1 --command=true &&
-        run git archive --format=tar.gz --output=/tmp/tpgdiff_jax.tar.gz HEAD &&
+    run git archive --format=tar.gz --output=/tmp/tpgdiff_jax.tar.gz HEAD &&
         run "${tpus[@]}" tpu-vm scp /tmp/tpgdiff_jax.tar.gz "$name:" "${here[@]}" --worker=all &&
         on_hosts "--command=mkdir -p tpgdiff_jax && tar -xzf tpgdiff_jax.tar.gz -C tpgdiff_jax &&\
  (command -v python3.11 > /dev/null || sudo apt-get -qq install -y python3.11 python3.11-venv) &&\
@@ -123,18 +124,47 @@ start() {
     local words
     printf -v words ' %q' "$@"
     on_hosts "--command=cd tpgdiff_jax && rm -f ../code && source launch/env/tpu.sh &&\
- (nohup sh -c '.venv/bin/python -u -m tpgdiff_jax.main \"\$@\"; echo \$? > ../code' sh$words\
- > ../log 2>&1 < /dev/null &)"
+ (nohup sh -c '.venv/bin/python -u -m tpgdiff_jax.main \"\$@\"; echo \$? > ../code' $mark$words\
+ > ../log 2>&1 < /dev/null & echo \$! > ../pid)"
 }
 
-ask_for_codes() {
-    on_hosts '--command=test -f code && cat code || echo works'
+# Ask every host for one line: 'works', 'other' (other FLAGS), the exit code, or 'gone'.
+ask_hosts() {
+    # Another process may have the number after a restart of the host, so its command line counts.
+    on_hosts "$@" "--command={ said=\$(tr '\\0' ' ' < \"/proc/\$(cat pid)/cmdline\"); } 2> /dev/null;\
+ case \$said in *' $mark '*) echo works ;; *' -m tpgdiff_jax.main '*) echo other ;;\
+ *) cat code 2> /dev/null || echo gone ;; esac"
 }
 
 # Print the exit codes of all hosts, as one word, or nothing while any of them works.
 codes() {
-    ask_for_codes 2>/dev/null | grep -E '^[0-9]+$|^works$' |
+    ask_hosts 2>/dev/null | grep -E '^[0-9]+$|^works$|^gone$' |
         sort -u | paste -sd, | grep -v works || true
+}
+
+# Tell whether the program works on any host already; refuse to disturb one with other flags.
+is_there() {
+    case $1 in
+        *other*)
+            fail "the slice $name runs the program with other flags. Wait for its end, or end it:" \
+                "gcloud compute tpus tpu-vm ssh $name --zone=$zone --worker=all" \
+                "--command='pkill -f tpgdiff_jax.main'"
+            ;;
+        *works*) say "The program works on $name already; it is looked at again." ;;
+        *) return 1 ;;
+    esac
+}
+
+# Start the program, unless it works already.
+begin() {
+    local said=''
+    # The first connection makes SSH keys, host by host; side by side they would hinder each other.
+    if [ "$dry" = yes ]; then
+        ask_hosts --batch-size=1
+    else
+        said=$(ask_hosts --batch-size=1) || return
+    fi
+    is_there "$said" || { install && start "$@"; }
 }
 
 collect_logs() {
@@ -155,7 +185,7 @@ leave_slice() {
 
 for ((try = 1; try <= tries; try++)); do
     need_slice
-    if install && start "$@"; then
+    if begin "$@"; then
         found=''
         while [ "$dry" = no ] && [ "$(state_of_slice)" = ACTIVE ]; do
             found=$(codes)
@@ -163,7 +193,7 @@ for ((try = 1; try <= tries; try++)); do
             sleep "$PAUSE"
         done
         if [ "$dry" = yes ]; then
-            ask_for_codes
+            ask_hosts
             found=0
         fi
         collect_logs

@@ -1,11 +1,9 @@
-"""Scripts that start processes: what they print in a dry run, and what they do with stand-ins."""
+"""What starts processes: shell that is clean, manifests that fit, settings and images."""
 
 import os
 import pathlib
 import re
-import shlex
 import shutil
-import stat
 import subprocess
 import sys
 
@@ -13,30 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 LAUNCH = ROOT / "launch"
-EXPECTED = pathlib.Path(__file__).parent / "expected"
 SCRIPTS = ("local.sh", "slurm.sbatch", "tpu_pod.sh", "env/gpu.sh", "env/tpu.sh")
-POD = ["--name=mine", "--zone=europe-west4-b", "--type=v5litepod-16", "--spot"]
-FLAGS = ["--config=configs/tpgdiff_5d.py", "--workdir=/mnt/runs/5d"]
-SOURCES = "--config.data.train_sources=('pairs:/mnt/five',)"
-
-
-def fake(folder, name, body):
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/bash\n{body}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
-
-
-def bash(script, *arguments, **environment):
-    return subprocess.run(
-        ["bash", LAUNCH / script, *arguments],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
@@ -45,114 +20,6 @@ def test_shellcheck_finds_nothing(script):
     words = ["shellcheck", "--external-sources", f"launch/{script}"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-
-
-# -- TPU slices ---------------------------------------------------------------------------------
-
-
-def test_a_dry_run_prints_every_command(tmp_path):
-    fake(tmp_path, "gcloud", "echo a dry run must not start gcloud >&2; exit 9")
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    done = bash("tpu_pod.sh", *POD, "--delete", "--dry-run", "--", *FLAGS, SOURCES, PATH=path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == (EXPECTED / "tpu_pod.txt").read_text()
-
-
-def test_what_hosts_run_is_shell_that_keeps_the_flags(tmp_path):
-    line = next(li for li in (EXPECTED / "tpu_pod.txt").read_text().splitlines() if "nohup" in li)
-    (command,) = (w for w in shlex.split(line) if w.startswith("--command="))
-    home = tmp_path / "home"
-    (home / "tpgdiff_jax" / "launch" / "env").mkdir(parents=True)
-    shutil.copy(LAUNCH / "env" / "tpu.sh", home / "tpgdiff_jax" / "launch" / "env")
-    fake(home / "tpgdiff_jax", ".venv/bin/python", "printf '%s\\n' \"$@\"; exit 3")
-    code = command.removeprefix("--command=") + "; while [ ! -s ../code ]; do sleep 0.1; done"
-    subprocess.run(["bash", "-c", code], cwd=home, check=True, timeout=30)
-    assert (home / "log").read_text().splitlines() == [
-        *("-u", "-m", "tpgdiff_jax.main", *FLAGS, SOURCES)
-    ]
-    assert (home / "code").read_text() == "3\n"
-
-
-# A slice that is absent, then taken away while the program runs, then there until it is done.
-GCLOUD = """
-echo "$*" >> "$0.calls"
-case "$*" in
-    *describe*)
-        [ -f "$0.made" ] || { echo "not found" >&2; exit 1; }
-        looks=$(( $(cat "$0.looks" 2>/dev/null || echo 0) + 1 )); echo $looks > "$0.looks"
-        if [ "$looks" = 3 ]; then echo SUSPENDED; rm "$0.looks"; touch "$0.lost"
-        elif [ -f "$0.lost" ]; then echo SUSPENDED
-        else echo ACTIVE; fi ;;
-    *create*) touch "$0.made" ;;
-    *delete*) rm -f "$0.made" "$0.lost" "$0.looks" ;;
-    *"cat code"*) if [ -f "$0.again" ]; then echo CODE; else touch "$0.again"; echo works; fi ;;
-    *"cat log"*) for w in $*; do case $w in --output-directory=*)
-        echo fine > "${w#*=}/0.log" ;; esac; done ;;
-esac
-"""
-
-
-def pod(tmp_path, code, *more):
-    gcloud = fake(tmp_path, "gcloud", GCLOUD.replace("CODE", str(code)))
-    fake(tmp_path, "git", "exit 0")  # would archive the clone
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TPGDIFF_PAUSE": "0"}
-    logs = tmp_path / "logs"
-    done = bash("tpu_pod.sh", *POD, f"--logs={logs}", *more, "--", *FLAGS, **environment)
-    calls = (gcloud.parent / "gcloud.calls").read_text()
-    return done, calls
-
-
-def test_a_slice_that_is_taken_away_is_made_again_until_the_run_is_done(tmp_path):
-    done, calls = pod(tmp_path, 0, "--delete")
-    assert done.returncode == 0, done.stderr
-    assert "ended with 'the slice taken away'" in done.stderr
-    verbs = re.findall(r"queued-resources (create|delete)", calls)
-    assert verbs == ["create", "delete", "create", "delete"]
-    assert (tmp_path / "logs" / "0.log").read_text() == "fine\n"
-
-
-def test_a_dry_run_tells_of_no_costs(tmp_path):
-    done = bash("tpu_pod.sh", *POD, f"--logs={tmp_path}", "--dry-run", "--", *FLAGS)
-    assert done.returncode == 0, done.stderr
-    assert "costs" not in done.stderr
-
-
-def test_a_mistake_is_not_tried_again(tmp_path):
-    done, calls = pod(tmp_path, 2)
-    assert done.returncode == 1
-    assert "the program was refused; see" in done.stderr
-    assert calls.count("nohup") <= 2
-    assert "goes on, and costs, until you delete it" in done.stderr
-
-
-def test_a_slice_is_deleted_after_a_mistake_too_where_that_was_asked_for(tmp_path):
-    done, calls = pod(tmp_path, 2, "--delete")
-    assert done.returncode == 1
-    assert re.findall(r"queued-resources (create|delete)", calls)[-1] == "delete"
-    assert "costs" not in done.stderr
-
-
-def test_tries_are_limited(tmp_path):
-    done, calls = pod(tmp_path, 1, "--tries=2")
-    assert done.returncode == 1
-    assert "not done after 2 tries" in done.stderr
-    assert calls.count("nohup") == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--name=a", "--zone=b", "--", "--x"], "--name, --zone and --type are needed."),
-        ([*POD], "no flags of the program"),
-        ([*POD, "--workdir=x"], "--workdir=x is no flag of this script"),
-        ([*POD, "--tries=x", "--", "--x"], "--tries=x: expected a whole number."),
-    ],
-)
-def test_mistakes_are_one_sentence(arguments, words):
-    done = bash("tpu_pod.sh", *arguments)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert words in done.stderr
 
 
 # -- GKE ----------------------------------------------------------------------------------------
