@@ -12,7 +12,7 @@ python -m tpgdiff_jax.main [--mode=MODE] --help
 from absl import app, flags, logging
 
 from tpgdiff_jax.commands import flags as typed
-from tpgdiff_jax.commands.ending import ending_on_ctrl_c
+from tpgdiff_jax.commands.ending import ending_on_ctrl_c, stopped_exit_code
 from tpgdiff_jax.commands.processes import check_processes, join_processes, joining
 from tpgdiff_jax.reporting.errors import plain_errors
 
@@ -21,6 +21,7 @@ FLAGS = flags.FLAGS
 
 def main(_) -> None:
     """Check the configuration, start JAX, run the mode."""
+    stopped_exit_code()  # a mistake in it is told now, not once a run stops
     config = typed.checked_config(FLAGS["config"].value)
     from tpgdiff_jax.commands.addresses import check_addresses
 

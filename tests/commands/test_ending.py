@@ -7,6 +7,12 @@ import subprocess
 import sys
 import time
 
+import pytest
+
+from tpgdiff_jax import main
+from tpgdiff_jax.commands.ending import stopped_exit_code
+from tpgdiff_jax.reporting.errors import UserError
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 # A main thread that Python can interrupt, or one inside a call that goes on after a signal, like
@@ -78,3 +84,21 @@ def test_twice_ends_at_once_whatever_the_program_does():
         *("", "Ctrl-C: ends once the computation at hand is done; a second one ends at once."),
         *("", "Ended at once by a second Ctrl-C."),
     ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "code"), [(None, 0), ("", 0), ("1", 1), ("75", 75), ("125", 125)]
+)
+def test_the_environment_chooses_how_a_stopped_run_leaves(monkeypatch, typed, code):
+    monkeypatch.delenv("TPGDIFF_STOPPED_EXIT_CODE", raising=False)
+    if typed is not None:
+        monkeypatch.setenv("TPGDIFF_STOPPED_EXIT_CODE", typed)
+    assert stopped_exit_code() == code
+
+
+@pytest.mark.parametrize("typed", ["0", "126", "-1", "x", "7.5", "\u00b2"])
+def test_a_code_that_is_none_is_refused_before_anything_starts(monkeypatch, typed):
+    monkeypatch.setenv("TPGDIFF_STOPPED_EXIT_CODE", typed)
+    monkeypatch.setattr(main, "FLAGS", {})  # whoever goes on fails
+    with pytest.raises(UserError, match=f"_CODE={typed}: expected a whole number from 1 to 125"):
+        main.main([])

@@ -1,5 +1,6 @@
 """A bug inside a mode is not shown as the user's fault."""
 
+import contextlib
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tpgdiff_jax.commands import modes
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.runs import preemption
 from tpgdiff_jax.training import experiment
 
 
@@ -19,6 +21,21 @@ def test_a_bug_while_building_a_stage_is_no_user_error(tiny_config, tmp_path, mo
     with pytest.raises(ValueError, match="matmul") as caught:
         modes.train(tiny_config, tmp_path / "run")
     assert not isinstance(caught.value, UserError)
+
+
+@pytest.mark.parametrize(
+    ("is_interrupted", "is_finished", "code"),
+    [(False, False, 75), (True, False, 130), (False, True, None)],
+)
+def test_a_stopped_run_leaves_as_the_environment_says(
+    tiny_config, tmp_path, monkeypatch, is_interrupted, is_finished, code
+):
+    monkeypatch.setenv("TPGDIFF_STOPPED_EXIT_CODE", "75")
+    monkeypatch.setattr(experiment, "train", lambda *_: is_finished)
+    monkeypatch.setattr(preemption, "was_interrupted", lambda: is_interrupted)
+    with pytest.raises(SystemExit) if code else contextlib.nullcontext() as left:
+        modes.train(tiny_config, tmp_path / "run")
+    assert code is None or left.value.code == code
 
 
 def test_a_bug_while_loading_weights_is_no_user_error(tmp_path, monkeypatch):

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from tpgdiff_jax.commands.ending import stopped_exit_code
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 LAUNCH = ROOT / "launch"
 SCRIPTS = ("local.sh", "slurm.sbatch", "tpu_pod.sh", "env/gpu.sh", "env/tpu.sh")
@@ -59,6 +61,14 @@ def test_the_manifest_starts_the_program():
     words = [sys.executable, "-m", "tpgdiff_jax.main", *container["args"], "--help"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_hosts_of_the_manifest_that_are_stopped_count_as_failed(monkeypatch):
+    (job,) = manifest()["spec"]["replicatedJobs"]
+    (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
+    for variable in container["env"]:
+        monkeypatch.setenv(variable["name"], variable["value"])
+    assert stopped_exit_code() != 0
 
 
 # -- Settings and images ------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Ctrl-C: once ends with a sentence and exit code 130, twice at once."""
+"""How programs leave: Ctrl-C once ends with a sentence and exit code 130, twice at once."""
 
 import contextlib
 import os
@@ -9,9 +9,30 @@ import threading
 from collections.abc import Iterator
 
 from tpgdiff_jax.commands import flags, mode_flags
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.leaving import leave_now
 
 INTERRUPTED = 130  # exit code of programs that a Ctrl-C ended: 128 + SIGINT
+_MOST_CODE = 125  # shells give the greater ones meanings of their own
+
+
+def stopped_exit_code() -> int:
+    """Return the exit code of a run that SIGTERM stopped before its end.
+
+    It is 0, unless the environment names another: some schedulers take 0 for the end of the run.
+
+    Raises:
+      UserError: the environment names one that is none.
+    """
+    typed = os.environ.get("TPGDIFF_STOPPED_EXIT_CODE", "")
+    if not typed:
+        return 0
+    if typed not in map(str, range(1, _MOST_CODE + 1)):
+        raise UserError(
+            f"TPGDIFF_STOPPED_EXIT_CODE={typed}: expected a whole number from 1 to {_MOST_CODE}; "
+            "unset it for 0."
+        )
+    return int(typed)
 
 
 @contextlib.contextmanager

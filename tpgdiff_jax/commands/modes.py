@@ -15,7 +15,7 @@ from tpgdiff_jax.benchmark.run import run_benchmark
 from tpgdiff_jax.benchmark.settings import read_settings
 from tpgdiff_jax.benchmark.worker import System
 from tpgdiff_jax.checkpoints import assemble
-from tpgdiff_jax.commands.ending import INTERRUPTED
+from tpgdiff_jax.commands.ending import INTERRUPTED, stopped_exit_code
 from tpgdiff_jax.commands.flags import parse_strengths
 from tpgdiff_jax.commands.mode_flags import SAMPLING, chosen_program
 from tpgdiff_jax.commands.processes import check_devices
@@ -74,7 +74,10 @@ def run(config: ConfigDict, flags: FlagValues) -> None:
 
 
 def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
-    """Train (or continue) the run in `workdir`, then restore photos it has not trained on."""
+    """Train (or continue) the run in `workdir`, then restore photos it has not trained on.
+
+    A run that is stopped before its end leaves with the exit code for that, if it is not 0.
+    """
     with on_store.training_in(workdir) as folder:
         is_finished = experiment.train(config, folder)
     if is_finished:
@@ -84,6 +87,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
         print(text, flush=True)
     if preemption.was_interrupted():
         sys.exit(INTERRUPTED)
+    if code := stopped_exit_code():
+        sys.exit(code)
 
 
 def eval_(config: ConfigDict, workdir: str | pathlib.Path) -> None:
