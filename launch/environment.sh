@@ -40,11 +40,16 @@ check_disk() {
     fi
 }
 
+# Print what decides the installation; only when it has changed is anything installed anew.
+wanted_stamp() {
+    # The folder, too: the installation of a clone that was moved or copied leads to where that lay.
+    { pwd -P; cat requirements.txt pyproject.toml; } | cksum
+}
+
 prepare_environment() {
     local extra=$1 venv=${TPGDIFF_VENV:-.venv} wanted stamp interpreter
     interpreter=$(find_python) || exit 1
-    # Installed anew only when something that decides the installation has changed.
-    wanted=$(cat requirements.txt pyproject.toml | cksum)
+    wanted=$(wanted_stamp)
     stamp=$venv/.installed-${extra:-run}
     if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
         check_disk .

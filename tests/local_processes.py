@@ -22,7 +22,7 @@ def local(tmp_path):
     """`local(2, *flags, python=code)` -> launch/local.sh, running in this environment."""
     venv = tmp_path / "venv"
     (venv / "bin").mkdir(parents=True)
-    wanted = "cat requirements.txt pyproject.toml | cksum"
+    wanted = "source launch/environment.sh; wanted_stamp"
     stamp = subprocess.run(["bash", "-c", wanted], cwd=ROOT, capture_output=True, check=True)
     (venv / ".installed-run").write_bytes(stamp.stdout.rstrip(b"\n"))
     started = []

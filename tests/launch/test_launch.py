@@ -64,6 +64,28 @@ def test_full_disk_gets_one_sentence(tmp_path):
     assert "12 MB free" in done.stderr
 
 
+def test_a_clone_is_installed_once_and_anew_where_it_was_moved(tmp_path):
+    fake(tmp_path, "df", "exit 0")
+    clone, moved, log = tmp_path / "clone", tmp_path / "moved", tmp_path / "log"
+    (clone / ".venv" / "bin").mkdir(parents=True)
+    fake(clone / ".venv" / "bin", "python", f'[ "$1" = -c ] || echo "$*" >> {log}')
+    for name in ("requirements.txt", "pyproject.toml"):
+        (clone / name).write_text("jax\n")
+
+    def ran(folder):
+        log.write_text("")
+        python = fake(tmp_path, "mine", "exit 0")
+        done = call(f"cd {folder}; prepare_environment ''", tmp_path, PYTHON=str(python))
+        assert done.returncode == 0, done.stderr
+        return log.read_text()
+
+    assert "--editable ." in ran(clone)
+    assert ran(clone) == ""
+    clone.rename(moved)
+    assert "--editable ." in ran(moved)
+    assert ran(moved) == ""
+
+
 @pytest.mark.parametrize(("flags", "trains"), [(("--train=no",), False), (("--seed=3",), True)])
 def test_the_quickstart_restores_first_and_trains_if_wanted(tmp_path, flags, trains):
     (tmp_path / "venv" / "bin").mkdir(parents=True)
