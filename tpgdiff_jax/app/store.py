@@ -1,5 +1,6 @@
 """Visitors' files: names nobody can guess, removed with their visitor or after an hour."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -8,6 +9,9 @@ import shutil
 import stat
 import threading
 import time
+from collections.abc import Iterator
+
+from absl import logging
 
 from tpgdiff_jax.reporting.errors import UserError
 
@@ -21,12 +25,14 @@ class Held:
       name: what it is called where it is shown or saved.
       session: whose it is.
       since: when it came, seconds of `time.monotonic`.
+      upload: where the web server had laid it; None for what was made here.
     """
 
     path: pathlib.Path
     name: str
     session: str
     since: float
+    upload: pathlib.Path | None = None
 
 
 class Store:
@@ -45,9 +51,8 @@ class Store:
           stalled_seconds: after which an upload is removed that is not whole and does not grow;
             by default as others.
         """
-        self.uploads, self._kept = root / "uploads", root / "kept"
-        for folder in (self.uploads, self._kept):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._root, self.uploads, self._kept = root, root / "uploads", root / "kept"
+        self._make_folders()
         self._seconds = seconds
         self._stalled_seconds = seconds if stalled_seconds is None else stalled_seconds
         self._held: dict[str, Held] = {}
@@ -55,6 +60,9 @@ class Store:
 
     def take(self, session: str, path: str | os.PathLike, name: str) -> str:
         """Take an upload over from the web server.
+
+        The upload itself stays as long as what was taken: the web server names it by its content,
+        so others who send the same file have theirs in the same place.
 
         Args:
           session: whose it is.
@@ -65,25 +73,27 @@ class Store:
           its token.
 
         Raises:
-          UserError: it is no file of the folder for uploads.
+          UserError: it is no file of the folder for uploads, or cannot be kept.
         """
         name = plain_name(name)
         given = pathlib.Path(path)
         inside = given.parent.resolve().is_relative_to(self.uploads.resolve())
         if not inside or not _is_plain_file(given):
             raise UserError(f"{name}: no upload of this page; choose the picture anew.")
-        token, target = self._place(name)
-        os.replace(given, target)
-        self._keep(token, target, name, session)
-        return token
+        with self._placed(name) as target:
+            _link(given, target)
+        return self._keep(target, name, session, given)
 
     def put(self, session: str, data: bytes, name: str) -> str:
-        """Keep what was made for a visitor; returns its token."""
+        """Keep what was made for a visitor; returns its token.
+
+        Raises:
+          UserError: it cannot be kept.
+        """
         name = plain_name(name)
-        token, target = self._place(name)
-        target.write_bytes(data)
-        self._keep(token, target, name, session)
-        return token
+        with self._placed(name) as target:
+            target.write_bytes(data)
+        return self._keep(target, name, session)
 
     def find(self, token: str) -> Held | None:
         """Return a file, if it is still there."""
@@ -101,11 +111,13 @@ class Store:
     def clear(self) -> None:
         """Remove every file."""
         self._remove(lambda held: True)
+        self._make_folders()
         shutil.rmtree(self.uploads)
-        self.uploads.mkdir(mode=0o700)
+        self._make_folders()
 
     def sweep(self) -> None:
         """Remove what is too old, also uploads that nobody took over."""
+        self._make_folders()
         now = time.monotonic()
         self._remove(lambda held: now - held.since > self._seconds)
         for path in sorted(self.uploads.glob("**/*"), reverse=True):  # files before their folder
@@ -119,23 +131,49 @@ class Store:
     def held_bytes(self) -> int:
         """Return how many bytes all visitors' files have, also those that are not whole yet."""
         found = (path for root in (self.uploads, self._kept) for path in root.glob("**/*"))
-        return sum(_size(path) for path in found)
+        # An upload and what was taken of it are one file with two names.
+        return sum(dict(size for path in found for size in _sizes(path)).values())
 
-    def _place(self, name: str) -> tuple[str, pathlib.Path]:
-        token = secrets.token_urlsafe(24)
-        folder = self._kept / token
-        folder.mkdir(mode=0o700)
-        return token, folder / name
+    def _make_folders(self) -> None:
+        """Make the folders; who cleans the machine's temporary files may have removed them."""
+        for folder in (self._root, self.uploads, self._kept):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def _keep(self, token: str, path: pathlib.Path, name: str, session: str) -> None:
+    @contextlib.contextmanager
+    def _placed(self, name: str) -> Iterator[pathlib.Path]:
+        """Yield where a file is to be made; what is not whole is removed.
+
+        Raises:
+          UserError: it cannot be made.
+        """
+        self._make_folders()
+        folder = self._kept / secrets.token_urlsafe(24)
+        try:
+            folder.mkdir(mode=0o700)
+            yield folder / name
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if not isinstance(error, OSError):
+                raise
+            logging.exception("%s: a visitor's file cannot be kept", folder)
+            raise UserError(
+                f"{name}: the machine of this page cannot keep it ({error.strerror or error}); "
+                "try again later, once there is room on its disk."
+            ) from error
+
+    def _keep(
+        self, path: pathlib.Path, name: str, session: str, upload: pathlib.Path | None = None
+    ) -> str:
         with self._lock:
-            self._held[token] = Held(path, name, session, time.monotonic())
+            self._held[path.parent.name] = Held(path, name, session, time.monotonic(), upload)
+        return path.parent.name
 
     def _remove(self, unwanted) -> None:
         with self._lock:
             tokens = [token for token, held in self._held.items() if unwanted(held)]
             removed = [self._held.pop(token) for token in tokens]
         for held in removed:
+            _remove_upload(held)
             shutil.rmtree(held.path.parent, ignore_errors=True)
 
 
@@ -147,11 +185,26 @@ def plain_name(name: str) -> str:
     return (stem.encode()[:100].decode(errors="ignore") or "picture") + suffix[:12]
 
 
-def _size(path: pathlib.Path) -> int:
+def _link(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Give a file a second name, or copy it where the file system knows no such thing."""
     try:
-        return path.lstat().st_size
-    except OSError:  # it went meanwhile
-        return 0
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _remove_upload(held: Held) -> None:
+    """Remove the upload a file was taken from, unless the same has been sent anew."""
+    with contextlib.suppress(OSError):  # it went meanwhile
+        if held.upload is not None and held.upload.samefile(held.path):
+            held.upload.unlink()
+
+
+def _sizes(path: pathlib.Path) -> Iterator[tuple[tuple[int, int], int]]:
+    """Yield what tells a file from others, whatever its name, and its bytes."""
+    with contextlib.suppress(OSError):  # it went meanwhile
+        status = path.lstat()
+        yield (status.st_dev, status.st_ino), status.st_size
 
 
 def _is_plain_file(path: pathlib.Path) -> bool:
