@@ -72,6 +72,16 @@ def test_a_new_request_takes_the_place_of_the_visitors_old_one():
     assert finished(after).state == jobs.DONE
 
 
+def test_a_visitors_newest_job_is_known_until_the_visitor_goes():
+    line = Jobs(most=5)
+    before = finished(line.submit(Job("me", "a", Steps(0))))
+    assert line.is_newest(before)
+    yours, after = line.submit(Job("you", "b", Steps(0))), line.submit(Job("me", "c", Steps(0)))
+    assert [line.is_newest(job) for job in (before, yours, finished(after))] == [False, True, True]
+    line.close("me")
+    assert not line.is_newest(after)
+
+
 def test_a_line_that_is_full_says_so():
     line, work = Jobs(most=1), Steps()
     running = line.submit(Job("me", "a", work))

@@ -87,6 +87,7 @@ class Jobs:
         self._most = most
         self._line: collections.deque[Job] = collections.deque()
         self._running: Job | None = None
+        self._newest: dict[str, Job] = {}  # of each visitor, whatever became of it
         self._changed = threading.Condition()
         threading.Thread(target=self._work, daemon=True, name="restoring").start()
 
@@ -96,8 +97,9 @@ class Jobs:
         Raises:
           UserError: too many wait.
         """
-        self.cancel(job.session)
         with self._changed:
+            self.cancel(job.session)
+            self._newest[job.session] = job
             if len(self._line) >= self._most:
                 raise UserError(
                     f"{len(self._line)} pictures wait already, and no more fit; try again later."
@@ -112,6 +114,17 @@ class Jobs:
             waiting = list(self._line)
             running = self._running is not None
         return waiting.index(job) + running if job in waiting else 0
+
+    def is_newest(self, job: Job) -> bool:
+        """Tell whether its visitor has asked for nothing after this job, and is still there."""
+        with self._changed:
+            return self._newest.get(job.session) is job
+
+    def close(self, session: str) -> None:
+        """Cancel a visitor's jobs and forget the visitor."""
+        with self._changed:
+            self.cancel(session)
+            self._newest.pop(session, None)
 
     def cancel(self, session: str) -> None:
         """Cancel a visitor's jobs: at once where they wait, after its step where one runs."""

@@ -117,7 +117,8 @@ def build(service: Service) -> gr.Blocks:
         # As the browser says it: Gradio would lose the name.
         upload.upload(handlers.accept, upload, [upload, *shows], preprocess=False, **options)
         samples.click(handlers.accept_sample, None, shows, **options)
-        options |= {"concurrency_limit": None}
+        # A picture that is asked for while another one is made takes its place.
+        options |= {"concurrency_limit": None, "trigger_mode": "multiple"}
         asked = [picture, *settings.components()]
         outputs = [status, result, cancel]
         restore.click(handlers.restore, asked, outputs, **options)
@@ -241,13 +242,16 @@ class Handlers:
             yield views.sentence(str(error), "error"), gr.skip(), gr.skip()
             return
         said = None
-        while not job.is_over:
+        while self._service.is_newest(job) and not job.is_over:
             now = views.progress(job, self._service.ahead(job))
             if now != said:
                 yield now, "" if said is None else gr.skip(), gr.Button(interactive=True)
                 said = now
             await asyncio.sleep(_POLL_SECONDS)
-        yield (*self._outcome(session, job), gr.Button(interactive=False))
+        if self._service.is_newest(job):
+            yield (*self._outcome(session, job), gr.Button(interactive=False))
+        else:  # the page shows another one; what is said last, Gradio would say once more
+            yield gr.skip(), gr.skip(), gr.skip()
 
     def _sampling(self, values: Sequence[Any]) -> Sampling:
         sampler, steps, seed, uncertain, *strengths = values

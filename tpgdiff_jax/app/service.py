@@ -137,13 +137,17 @@ class Service:
         """Return how many requests are served before this one."""
         return self._jobs.ahead(job)
 
+    def is_newest(self, job: Job) -> bool:
+        """Tell whether its visitor has asked for nothing after it, and is still there."""
+        return self._jobs.is_newest(job)
+
     def cancel(self, session: str) -> None:
         """Cancel a visitor's request."""
         self._jobs.cancel(session)
 
     def close(self, session: str) -> None:
         """Forget a visitor: requests, uploads and results."""
-        self.cancel(session)
+        self._jobs.close(session)
         self.store.close(session)
 
     def _check_space(self) -> None:

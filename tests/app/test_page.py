@@ -1,0 +1,62 @@
+"""What a visitor's presses lead to, without a browser."""
+
+import asyncio
+import threading
+import types
+
+import pytest
+
+pytest.importorskip("gradio", reason="the extra app is not installed: pip install '.[app]'")
+
+import gradio as gr
+
+from tpgdiff_jax.app import page
+from tpgdiff_jax.app import service as services
+from tpgdiff_jax.app.work import Answer
+
+ANSWER = Answer((40, 48), b"before", b"after", b"file", "a.restored.png", {})
+ME = types.SimpleNamespace(session_hash="me")
+
+
+@pytest.fixture
+def handlers(service):
+    """What the page calls."""
+    return page.Handlers(service, (), ("noise",))
+
+
+def press(handlers, picture):
+    """Press Restore; an iterator of what is shown."""
+    return handlers.restore(ME, picture, "posterior", 2, 0, False)
+
+
+async def all_of(shown):
+    return [each async for each in shown]
+
+
+def test_a_second_press_shows_the_second_picture_alone(handlers, service, monkeypatch):
+    go = threading.Event()
+
+    def perform(*_):
+        assert go.wait(60)
+        return ANSWER
+
+    monkeypatch.setattr(services, "perform", perform)
+
+    async def visit():
+        first = press(handlers, service.accept_sample("me", "example"))
+        await anext(first)
+        second = press(handlers, service.accept_sample("me", "example"))
+        await anext(second)
+        go.set()
+        return await asyncio.gather(all_of(first), all_of(second))
+
+    old, new = asyncio.run(visit())
+    assert old == [(gr.skip(),) * 3]
+    assert "Done." in new[-1][0]
+    assert "comparison" in new[-1][1]
+
+
+def test_a_picture_can_be_asked_for_while_another_one_is_made(service):
+    with page.build(service) as blocks:
+        found = {fn.fn.__name__: fn.trigger_mode for fn in blocks.fns.values()}
+    assert found["restore"] == found["degrade"] == "multiple"
