@@ -19,7 +19,6 @@ from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.reporting.errors import UserError
 
 REQUESTS = 100
-_FIELDS = ("before", "after", "file")
 _PAINTED = """
 const painted = performance.getEntriesByName("first-contentful-paint")[0];
 const ready = document.querySelector("#restore");
@@ -60,8 +59,7 @@ def _visit(service: Service, session: str, seed: int) -> None:
         time.sleep(0.002)
     if job.state != DONE:
         raise UserError(job.sentence)
-    for field in _FIELDS:
-        service.store.put(session, getattr(job.answer, field), f"{field}.png")
+    service.keep_result(session, job.answer)
     service.close(session)
 
 

@@ -13,6 +13,7 @@ import gradio as gr
 from tpgdiff_jax.app import page
 from tpgdiff_jax.app import service as services
 from tpgdiff_jax.app.work import Answer
+from tpgdiff_jax.reporting.errors import UserError
 
 ANSWER = Answer((40, 48), b"before", b"after", b"file", "a.restored.png", {})
 ME = types.SimpleNamespace(session_hash="me")
@@ -60,3 +61,16 @@ def test_a_picture_can_be_asked_for_while_another_one_is_made(service):
     with page.build(service) as blocks:
         found = {fn.fn.__name__: fn.trigger_mode for fn in blocks.fns.values()}
     assert found["restore"] == found["degrade"] == "multiple"
+
+
+def test_a_result_that_cannot_be_kept_is_one_sentence(handlers, service, monkeypatch):
+    monkeypatch.setattr(services, "perform", lambda *_: ANSWER)
+    picture = service.accept_sample("me", "example")
+
+    def full(*_):
+        raise UserError("before.png: the machine of this page cannot keep it (disk full).")
+
+    monkeypatch.setattr(service.store, "put", full)
+    *_, (status, result, _) = asyncio.run(all_of(press(handlers, picture)))
+    assert "cannot keep it" in status
+    assert result == ""

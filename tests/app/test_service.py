@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from app_files import PHOTO, encoded, finished, png_of
 from PIL import Image
 
 from tpgdiff_jax.app import jobs
+from tpgdiff_jax.app import service as services
 from tpgdiff_jax.app.service import recipe_of
+from tpgdiff_jax.app.work import Answer
 from tpgdiff_jax.data.degradations.mix import degrade
 from tpgdiff_jax.data.degradations.registry import DEGRADATIONS
 from tpgdiff_jax.inference import job as command
@@ -168,6 +171,70 @@ def test_a_page_that_is_closed_leaves_nothing(service, upload):
         service.submit("me", mine, Sampling())
     service.store.clear()
     assert not [path for path in service.store.uploads.parent.glob("**/*") if path.is_file()]
+
+
+ANSWER = Answer((40, 48), b"before", b"after", b"file", "a.restored.png", {}, deviation=b"map")
+
+
+def test_a_visitor_holds_one_picture_and_one_result(service, upload, monkeypatch):
+    monkeypatch.setattr(services, "perform", lambda *_: ANSWER)
+    yours = service.accept_sample("you", "example")
+    former = set()
+    for _ in range(3):
+        mine = service.accept("me", upload("photo.png", GOOD["photo.png"]), "photo.png")
+        job = finished(service.submit("me", mine, Sampling()))
+        tokens = service.keep_result("me", job.answer)
+        assert tokens.keys() == {"before", "after", "file", "deviation"}
+        now = {mine.token, mine.preview, *tokens.values()}
+        assert all(service.store.find(token).path.is_file() for token in now)
+        assert not any(map(service.store.find, former))
+        former = now
+    assert service.store.find(tokens["file"]).name == "a.restored.png"
+    assert service.store.find(yours.token).path.is_file()
+    kept = [path for path in service.store.uploads.parent.glob("kept/*/*") if path.is_file()]
+    assert len(kept) == 2 + 6
+
+
+def test_a_picture_in_work_stays_until_it_is_done(service, monkeypatch):
+    began, go = threading.Event(), threading.Event()
+
+    def perform(*_):
+        began.set()
+        assert go.wait(60)
+        return ANSWER
+
+    monkeypatch.setattr(services, "perform", perform)
+    first = service.accept_sample("me", "example")
+    job = service.submit("me", first, Sampling())
+    assert began.wait(60)
+    service.accept_sample("me", "example")
+    assert service.store.find(first.token).path.is_file()
+    service.cancel("me")
+    service.accept_sample("me", "example")
+    assert service.store.find(first.token).path.is_file()
+    go.set()
+    finished(job)
+    finished(service.submit("you", service.accept_sample("you", "example"), Sampling()))
+    service.accept_sample("me", "example")
+    assert service.store.find(first.token) is None
+
+
+def test_a_full_disk_leaves_nothing_of_a_picture_or_result(service, monkeypatch):
+    put, before = service.store.put, service.store.held_bytes()
+
+    def full(session, data, name, *kind):
+        if name in ("preview.png", "after.png"):
+            raise UserError(f"{name}: the machine of this page cannot keep it")
+        return put(session, data, name, *kind)
+
+    monkeypatch.setattr(service.store, "put", full)
+    for keep in (
+        lambda: service.accept_sample("me", "example"),
+        lambda: service.keep_result("me", ANSWER),
+    ):
+        with pytest.raises(UserError, match="cannot keep it"):
+            keep()
+    assert service.store.held_bytes() == before
 
 
 def test_a_page_that_holds_too_much_takes_neither_samples_nor_requests(service, monkeypatch):

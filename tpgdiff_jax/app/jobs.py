@@ -30,6 +30,7 @@ class Job:
       session: whose it is.
       name: what errors call its picture.
       work: does it; told whom to tell of each step.
+      needs: tokens of the files that it reads.
       state: `WAITING`, `RUNNING`, `DONE`, `FAILED` or `CANCELLED`.
       done, total: steps; 0 of 0 before the first.
       answer: what `work` returned.
@@ -39,6 +40,7 @@ class Job:
     session: str
     name: str
     work: Callable[[Watch], Any]
+    needs: frozenset[str] = frozenset()
     state: str = WAITING
     done: int = 0
     total: int = 0
@@ -114,6 +116,12 @@ class Jobs:
             waiting = list(self._line)
             running = self._running is not None
         return waiting.index(job) + running if job in waiting else 0
+
+    def needed(self, session: str) -> set[str]:
+        """Return the files that a visitor's jobs still read, also one that ends after its step."""
+        with self._changed:
+            jobs = [*self._line, *([self._running] if self._running else [])]
+        return {token for job in jobs if job.session == session for token in job.needs}
 
     def is_newest(self, job: Job) -> bool:
         """Tell whether its visitor has asked for nothing after this job, and is still there."""

@@ -6,7 +6,7 @@ Only this file, `server.py` and `guard.py` need the extra `app`.
 import asyncio
 import dataclasses
 import pathlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -57,7 +57,6 @@ watch("value", () => {
   if (isNarrow && element.querySelector(".comparison")) element.scrollIntoView();
 });
 """
-_FILES = ("before", "after", "file", "deviation", "difference")  # of an `Answer`
 
 
 @dataclasses.dataclass
@@ -272,14 +271,8 @@ class Handlers:
             return views.sentence(job.sentence, "error"), ""
         answer: Answer = job.answer
         job.answer = None
-        tokens = dict(_kept(self._service, session, answer))
+        try:
+            tokens = self._service.keep_result(session, answer)
+        except UserError as error:
+            return views.sentence(str(error), "error"), ""
         return views.sentence("Done."), views.result(answer, tokens)
-
-
-def _kept(service: Service, session: str, answer: Answer) -> Iterator[tuple[str, str]]:
-    """Yield (field, token) of the files of an answer."""
-    for field in _FILES:
-        data = getattr(answer, field)
-        if data is not None:
-            name = answer.file_name if field == "file" else f"{field}.png"
-            yield field, service.store.put(session, data, name)

@@ -12,8 +12,8 @@ from absl import logging
 
 from tpgdiff_jax.app.jobs import Job, Jobs
 from tpgdiff_jax.app.limits import Limits
-from tpgdiff_jax.app.store import Store
-from tpgdiff_jax.app.work import Request, perform
+from tpgdiff_jax.app.store import PICTURE, RESULT, Store
+from tpgdiff_jax.app.work import Answer, Request, perform
 from tpgdiff_jax.data.degradations.mix import Recipe, in_order
 from tpgdiff_jax.data.images import encode_png
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
@@ -25,6 +25,7 @@ from tpgdiff_jax.priors import BRANCHES
 from tpgdiff_jax.reporting.errors import UserError
 
 _SWEEP_SECONDS = 60
+_FILES = ("before", "after", "file", "deviation", "difference")  # of an `Answer`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Service:
         threading.Thread(target=self._sweep, daemon=True, name="sweeping").start()
 
     def accept(self, session: str, path: str | os.PathLike, name: str) -> Picture:
-        """Take an uploaded picture.
+        """Take an uploaded picture; the visitor's former one is forgotten.
 
         Args:
           session: whose it is.
@@ -101,14 +102,17 @@ class Service:
         held = self.store.find(token)
         try:
             size = self.limits.check_file(held.path, held.name)
-            preview = encode_png(to_8_bit(as_input(held.path).rgb))
+            png = encode_png(to_8_bit(as_input(held.path).rgb))
+            preview = self.store.put(session, png, "preview.png")
         except UnreadableImageError as error:
             self.store.drop(token)
             raise UserError(f"{held.name}: {error.reason}.") from error
         except UserError:
             self.store.drop(token)
             raise
-        return Picture(token, self.store.put(session, preview, "preview.png"), held.name, size)
+        kept = {token, preview} | self._jobs.needed(session)
+        self.store.keep_only(session, PICTURE, kept)
+        return Picture(token, preview, held.name, size)
 
     def submit(
         self, session: str, picture: Picture, sampling: Sampling, recipe: Recipe | None = None
@@ -131,7 +135,34 @@ class Service:
         sampling = self.restorer.checked(sampling)
         request = Request(held.path, held.name, sampling, recipe)
         work = functools.partial(perform, self.restorer, request)
-        return self._jobs.submit(Job(session, held.name, work))
+        return self._jobs.submit(Job(session, held.name, work, frozenset([picture.token])))
+
+    def keep_result(self, session: str, answer: Answer) -> dict[str, str]:
+        """Keep the files of an answer; the visitor's former ones are forgotten.
+
+        Args:
+          session: whose it is.
+          answer: what was made.
+
+        Returns:
+          name of a field of the answer that holds a file -> its token.
+
+        Raises:
+          UserError: they cannot be kept.
+        """
+        tokens: dict[str, str] = {}
+        try:
+            for field in _FILES:
+                data = getattr(answer, field)
+                if data is not None:
+                    name = answer.file_name if field == "file" else f"{field}.png"
+                    tokens[field] = self.store.put(session, data, name, RESULT)
+        except UserError:
+            for token in tokens.values():
+                self.store.drop(token)
+            raise
+        self.store.keep_only(session, RESULT, tokens.values())
+        return tokens
 
     def ahead(self, job: Job) -> int:
         """Return how many requests are served before this one."""

@@ -9,11 +9,13 @@ import shutil
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from absl import logging
 
 from tpgdiff_jax.reporting.errors import UserError
+
+PICTURE, RESULT = "picture", "result"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Held:
       path: where it lies.
       name: what it is called where it is shown or saved.
       session: whose it is.
+      kind: `PICTURE` or `RESULT`.
       since: when it came, seconds of `time.monotonic`.
       upload: where the web server had laid it; None for what was made here.
     """
@@ -31,8 +34,14 @@ class Held:
     path: pathlib.Path
     name: str
     session: str
+    kind: str
     since: float
     upload: pathlib.Path | None = None
+
+    @property
+    def token(self) -> str:
+        """The name by which its visitor asks for it."""
+        return self.path.parent.name
 
 
 class Store:
@@ -82,10 +91,19 @@ class Store:
             raise UserError(f"{name}: no upload of this page; choose the picture anew.")
         with self._placed(name) as target:
             _link(given, target)
-        return self._keep(target, name, session, given)
+        return self._keep(target, name, session, PICTURE, given)
 
-    def put(self, session: str, data: bytes, name: str) -> str:
-        """Keep what was made for a visitor; returns its token.
+    def put(self, session: str, data: bytes, name: str, kind: str = PICTURE) -> str:
+        """Keep what was made for a visitor.
+
+        Args:
+          session: whose it is.
+          data: the file.
+          name: what it is called.
+          kind: `PICTURE` or `RESULT`.
+
+        Returns:
+          its token.
 
         Raises:
           UserError: it cannot be kept.
@@ -93,7 +111,7 @@ class Store:
         name = plain_name(name)
         with self._placed(name) as target:
             target.write_bytes(data)
-        return self._keep(target, name, session)
+        return self._keep(target, name, session, kind)
 
     def find(self, token: str) -> Held | None:
         """Return a file, if it is still there."""
@@ -102,7 +120,12 @@ class Store:
 
     def drop(self, token: str) -> None:
         """Remove one file."""
-        self._remove(lambda held: held.path.parent.name == token)
+        self._remove(lambda held: held.token == token)
+
+    def keep_only(self, session: str, kind: str, tokens: Collection[str]) -> None:
+        """Remove a visitor's files of a kind, but for some."""
+        former = (session, kind)
+        self._remove(lambda held: (held.session, held.kind) == former and held.token not in tokens)
 
     def close(self, session: str) -> None:
         """Remove every file of a visitor."""
@@ -162,11 +185,17 @@ class Store:
             ) from error
 
     def _keep(
-        self, path: pathlib.Path, name: str, session: str, upload: pathlib.Path | None = None
+        self,
+        path: pathlib.Path,
+        name: str,
+        session: str,
+        kind: str,
+        upload: pathlib.Path | None = None,
     ) -> str:
+        held = Held(path, name, session, kind, time.monotonic(), upload)
         with self._lock:
-            self._held[path.parent.name] = Held(path, name, session, time.monotonic(), upload)
-        return path.parent.name
+            self._held[held.token] = held
+        return held.token
 
     def _remove(self, unwanted) -> None:
         with self._lock:
