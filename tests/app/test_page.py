@@ -58,7 +58,7 @@ def test_a_second_press_shows_the_second_picture_alone(handlers, service, monkey
 
 
 def test_a_picture_can_be_asked_for_while_another_one_is_made(service):
-    with page.build(service) as blocks:
+    with page.build(service, is_local=True) as blocks:
         found = {fn.fn.__name__: fn.trigger_mode for fn in blocks.fns.values()}
     assert found["restore"] == found["degrade"] == "multiple"
 

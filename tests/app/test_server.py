@@ -192,6 +192,17 @@ def test_another_sites_name_is_not_answered(client):
     assert client.get("/", headers={"host": "example.com"}).status_code == 400
 
 
+def test_visitors_are_told_where_their_picture_goes(client, service):
+    stays, is_sent = "It stays on this machine.", "It is sent to this page's server, unencrypted,"
+    here = client.get("/config").text
+    assert stays in here
+    assert is_sent not in here
+    # Not entered: its end would remove the files of the service.
+    far = TestClient(server.create_app(service), base_url="http://10.0.0.1").get("/config").text
+    assert f"{is_sent} and removed when you close the page, after 60 min at the latest." in far
+    assert stays not in far
+
+
 def test_a_port_that_is_taken_is_one_sentence():
     with server.listening("127.0.0.1", 0) as ear:
         port = ear.getsockname()[1]

@@ -74,16 +74,17 @@ class Settings:
         return [self.sampler, self.steps, self.seed, self.uncertainty, *self.strengths.values()]
 
 
-def build(service: Service) -> gr.Blocks:
-    """Lay out the page and say what its parts do."""
+def build(service: Service, is_local: bool) -> gr.Blocks:
+    """Lay out the page and say what its parts do.
+
+    Args:
+      service: what answers.
+      is_local: whether visitors sit at this machine.
+    """
     with gr.Blocks(
         title="Restore a photograph", analytics_enabled=False, fill_width=True
     ) as blocks:
-        gr.HTML(
-            "<h1>Restore a photograph</h1><p>Noise, blur, haze, rain, low light, compression: "
-            "choose a picture and press Restore. It stays on this machine.</p>",
-            elem_id="title",
-        )
+        gr.HTML(views.title(is_local, service.limits.seconds), elem_id="title")
         picture = gr.State(None)
         with gr.Row():
             with gr.Column(scale=5, min_width=300):

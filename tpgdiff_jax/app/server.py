@@ -32,8 +32,8 @@ def create_app(service: Service, hosts: list[str] | None = None) -> fastapi.Fast
 
     Args:
       service: behind the page.
-      hosts: names under which a browser may ask; None for any.  Other sites' pages could otherwise
-        be made to speak to this one.
+      hosts: names of this machine, under which alone a browser may ask: other sites' pages could
+        otherwise be made to speak to this one.  None lets other machines in.
     """
 
     @contextlib.asynccontextmanager
@@ -61,7 +61,7 @@ def create_app(service: Service, hosts: list[str] | None = None) -> fastapi.Fast
 
     gr.mount_gradio_app(
         app,
-        page.build(service),
+        page.build(service, is_local=hosts is not None),
         path="/",
         footer_links=[],
         run_history=False,

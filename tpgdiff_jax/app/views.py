@@ -24,6 +24,25 @@ def sample_url(name: str) -> str:
     return f"samples/{quote(name)}"
 
 
+def title(is_local: bool, seconds: float) -> str:
+    """Show what the page does, and where a picture goes.
+
+    Args:
+      is_local: whether visitors sit at this machine.
+      seconds: after which files are removed.
+    """
+    where = "It stays on this machine."
+    if not is_local:
+        where = (
+            "It is sent to this page's server, unencrypted, and removed when you close the page, "
+            f"after {_duration(seconds)} at the latest."
+        )
+    return (
+        "<h1>Restore a photograph</h1><p>Noise, blur, haze, rain, low light, compression: choose a "
+        f"picture and press Restore. {where}</p>"
+    )
+
+
 def samples(names: Iterable[str]) -> str:
     """Show the pictures offered, as buttons."""
     buttons = "".join(
