@@ -77,7 +77,8 @@ def take_steps(config, mesh):
     """Take five steps.
 
     Returns:
-      (losses [5], the state after them in host memory, the state's shardings).
+      (loss and gradient norm of each step [5, 2], the state after them in host memory, the state's
+      shardings).
     """
     model, optimizer = tpgdiff.build(config), make_optimizer(config.optim)
     params = host_params(model)
@@ -101,13 +102,13 @@ def take_steps(config, mesh):
         batch_ndims={"gt": 4, "lq": 4, "label": 1},
     )
     key = jax.jit(jax.random.key, out_shardings=whole)(3)
-    state, losses = jax.tree.map(place, first, shardings), []
+    state, told = jax.tree.map(place, first, shardings), []
     for seed in range(STEPS):
         batch = batches.to_global(own_share(whole_batch(seed), mesh), mesh)
         state, metrics = step(state, {}, batch, key)
-        losses.append(float(metrics["loss"]))
+        told.append([float(metrics[name]) for name in ("loss", "gradient_norm")])
     gathered = jax.jit(lambda tree: tree, out_shardings=whole)((state.params, state.ema))
-    return np.array(losses), jax.device_get(gathered), shardings
+    return np.array(told), jax.device_get(gathered), shardings
 
 
 if __name__ == "__main__":
@@ -115,7 +116,7 @@ if __name__ == "__main__":
     jax.distributed.initialize(coordinator, 2, int(process))
     mesh = mesh_of(*map(int, sizes.split("x")))
     assert (mesh.size, jax.process_count(), jax.local_device_count()) == (8, 2, 4)
-    losses, trees, _ = take_steps(tiny_system(), mesh)
+    told, trees, _ = take_steps(tiny_system(), mesh)
     if jax.process_index() == 0:
         leaves = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(trees))}
-        np.savez(result, losses=losses, **leaves)
+        np.savez(result, told=told, **leaves)

@@ -8,6 +8,7 @@ from tpgdiff_jax.backbones.convolution import conv3x3
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.distributed import batches, sharding
 from tpgdiff_jax.models import tpgdiff
+from tpgdiff_jax.reporting.errors import UserError
 
 
 def mesh(data=-1, fsdp=1, tensor=1, spatial=1):
@@ -55,6 +56,18 @@ def test_rows_that_would_leave_a_device_without_any_are_refused():
         batches.check_rows(mesh(data=1, spatial=8), [tpgdiff.row_shrinking(config)[-1]])
     config.data.crop_size, config.priors.map_size = 17, 30
     batches.check_rows(mesh(), tpgdiff.row_shrinking(config))
+
+
+def test_meshes_on_which_gradients_would_be_wrong_are_refused():
+    config = base_config()
+    rows = tpgdiff.row_shrinking(config)
+    with pytest.raises(UserError, match=r"mesh\.spatial=2 and config\.mesh\.tensor=2: .* to 1"):
+        batches.check_rows(mesh(tensor=2, spatial=2), rows)
+    few = [("data.crop_size", 32, "the UNet", 16)]
+    batches.check_rows(mesh(spatial=2), few)
+    with pytest.raises(UserError, match=r"to 2 rows.*mesh\.spatial=2.*optim\.accumulate=2"):
+        batches.check_rows(mesh(spatial=2), few, accumulate=2)
+    batches.check_rows(mesh(spatial=2), rows, accumulate=2)
 
 
 @pytest.mark.parametrize("spatial", [2, 4, 8])

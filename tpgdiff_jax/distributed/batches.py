@@ -54,20 +54,40 @@ def check_batch(
     process_share(mesh)
 
 
-def check_rows(mesh: Mesh, shrinking: Iterable[tuple[str, int, str, int]]) -> None:
-    """Raise UserError unless each device keeps whole rows of every network's coarsest map.
+def check_rows(
+    mesh: Mesh, shrinking: Iterable[tuple[str, int, str, int]], *, accumulate: int = 1
+) -> None:
+    """Raise UserError unless rows can be split and the gradients stay right.
+
+    Each device keeps whole rows of every network's coarsest map.  And XLA (of jax 0.10) sums a
+    kernel's gradient over all devices where rows are split, those along `tensor` too, which compute
+    the same: it would come out as many times too large as there are.
 
     Args:
       mesh: the mesh; with `spatial` of 1 everything is legal.
       shrinking: (config key, its rows, the network, by how much the network shrinks them).
+      accumulate: parts of a batch that are computed one after the other.
     """
-    spatial = mesh.shape["spatial"]
+    spatial, tensor = mesh.shape["spatial"], mesh.shape["tensor"]
+    if spatial > 1 and tensor > 1:
+        raise UserError(
+            f"config.mesh.spatial={spatial} and config.mesh.tensor={tensor}: where rows are split, "
+            "XLA sums gradients over devices along `tensor` that hold the same, and they come out "
+            "wrong. Set one of the two to 1; `fsdp` splits parameters beside either."
+        )
     for key, rows, network, factor in shrinking if spatial > 1 else ():
         if rows % (spatial * factor):
             raise UserError(
                 f"config.{key}={rows}: {network} shrinks rows {factor}-fold, and mesh.spatial="
                 f"{spatial} devices share what is left, so it must be a multiple of {factor} x "
                 f"{spatial} = {factor * spatial}; change it or lower mesh.spatial."
+            )
+        if accumulate > 1 and rows // factor <= 2:
+            raise UserError(
+                f"config.{key}={rows}: {network} shrinks it to {rows // factor} rows, and XLA gets "
+                f"the gradients wrong where mesh.spatial={spatial} devices share so few in a batch "
+                f"of optim.accumulate={accumulate} parts; set one of the two to 1 or take larger "
+                "images."
             )
 
 

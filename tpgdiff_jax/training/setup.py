@@ -31,15 +31,15 @@ def make_checked_mesh(config: ConfigDict) -> Mesh:
 
 
 def check_mesh(config: ConfigDict, mesh: Mesh) -> None:
-    """Check that batch and crops of a configuration divide over a mesh.
+    """Check that a configuration can be trained on a mesh: batch and crops divide over it.
 
     Raises:
-      UserError: they do not; shows the arithmetic.
+      UserError: they do not, which shows the arithmetic; or the gradients would be wrong.
     """
     batch, parts = config.data.batch_size, {"accumulate": config.optim.accumulate}
     if splits_rows(config):
         batches.check_batch(mesh, batch, config.data.crop_size, **parts)
-        batches.check_rows(mesh, row_shrinking(config))
+        batches.check_rows(mesh, row_shrinking(config), **parts)
     else:
         batches.check_batch(mesh, batch, mesh.shape["spatial"], **parts, prefix="stage_one.")
 
