@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import unicodedata
 
 import jax
 import numpy as np
@@ -141,6 +142,15 @@ def test_our_own_results_can_be_scored_again(run_job, plain_rows, tmp_path):
         Image.new("RGB", (48, 40)).save(theirs / name)
     found = {item.name: Predictions(theirs, ["wild"]).find(item) for item in items}
     assert {name for name, path in found.items() if path} == {"a.jpg"}
+
+
+def test_predictions_of_an_archive_of_macos_are_found(tmp_path):
+    own, theirs = (unicodedata.normalize(form, "été.png") for form in ("NFC", "NFD"))
+    for name in (f"s/{own}", f"theirs/{theirs}"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("RGB", (48, 40)).save(tmp_path / name)
+    (item,) = open_set(SetSpec("s", "s", "unpaired", lq=""), tmp_path).items
+    assert Predictions(tmp_path / "theirs", ["s"]).path(item).name == theirs
 
 
 def test_a_truncated_truth_costs_one_image(run_job, benchmarks, plain_rows, tmp_path):

@@ -44,6 +44,15 @@ def test_bad_pairs_are_listed_and_the_rest_is_scored(tmp_path):
     assert opened.remarks == ["1 images instead of 4: not the whole benchmark"]
 
 
+def test_truths_without_a_degraded_image_are_told(tmp_path):
+    save(tmp_path / "s/LQ/a.png")
+    for name in "abcde":
+        save(tmp_path / f"s/GT/{name}.png")
+    opened = open_set(SetSpec("s", "s"), tmp_path)
+    assert names(opened) == ["a.png"]
+    assert opened.remarks == ["4 ground truths have no degraded image: b.png, c.png, d.png, ..."]
+
+
 def test_an_absent_set_says_what_is_expected_and_where_to_get_it(tmp_path):
     with pytest.raises(AbsentSetError, match=r"gopro/test/\*/blur.*seungjunnah"):
         open_set(PRESETS["gopro"], tmp_path)

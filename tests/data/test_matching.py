@@ -1,5 +1,7 @@
 """Published sets as published: their names match, and what does not match says what was found."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 
@@ -42,6 +44,23 @@ def test_words_are_left_out_only_where_one_truth_remains():
     # A name that is nothing but a word stays one.
     assert match_names(["rain.png"], ["clean.png"])[0] == []
     assert match_names(["low.png"], ["low.jpg"])[0] == [("low.png", "low.jpg")]
+
+
+def test_nothing_is_shortened_while_a_truth_has_the_whole_name():
+    numbers = ("", "_2", "_3")
+    lq, gt = ([f"night{word}{n}.png" for n in numbers] for word in ("_low", ""))
+    assert match_names(lq, gt) == (list(zip(lq, gt, strict=True)), {})
+    lq, gt = ([f"a{word}{n}.png" for n in numbers] for word in ("_noisy", "_clean"))
+    assert match_names(lq, gt) == (list(zip(lq, gt, strict=True)), {})
+    # Where there is but one truth, all are versions of it.
+    assert [gt for _, gt in match_names(lq, ["a.png"])[0]] == ["a.png"] * 3
+
+
+@pytest.mark.parametrize("rename", [None, ("é$", "é")])
+def test_letters_of_an_archive_of_macos_are_those_of_others(rename):
+    lq, gt = (unicodedata.normalize(form, "Café/été_1.png") for form in ("NFD", "NFC"))
+    for one, other in ((lq, gt), (gt, lq)):
+        assert match_names([one], [other], rename) == ([(one, other)], {})
 
 
 def test_a_rule_of_ones_own_comes_first():

@@ -19,6 +19,7 @@ from tpgdiff_jax.stores.urls import NothingThereError, is_url, join
 
 # PromptIR's test program seeds once, then scores its images with these sigmas in turn.
 _PASSES_BEFORE = {15.0: 0, 25.0: 1, 50.0: 2}
+_NAMED = 3  # so many files are named in a remark
 
 
 class AbsentSetError(Exception):
@@ -50,13 +51,15 @@ def open_set(spec: SetSpec, root: pathlib.Path) -> OpenSet:
             f"Get it from: {spec.source or 'wherever it was made'}."
         )
     skipped: dict[str, str] = {}
+    alone: list[str] = []  # truths: no fault where only a part of a set is there, but to be told
     if spec.layout == "pairs":
         found, unmatched = match_names(lq_files, gt_files, spec.gt_rename)
         for name, reason in unmatched.items():
             side, _, rest = name.partition("/")
-            # One truth may be left over because only a part of a set is there; that is no fault.
             if side == "LQ" or reason.startswith("ambiguous"):
                 skipped[str((lq_files if side == "LQ" else gt_files)[rest])] = reason
+            else:
+                alone.append(rest)
         triples = [(lq, lq_files[lq], gt_files[gt]) for lq, gt in found]
     else:
         files = gt_files if spec.layout == "clean" else lq_files
@@ -68,6 +71,9 @@ def open_set(spec: SetSpec, root: pathlib.Path) -> OpenSet:
     if spec.seed_rule == "sequence" and spec.sigma:
         items = _in_one_stream(items, _PASSES_BEFORE.get(spec.sigma, 0))
     remarks = _remarks(spec, items)
+    if alone and triples:
+        named = ", ".join(alone[:_NAMED]) + (", ..." if len(alone) > _NAMED else "")
+        remarks.append(f"{len(alone)} ground truths have no degraded image: {named}")
     if not items:
         remarks.append(_why_empty(spec, list(lq_files), list(gt_files), triples, skipped))
     return OpenSet(spec, items, skipped, remarks)

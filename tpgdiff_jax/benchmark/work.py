@@ -11,6 +11,7 @@ from tpgdiff_jax.benchmark.sets import Item
 from tpgdiff_jax.benchmark.settings import Variant
 from tpgdiff_jax.data.folders import list_images
 from tpgdiff_jax.data.images import read_rgb
+from tpgdiff_jax.data.matching import comparable
 from tpgdiff_jax.evaluation.protocols import centre_cropped
 from tpgdiff_jax.inference.batch import name_hashes
 from tpgdiff_jax.inference.sizes import alike, padded_to
@@ -215,4 +216,4 @@ def kept_name(image: str) -> str:
 
 
 def _stem(name: str) -> str:
-    return str(pathlib.PurePath(name).with_suffix(""))
+    return comparable(str(pathlib.PurePath(name).with_suffix("")))

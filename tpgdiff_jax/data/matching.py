@@ -8,7 +8,8 @@ import collections
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 
 from tpgdiff_jax.reporting.errors import UserError
 
@@ -47,11 +48,13 @@ def match_names(
 ) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """Match degraded images with their ground truths.
 
-    A pair has the same stem, whatever the suffix.  Otherwise the degraded image's stem loses its
-    trailing `_<number or word>` groups, one at a time, until a truth has that stem: `1400_3.png`
-    and `1400_0.8_0.2.jpg` belong to `1400.png`.  Otherwise the words that tell the sides apart are
-    left out: `01_hazy.png` belongs to `01_GT.png`.  One truth may serve several degraded images.
-    Two files of one stem in one folder are ambiguous; neither is used.
+    A pair has the same stem, whatever the suffix.  Otherwise the words that tell the sides apart
+    are left out: `01_hazy.png` belongs to `01_GT.png`, `night_low_2.png` to `night_2.png`.
+    Otherwise the degraded image's stem loses its trailing `_<number or word>` groups, one at a
+    time, until a truth has that stem: `1400_3.png` and `1400_0.8_0.2.jpg` belong to `1400.png`;
+    at last without those words, too.  One truth may serve several degraded images.  Two files of
+    one stem in one folder are ambiguous; neither is used.  Letters that are written in two ways in
+    Unicode (an archive made on macOS) are the same.
 
     Args:
       lq_names: names of the degraded images, relative to their folder.
@@ -76,12 +79,8 @@ def match_names(
     for stem, names in lq_stems.items():
         if len(names) > 1:
             continue
-        truth = next((gt_stems[s] for s in candidates(stem) if s in gt_stems), None)
-        if truth is None:
-            shorter = candidates(_without_role(stem, "degraded"))
-            found = next((plain[s] for s in [*shorter, *candidates(stem)] if s in plain), [])
-            truth = [name for own in found for name in gt_stems[own]] or None
-        if truth is None:
+        truth = _truths(stem, gt_stems, plain)
+        if not truth:
             unmatched[f"LQ/{names[0]}"] = "no ground truth has its name"
         elif len(truth) > 1:
             unmatched[f"LQ/{names[0]}"] = f"ambiguous: may belong to {' or '.join(truth)}"
@@ -123,17 +122,48 @@ def why_no_pair(lq_names: Sequence[str], gt_names: Sequence[str], rename: object
     )
 
 
+def _truths(
+    stem: str, gt_stems: Mapping[str, list[str]], plain: Mapping[str, list[str]]
+) -> list[str]:
+    """Return the truths that a degraded image of this stem may belong to.
+
+    Nothing is shortened while a truth has the whole name: `night_low_2` is that of `night_2`, not
+    one more version of `night`.
+
+    Args:
+      stem: of the degraded image.
+      gt_stems: stem -> truths.
+      plain: stem without the words of the clean side -> stems.
+    """
+    bare = _without_role(stem, "degraded")
+    for own, worded in (
+        ([stem, bare], [bare, stem]),
+        (candidates(stem), [*candidates(bare), *candidates(stem)]),
+    ):
+        if found := next((gt_stems[choice] for choice in own if choice in gt_stems), None):
+            return found
+        found = next((plain[choice] for choice in worded if choice in plain), [])
+        if truths := [name for own_stem in found for name in gt_stems[own_stem]]:
+            return truths
+    return []
+
+
+def comparable(name: str) -> str:
+    """Return a name in one of the forms that Unicode has for letters with accents."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _by_stem(names: Iterable[str], rename: tuple[str, str] | None = None) -> dict[str, list[str]]:
     stems = collections.defaultdict(list)
     for name in sorted(set(names)):
-        parent, slash, file = name.rpartition("/")
+        parent, slash, file = comparable(name).rpartition("/")
         try:
-            known_as = file if rename is None else re.sub(rename[0], rename[1], file)
+            known_as = re.sub(*map(comparable, rename), file) if rename else file
         except (re.error, IndexError) as error:
             raise UserError(
                 f"gt_rename={tuple(rename)!r}: no regular expression and its replacement ({error})."
             ) from error
-        stems[parent + slash + os.path.splitext(known_as)[0]].append(name)
+        stems[comparable(parent + slash + os.path.splitext(known_as)[0])].append(name)
     return dict(stems)
 
 
