@@ -113,6 +113,16 @@ def test_what_is_not_trained_yet_is_said_and_leaves_no_trace(tiny_config, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_validations_with_other_pictures_are_told_apart(tiny_config):
+    class Named(list):
+        name = list.__getitem__
+
+    def number(names):
+        return experiment._test_number(tiny_config, Named(names), 2)
+
+    assert number("abcd") == number("abcx") != number("abxd")  # the first and the third are used
+
+
 def test_pairs_can_be_evaluated_on_but_not_those_that_are_trained_on(tiny_config, tmp_path):
     rng = np.random.default_rng(0)
     for folder in ("noise/LQ", "noise/GT", "fog/LQ", "fog/GT"):

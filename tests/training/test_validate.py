@@ -15,7 +15,7 @@ from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.distributed import sharding
 from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
 from tpgdiff_jax.training import validate
-from tpgdiff_jax.training.validate import Result, TestPair, evaluate, restore_and_score
+from tpgdiff_jax.training.validate import Result, TestPair, TestPairs, evaluate, restore_and_score
 from tpgdiff_jax.training.validation_report import Report
 
 
@@ -85,6 +85,23 @@ def test_pairs_are_scored_as_they_are(tiny_system, config, tmp_path):
     report.write(tmp_path / "report")
     assert len(json.loads((tmp_path / "report/scores.json").read_text())["images"]) == 3
     assert len(list(evaluate(tiny_system.variables, config, pairs, most=2))) == 2
+
+
+@pytest.mark.parametrize(("most", "classes"), [(4, "aceg"), (9, "abcdefghi"), (None, "abcdefghi")])
+def test_a_few_pairs_are_of_all_classes(config, tmp_path, most, classes):
+    image = Image.new("RGB", (30, 36))
+    for kind in "abcdefghi":
+        for side in ("LQ", "GT"):
+            (tmp_path / "pairs" / kind / side).mkdir(parents=True)
+            for number in range(2):
+                image.save(tmp_path / "pairs" / kind / side / f"{number}.png")
+    source = PairFolder(tmp_path / "pairs")
+    indices = validate.chosen(source, most)
+    assert len(set(indices)) == (most or len(source))
+    assert {source.name(index)[0] for index in indices} == set(classes)
+    pairs = TestPairs(source, config, most)
+    names = [p.image for p, _ in pairs.through(lambda p: lambda: [0] * len(p), np.asarray, 3)]
+    assert names == [source.name(index) for index in indices]
 
 
 def test_only_a_few_pairs_are_in_memory(tiny_system, config, photo_folder, monkeypatch):

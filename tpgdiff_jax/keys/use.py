@@ -29,7 +29,7 @@ EVAL = Group(
     steps=Key(100, whole(1), "network calls per image (NFE)"),
     clamp=Key(False, flag(), "clip every estimate of the clean image to [0, 1]"),
     every_steps=Key(0, whole(0), "training steps between validations; 0: only at the end"),
-    photos=Key(8, whole(1), "so many of `data.eval_folder` are used during training"),
+    photos=Key(8, whole(1), "so many of `data.eval_folder`, spread evenly, are used in training"),
     which=Key("last", one_of(("last", "best")), "checkpoint that eval and export use"),
     ema_decay=Key(
         0.0, number(least=0, below=1), "which average is used and published; 0: that of `ema.decay`"

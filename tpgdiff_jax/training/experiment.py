@@ -40,7 +40,7 @@ from tpgdiff_jax.training.stages import (
     validate_weights,
 )
 from tpgdiff_jax.training.state import TrainState, averaged
-from tpgdiff_jax.training.validate import evaluate
+from tpgdiff_jax.training.validate import chosen, evaluate
 from tpgdiff_jax.training.validate_stage_one import evaluate_stage_one
 from tpgdiff_jax.training.validation_report import Report
 
@@ -249,7 +249,7 @@ def _validation(stage: Stage, source: Source, frozen: Any, mesh: Mesh) -> traini
 def _test_number(config: ConfigDict, source: Source, most: int) -> float:
     """Return a number that differs where scores of two validations must not be compared."""
     ways = {k: v for k, v in config.eval.items() if k not in ("every_steps", "which", "batch_size")}
-    names = [source.name(index) for index in range(min(most, len(source)))]
+    names = [source.name(index) for index in chosen(source, most)]
     return float(zlib.crc32(json.dumps([ways, names], sort_keys=True).encode()))
 
 

@@ -71,6 +71,19 @@ class Result:
     ssim: float
 
 
+def chosen(source: Source, most: int | None) -> list[int]:
+    """Return the elements of a source that are tested: at even distances, never the first alone.
+
+    Sources are sorted by class and name, so that neighbours are of one class or scene.
+
+    Args:
+      source: images that were not trained on.
+      most: so many of them, at most; None for all.
+    """
+    count = len(source) if most is None else min(most, len(source))
+    return [len(source) * place // count for place in range(count)]
+
+
 class TestPairs:
     """The pairs that a source of clean photos, or of pairs, is tested with.
 
@@ -86,14 +99,14 @@ class TestPairs:
         Args:
           source: images that were not trained on.
           config: a whole configuration; reads `eval` and `data`.
-          most: photos (or pairs) of the source that are used; None for all.
+          most: photos (or pairs) of the source that are used, see `chosen`; None for all.
         """
         self._source, self._config = source, config
-        self._count = len(source) if most is None else min(most, len(source))
+        self._chosen = chosen(source, most)
         self._ways = (None,) if source.classes else tuple(config.data.degradations)
 
     def __len__(self) -> int:
-        return self._count * len(self._ways)
+        return len(self._chosen) * len(self._ways)
 
     def through(
         self, start: Callable[[list[TestPair]], Finish], cut: Cut, together: int, parts: int = 1
@@ -116,9 +129,9 @@ class TestPairs:
 
         def chunks() -> Iterator[list[tuple[int, str | None]]]:
             # So many images at a time fill their batches, whatever the number of degradations.
-            for first in range(0, self._count, together):
-                chosen = range(first, min(first + together, self._count))
-                yield [(index, way) for index in chosen for way in self._ways]
+            for first in range(0, len(self._chosen), together):
+                some = self._chosen[first : first + together]
+                yield [(index, way) for index in some for way in self._ways]
 
         def group(pairs: Sequence[TestPair | None]) -> Iterator[list[int]]:
             return alike([pair and pair.gt.shape for pair in pairs], lambda shape: together)
@@ -169,7 +182,7 @@ def evaluate(
       variables: the system's {"params", "frozen"}; `params` the running average of a run.
       config: a whole configuration; reads `eval`, `model`, `diffusion`, `data`.
       source: clean photos or pairs that were not trained on.
-      most: so many of them, at most.
+      most: so many of them, at most, see `chosen`.
       mesh: where the variables lie.  Every batch is then split over its axes `data` and `fsdp`; all
         processes must call, and all get all results.  None for variables of one device or the host.
 

@@ -66,7 +66,7 @@ def evaluate_stage_one(
       teacher: the frozen teacher's.
       config: stage one's configuration; reads `model`, `priors`, `data` and `eval.seed`.
       source: clean photos or pairs that were not trained on.
-      most: so many of them, at most.
+      most: so many of them, at most, see `validate.chosen`.
 
     Returns:
       the scores over all pairs.
