@@ -43,6 +43,7 @@ class Animal(NamedTuple):
 def zoo() -> Iterator[Animal]:
     """Yield every picture."""
     yield from _tiffs()
+    yield from _tiffs_of_unknown_channels()
     yield from _pngs()
     yield from _jpegs()
     yield from _others()
@@ -139,6 +140,22 @@ def _tiffs() -> Iterator[Animal]:
     raw = [(50706, "B", 4, b"\1\4\0\0", True)]
     yield Animal("photo.dng", _tiff(U8, **rgb, extratags=raw), None, refused="a raw photo")
     yield Animal("cut.tif", _tiff(U16, **rgb)[:-900], None, refused="truncated|damaged")
+
+
+def _tiffs_of_unknown_channels() -> Iterator[Animal]:
+    """Yield what GDAL makes of bands of 16 bit: grey, and more that is not told."""
+    veil = np.full((HEIGHT, WIDTH, 1), 51400, np.uint16)
+    options = {"photometric": "minisblack", "planarconfig": "contig"}
+    for name, pixels, kinds, shows in (
+        ("gdal", U16, [0, 0], RGB),
+        ("gdal_alpha", np.dstack([U16, veil]), [0, 0, 2], RGB),
+        ("grey_alpha", np.dstack([G16, veil]), [2], _grey3(GREY)),
+    ):
+        yield Animal(f"{name}.tif", _tiff(pixels, extrasamples=kinds, **options), shows)
+    for count in (2, 4, 5):
+        data = _tiff(np.zeros((HEIGHT, WIDTH, count), np.uint16), **options)
+        reason = f"a TIFF of {count} channels of unknown meaning; save it as RGB"
+        yield Animal(f"bands{count}.tif", data, None, refused=reason)
 
 
 def _palette_tiff() -> bytes:

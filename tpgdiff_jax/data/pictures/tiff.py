@@ -50,11 +50,10 @@ class TiffFile:
         """Decode the first page."""
         page = self._page
         sense = int(page.photometric)
-        samples = page.samplesperpixel
         if sense in _CAMERA:
             raise UserError("a raw photo (DNG or like it), which is not read; develop it first")
         is_ycc = sense == _YCBCR and int(page.compression) not in _JPEGS
-        is_plain = int(page.compression) == 1 and self._bits() == 8 and samples == 3
+        is_plain = int(page.compression) == 1 and self._bits() == 8 and page.samplesperpixel == 3
         if is_ycc and is_plain and self._value(530) == (1, 1):
             self._check_whole()
             return _from_ycc(self._samples())
@@ -63,14 +62,14 @@ class TiffFile:
             return self._by_pillow()
         if sense not in _COLOURS:
             raise UserError(f"a TIFF of {_WORDS.get(sense, f'photometric kind {sense}')}, not read")
-        colours = _COLOURS[sense]
-        require(samples >= colours, f"damaged ({samples} channels, {colours} are needed)")
+        colours = self._colours(sense)
         self._check_whole()
         stored = self._samples()
         if sense == _PALETTE:
             return self._from_palette(stored[..., 0])
         scaled = self._scaled(stored, sense)
-        return self._with_alpha(scaled[..., :colours], scaled[..., colours:], sense)
+        kinds = self._kinds()[colours - _COLOURS[sense] :]
+        return self._with_alpha(scaled[..., :colours], scaled[..., colours:], kinds, sense)
 
     def frames(self) -> int:
         """Return the number of pages that are pictures of their own: no previews, no masks."""
@@ -125,6 +124,27 @@ class TiffFile:
         bits = self._page.bitspersample
         return max(bits) if isinstance(bits, tuple) else int(bits)
 
+    def _colours(self, sense: int) -> int:
+        """Return how many of the samples, the first ones, are the picture's colours."""
+        samples, colours = self._page.samplesperpixel, _COLOURS[sense]
+        require(samples >= colours, f"damaged ({samples} channels, {colours} are needed)")
+        if sense not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
+            return colours
+        kinds = [*self._kinds(), *[0] * samples][: samples - 1]  # 0 where the file does not say
+        unknown = [kind for kind in kinds if kind not in (_PREMULTIPLIED, _ALPHA)]
+        if not unknown:
+            return colours
+        # So GDAL stores three bands of 16 bit, unless it is told that they are RGB.
+        if sense == _BLACK_IS_ZERO and kinds[:2] == unknown == [0, 0]:
+            return 3
+        raise UserError(
+            f"a TIFF of {colours + len(unknown)} channels of unknown meaning; save it as RGB"
+        )
+
+    def _kinds(self) -> list[int]:
+        """Return what the samples are that come after those of the photometric kind."""
+        return [int(kind) for kind in self._page.extrasamples]
+
     def _check_memory(self) -> None:
         """Raise where channels, or tiles larger than the picture, need more than there is."""
         bytes_per_pixel = self._page.samplesperpixel * -(-self._bits() // 8)
@@ -173,14 +193,15 @@ class TiffFile:
             scaled[..., 0] = _top(scaled) - scaled[..., 0]
         return scaled
 
-    def _with_alpha(self, colours: np.ndarray, extras: np.ndarray, sense: int) -> np.ndarray:
+    def _with_alpha(
+        self, colours: np.ndarray, extras: np.ndarray, kinds: list[int], sense: int
+    ) -> np.ndarray:
         """Bring CMYK to RGB, and add alpha where one of the further channels is that."""
         if sense == _CMYK:
             top = int(_top(colours))
             wide = (top - colours.astype(np.int64)) if top > 1 else (1 - colours)
             product = wide[..., :3] * wide[..., 3:]
             colours = np.round(product / top).astype(colours.dtype) if top > 1 else product
-        kinds = [int(kind) for kind in self._page.extrasamples]
         alpha = next((i for i, kind in enumerate(kinds) if kind in (_PREMULTIPLIED, _ALPHA)), None)
         # Programs that store RGB and one more channel of unknown kind mean alpha by it.
         if alpha is None and kinds == [0] and sense == _RGB:
