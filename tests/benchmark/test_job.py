@@ -79,6 +79,50 @@ def test_a_job_killed_half_way_goes_on(run_job, undisturbed, plain_rows, tmp_pat
     assert run_job(tmp_path, batch_size=4) == 0
 
 
+@pytest.fixture
+def run_pairs(run_job, benchmarks, tmp_path):
+    """`run_pairs(**keys)` -> how many of a set's five images were scored now; its pictures."""
+    root, folder = tmp_path / "root", tmp_path / "job"
+    shutil.copytree(benchmarks / "pairs", root / "pairs")
+    options = {"root": str(root), "sets": ({"name": "pairs", "folder": "pairs"},), "batch_size": 4}
+
+    def run(**keys):
+        count = run_job(folder, **options, **keys)
+        return count, sorted(path.name for path in folder.glob(f"{IMAGES}/*/*/*.png"))
+
+    return run
+
+
+def test_pictures_that_lack_are_made_again(run_pairs, tmp_path):
+    names = [f"{index}.png" for index in range(5)]
+    assert run_pairs(save_images=False) == (5, [])
+    assert run_pairs(save_images=False) == (0, [])
+    assert run_pairs(save_images=True) == (5, names)
+    (tmp_path / f"job/{IMAGES}/posterior-2/pairs/3.png").unlink()
+    assert run_pairs(save_images=True) == (1, names)
+    assert run_pairs(save_images=True) == (0, names)
+
+
+def test_a_picture_of_an_older_input_is_not_left_behind(run_pairs, tmp_path):
+    run_pairs(save_images=True)
+    shutil.copy(tmp_path / "root/pairs/LQ/4.png", tmp_path / "root/pairs/LQ/1.png")
+    assert run_pairs(save_images=False) == (1, ["0.png", "2.png", "3.png", "4.png"])
+    # Should it come back, as it does from a store: the line says that it is another's.
+    (tmp_path / f"job/{IMAGES}/posterior-2/pairs/1.png").touch()
+    assert run_pairs(save_images=True)[0] == 1
+    assert run_pairs(save_images=True)[0] == 0
+
+
+@pytest.mark.parametrize("is_in_a_store", [True, False])
+def test_shares_do_not_look_for_pictures_that_only_the_store_has(
+    run_job, tmp_path, monkeypatch, is_in_a_store
+):
+    run_job(tmp_path, share=(0, 2))
+    shutil.rmtree(tmp_path / IMAGES)
+    monkeypatch.setattr(job, "is_copy", lambda folder: is_in_a_store)
+    assert run_job(tmp_path, share=(0, 2)) == (0 if is_in_a_store else 5)
+
+
 def test_nan_is_listed_and_no_score(run_job, tiny_system, plain_rows, tmp_path):
     # A bias that is NaN poisons every output.
     params = jax.tree.map(np.asarray, tiny_system.variables["params"])

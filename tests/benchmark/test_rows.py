@@ -8,10 +8,11 @@ import jax
 import pytest
 
 from tpgdiff_jax.benchmark.job import ROWS
-from tpgdiff_jax.benchmark.rows import locked, read_rows
+from tpgdiff_jax.benchmark.rows import lines_of, locked, read_rows
 from tpgdiff_jax.benchmark.run import run_benchmark
 from tpgdiff_jax.benchmark.settings import read_settings
 from tpgdiff_jax.distributed.sharding import make_mesh
+from tpgdiff_jax.reporting import json_lines
 
 HOLD = """
 import pathlib, sys
@@ -33,6 +34,15 @@ def score(benchmarks, benchmark_config, tmp_path):
         return run_benchmark(settings, folder, mesh, predictions=benchmarks / "pairs/LQ")
 
     return run
+
+
+def test_a_line_with_a_picture_counts_before_one_without(tmp_path):
+    """Whichever process wrote it: the next job may have fewer."""
+    key = {"variant": "a", "set": "s", "image": "1.png"}
+    lines = key | {"psnr": 2.0}, key | {"psnr": 1.0, "kept": False}, key | {"error": "no"}
+    for process, row in enumerate(lines):
+        json_lines.append(lines_of(tmp_path, process), row)
+    assert read_rows(tmp_path)["a", "s", "1.png"] == lines[0]
 
 
 def test_lines_of_another_kind_are_left_out(tmp_path):

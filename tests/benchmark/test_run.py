@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+from tpgdiff_jax.benchmark import run
 from tpgdiff_jax.benchmark.job import ROWS
 from tpgdiff_jax.benchmark.report.html import sweeps
 from tpgdiff_jax.benchmark.report.tables import NONE, comparison, markdown, show
@@ -45,6 +46,24 @@ def made(tmp_path_factory, tiny_system, benchmarks):
     settings = read_settings(config)
     summary = run_benchmark(settings, folder, mesh, system=tiny_system, weights="w", title="tiny")
     return folder, summary
+
+
+def test_a_report_shows_no_picture_of_an_older_input(made, benchmark_config, monkeypatch):
+    folder, _ = made
+    settings = read_settings(benchmark_config)
+    sets = run.open_sets(settings)[0]
+    seen = []
+    monkeypatch.setattr(run, "add_set_scores", lambda *args: seen.append(args[-1]))
+    monkeypatch.setattr(run, "chosen_pictures", lambda *args: [])
+    monkeypatch.setattr(run, "write_reports", lambda *args: None)
+    item = next(item for opened in sets for item in opened.items)
+    key = {"variant": "a", "set": item.spec.name, "image": item.name}
+    path = run.image_path(folder, *key.values())
+    path.parent.mkdir(parents=True)
+    path.touch()
+    for row, expected in ((key, path), (key | {"kept": False}, None)):
+        run._report(settings, folder, {"variants": [{"name": "a"}]}, [row], sets, None)
+        assert seen[-1]("a", item) == expected
 
 
 class Cells(html.parser.HTMLParser):

@@ -2,7 +2,7 @@
 
 import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from tpgdiff_jax.benchmark import program
-from tpgdiff_jax.benchmark.rows import Key, Row, Stamp, lines_of, number, read_rows
+from tpgdiff_jax.benchmark.rows import Key, Row, Stamp, is_kept, key_of, lines_of, number, read_rows
 from tpgdiff_jax.benchmark.settings import Settings, Variant
 from tpgdiff_jax.benchmark.stamps import agreed_stamps, read_stamps
 from tpgdiff_jax.benchmark.work import (
@@ -33,6 +33,7 @@ from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable, stays_inside
 from tpgdiff_jax.reporting.json_lines import JsonLines
 from tpgdiff_jax.reporting.progress import Progress
+from tpgdiff_jax.stores.places import is_copy
 
 ROWS, IMAGES = "scores", "restored"
 _REMEDY = "lower config.benchmark.tile, or largest_whole to see it in windows"
@@ -74,6 +75,7 @@ class Job:
         self._share = share
         self._settings, self._folder, self._system = settings, folder, system
         self._predictions = predictions
+        self._keeps_pictures = settings.save_images and predictions is None
         self._worker = Worker(settings, program.own_devices(mesh), system)
         self._stamps: dict[Key, Stamp] = {}
 
@@ -132,10 +134,10 @@ class Job:
                 )
 
     def _done(self, tasks: Sequence[Task]) -> np.ndarray:
-        """Return which tasks have a score of the files that are there now."""
+        """Return which tasks have a score of the files that are there now, and their picture."""
         good, still = (
             {
-                key
+                key: row
                 for key, row in read_rows(self._folder / ROWS, stamps).items()
                 if "error" not in row
             }
@@ -144,7 +146,22 @@ class Job:
         keys = [task.key for task in tasks]
         if changed := sum(key in good and key not in still for key in keys):
             logging.info("%d scores are made again: their files have changed.", changed)
-        return np.array([key in still for key in keys], bool)
+        lacking = self._lacking_pictures({key: still[key] for key in keys if key in still})
+        if lacking:
+            logging.info("%d images are restored again: their pictures are lacking.", len(lacking))
+        return np.array([key in still and key not in lacking for key in keys], bool)
+
+    def _lacking_pictures(self, rows: Mapping[Key, Row]) -> set[Key]:
+        """Return which of the images that are scored lack a picture that is to be kept."""
+        if not self._keeps_pictures:
+            return set()
+        # Of a folder in a store a share copies no pictures; the lines tell what was sent there.
+        are_here = not (self._share and is_copy(self._folder))
+        return {
+            key
+            for key, row in rows.items()
+            if not is_kept(row) or (are_here and not image_path(self._folder, *key).is_file())
+        }
 
     def _line(self, outcome: Outcome) -> tuple[Row, np.ndarray | None]:
         task, numbers, error = outcome.source, outcome.result, None
@@ -169,6 +186,7 @@ class Job:
             }
         if self._system is not None:
             line |= _cost(variant, numbers, self._settings.seed)
+            line |= {} if self._keeps_pictures else {"kept": False}
             if "logits" in numbers:
                 line |= self._predicted(numbers["logits"])
         line |= {"recipe": item.recipe(self._settings.seed), "truth": item.spec.degradation}
@@ -180,10 +198,17 @@ class Job:
         return predicted(np.asarray(class_probabilities(logits, kind)), names, kind)
 
     def _kept(self, row: Row, image: np.ndarray | None) -> tuple[()] | tuple[pathlib.Path, Any]:
-        """Return where to an image is written, and the image; () where it is not kept."""
-        if image is None or not self._settings.save_images or self._predictions is not None:
+        """Return where to an image is written, and the image; () where it is not kept.
+
+        Then an older picture of that name goes: it is none of the image that was scored.
+        """
+        if image is None or self._predictions is not None:
             return ()
-        return image_path(self._folder, row["variant"], row["set"], row["image"]), image
+        path = image_path(self._folder, *key_of(row))
+        if self._keeps_pictures:
+            return path, image
+        path.unlink(missing_ok=True)
+        return ()
 
 
 def predicted(probabilities: np.ndarray, names: Sequence[str], kind: str) -> Row:

@@ -2,7 +2,7 @@
 
 Every process appends to a file of its own.  A line cut off by a kill, or of another kind, is
 ignored, and its image made again; so is a line of files that have changed since.  Where an image
-has several lines, the last that is no error counts.
+has several lines, the last of the best kind counts: with a picture, without one, an error.
 """
 
 import math
@@ -24,6 +24,11 @@ _DIGITS = 6  # of a score in a file: more than float32 holds of a PSNR
 def key_of(row: Mapping[str, Any]) -> Key:
     """Return what tells a line from others: (variant, set, image)."""
     return row["variant"], row["set"], row["image"]
+
+
+def is_kept(row: Mapping[str, Any]) -> bool:
+    """Tell whether an image's restored picture was kept when its line was written."""
+    return row.get("kept", True)
 
 
 def number(value: float) -> float | str:
@@ -69,6 +74,10 @@ def read_rows(folder: pathlib.Path, stamps: Mapping[Key, Stamp] | None = None) -
                 continue
             if stamps is not None and (key not in stamps or row.get("files") != stamps[key]):
                 continue
-            if "error" not in row or key not in rows:
+            if key not in rows or _worth(row) >= _worth(rows[key]):
                 rows[key] = row
     return dict(sorted(rows.items()))
+
+
+def _worth(row: Mapping[str, Any]) -> int:
+    return 0 if "error" in row else 1 + is_kept(row)

@@ -20,7 +20,7 @@ from tpgdiff_jax.benchmark.report import html
 from tpgdiff_jax.benchmark.report.pictures import Picture, chosen_pictures
 from tpgdiff_jax.benchmark.report.summary import add_set_scores, summarise
 from tpgdiff_jax.benchmark.report.tables import markdown
-from tpgdiff_jax.benchmark.rows import Row, locked, read_rows
+from tpgdiff_jax.benchmark.rows import Row, is_kept, key_of, locked, read_rows
 from tpgdiff_jax.benchmark.sets import Item, OpenSet
 from tpgdiff_jax.benchmark.settings import Settings, Variant
 from tpgdiff_jax.benchmark.stamps import read_stamps
@@ -228,13 +228,18 @@ def _report(
 ) -> None:
     """Add the scores of whole sets to a summary, choose pictures, write all reports."""
 
-    def path_of(variant: str, item: Item) -> pathlib.Path:
-        name = item.spec.name
-        return found.path(item) if found else image_path(folder, variant, name, item.name)
+    unkept = {key_of(row) for row in rows if not is_kept(row)}
+
+    def path_of(variant: str, item: Item) -> pathlib.Path | None:
+        if found:
+            return found.path(item)
+        key = variant, item.spec.name, item.name
+        path = image_path(folder, *key)
+        return path if key not in unkept and path.is_file() else None
 
     def restored(variant: str, item: Item) -> np.ndarray | None:
         path = path_of(variant, item)
-        return centre_cropped(item.protocol, read_rgb(path)) if path.is_file() else None
+        return path and centre_cropped(item.protocol, read_rgb(path))
 
     add_set_scores(summary, rows, sets, settings, path_of)
     first = summary["variants"][0]["name"]

@@ -164,7 +164,7 @@ def add_set_scores(
     rows: Sequence[Row],
     sets: Sequence[OpenSet],
     settings: Settings,
-    path_of: Callable[[str, Item], pathlib.Path],
+    path_of: Callable[[str, Item], pathlib.Path | None],
 ) -> None:
     """Add FID, NIQE and MUSIQ of each set where they can be had; else note why not.
 
@@ -175,7 +175,7 @@ def add_set_scores(
       rows: of all processes.
       sets: the sets that were found.
       settings: names the metrics.
-      path_of: (variant, item) -> file of the restored image.
+      path_of: (variant, item) -> file of the restored image; None where it is not kept.
     """
     done = {key_of(row) for row in rows if "error" not in row}
     for name in settings.metrics:
@@ -208,9 +208,9 @@ def _pairs(
 
 
 def _set_score(
-    score: optional.Score, files: Sequence[pathlib.Path], pairs: Iterable[optional.Pair]
+    score: optional.Score, files: Sequence[pathlib.Path | None], pairs: Iterable[optional.Pair]
 ) -> float:
-    if not all(file.is_file() for file in files):
+    if None in files:
         raise optional.NotComputedError("the restored images are not kept")
     return score(files, pairs)
 
