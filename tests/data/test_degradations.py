@@ -550,6 +550,24 @@ def test_an_earlier_compression_degrades_more_wherever_its_blocks_lie():
         assert psnr(twice, image) < psnr(once, image) - 0.1
 
 
+@pytest.mark.parametrize("shape", [(2, 65600, 3), (16400, 2, 3)])
+def test_pictures_longer_than_a_format_takes_are_compressed_in_parts(shape):
+    image = np.random.default_rng(0).random(shape, np.float32)
+    for coded in (
+        coding.jpeg(image, quality=30, subsampling="4:2:0", before=50, shift=3),
+        coding.webp(image, quality=30),
+    ):
+        assert coded.shape == shape
+        assert np.abs(coded - image).max(axis=(-1, np.argmin(shape[:2]))).min() > 0  # to the end
+
+
+def test_parts_are_compressed_as_the_whole_is(monkeypatch):
+    image = np.random.default_rng(0).random((40, 50, 3), np.float32)
+    whole = coding.jpeg(image, quality=50, subsampling="4:4:4")
+    monkeypatch.setitem(coding._LONGEST, "JPEG", 16)
+    np.testing.assert_array_equal(coding.jpeg(image, quality=50, subsampling="4:4:4"), whole)
+
+
 def test_subsampling_blurs_colours_only():
     image = photo("motorcycle_left.jpg", 128)
     full, half = (

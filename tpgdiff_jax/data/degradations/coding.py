@@ -1,6 +1,7 @@
 """What happens between the camera and the reader: compression and resizing."""
 
 import io
+import itertools
 
 import numpy as np
 from PIL import Image
@@ -16,6 +17,8 @@ _FILTERS = {
 }
 # A quality that stands for "not compressed": even quality 100 changes pixels.
 LOSSLESS = 101
+# Longest sides that the encoders take, in whole blocks of both formats.
+_LONGEST = {"JPEG": 65488, "WEBP": 16368}
 
 
 def sample_jpeg(rng: np.random.Generator, severity: float) -> dict[str, int | str]:
@@ -74,12 +77,17 @@ def webp(image: np.ndarray, *, quality: int) -> np.ndarray:
 
 
 def _code(image: np.ndarray, quality: int, file_format: str, **options) -> np.ndarray:
+    """Compress and read back; what is too long for a format part by part."""
     if quality >= LOSSLESS:
         return image.copy()
-    buffer = io.BytesIO()
-    _to_pillow(image).save(buffer, file_format, quality=quality, **options)
-    with Image.open(buffer) as coded:
-        return np.asarray(coded.convert("RGB"), np.float32) / np.float32(255)
+    found, longest = np.empty(image.shape, np.float32), _LONGEST[file_format]
+    for top, left in itertools.product(*(range(0, side, longest) for side in image.shape[:2])):
+        part = np.s_[top : top + longest, left : left + longest]
+        buffer = io.BytesIO()
+        _to_pillow(image[part]).save(buffer, file_format, quality=quality, **options)
+        with Image.open(buffer) as coded:
+            found[part] = np.asarray(coded.convert("RGB"), np.float32) / np.float32(255)
+    return found
 
 
 def _to_pillow(image: np.ndarray) -> Image.Image:
