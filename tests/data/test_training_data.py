@@ -2,7 +2,7 @@
 
 import pytest
 
-from tpgdiff_jax.data.training_data import open_training_data, parse_source
+from tpgdiff_jax.data.training_data import folder_or_source, open_training_data, parse_source
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,13 @@ def test_sources_are_written_as_text(text, spec):
 def test_other_texts_are_refused(text):
     with pytest.raises(ValueError, match=r"is not of the form KIND:PATH"):
         parse_source(text)
+
+
+@pytest.mark.parametrize("name", ["photos", "pairs", "tfds_photos", "s3://bucket/photos"])
+def test_a_folder_may_be_called_like_a_kind_of_source(name):
+    key = "data.eval_folder"
+    assert folder_or_source(name, key) == {"kind": "photos", "path": name}
+    assert folder_or_source(f"pairs:{name}", key) == {"kind": "pairs", "path": name}
 
 
 def test_folder_and_further_sources_come_together(tiny_config, photo_folder):

@@ -5,8 +5,8 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.benchmark.settings import read_settings
 from tpgdiff_jax.config import get
-from tpgdiff_jax.data.open_source import KINDS, refuse_address
-from tpgdiff_jax.data.training_data import parse_source
+from tpgdiff_jax.data.open_source import refuse_address
+from tpgdiff_jax.data.training_data import folder_or_source
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.stores.urls import check, is_url, named
 
@@ -44,9 +44,6 @@ def check_addresses(config: ConfigDict, flags: FlagValues) -> None:
 def _check_source(text: str) -> None:
     """Check KIND:PATH, or a path alone."""
     key = "data.train_sources, data.eval_folder"
-    if text.partition(":")[0] not in KINDS:
-        check(text, f"config.{key}: ")
-        return
-    spec = parse_source(text, key)
+    spec = folder_or_source(text, key)
     check(spec["path"], f"config.{key}: ")
     refuse_address(spec["kind"], spec["path"])

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.data.degradations.mix import Mixture
 from tpgdiff_jax.data.identity import fingerprint
-from tpgdiff_jax.data.open_source import open_source
+from tpgdiff_jax.data.open_source import KINDS, open_source
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import Source
 from tpgdiff_jax.reporting.errors import UserError
@@ -92,6 +92,17 @@ def parse_source(text: str, key: str = "data.train_sources") -> dict[str, Any]:
     if "weight" in spec:
         spec["weight"] = _weight(spec["weight"], f"config.{key}: {text!r}")
     return spec
+
+
+def folder_or_source(text: str, key: str) -> dict[str, Any]:
+    """Read what may be a source, see `parse_source`, or a folder of photos by its path alone.
+
+    A folder may be called like a kind of source: only a colon makes it one.
+    """
+    kind, colon, _ = text.partition(":")
+    if colon and kind in KINDS:
+        return parse_source(text, key)
+    return {"kind": "photos", "path": text}
 
 
 def _weight(text: str, where: str) -> float:

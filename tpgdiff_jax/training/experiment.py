@@ -19,10 +19,10 @@ from ml_collections import ConfigDict
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, groups_of
 from tpgdiff_jax.config import stage_config
-from tpgdiff_jax.data.open_source import KINDS, open_source
+from tpgdiff_jax.data.open_source import open_source
 from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.data.sources import PhotoFolder, Source
-from tpgdiff_jax.data.training_data import open_training_data, parse_source
+from tpgdiff_jax.data.training_data import folder_or_source, open_training_data
 from tpgdiff_jax.distributed import machines, sharding
 from tpgdiff_jax.evaluation import metrics
 from tpgdiff_jax.reporting.errors import UserError
@@ -198,8 +198,7 @@ def open_eval_data(config: ConfigDict, training_sources: Sequence[Source] = ()) 
     text = config.data.eval_folder
     if not text:
         return None
-    is_source = text.partition(":")[0] in KINDS
-    spec = parse_source(text, "data.eval_folder") if is_source else {"kind": "photos", "path": text}
+    spec = folder_or_source(text, "data.eval_folder")
     classes = tuple(config.data.degradations) if "pairs" in spec["kind"] else None
     source = open_source(spec, min_size=metrics.SSIM_WINDOW, classes=classes)
     logging.info("Evaluation data: %s.", source.summary())
