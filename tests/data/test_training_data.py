@@ -3,6 +3,7 @@
 import pytest
 
 from tpgdiff_jax.data.training_data import folder_or_source, open_training_data, parse_source
+from tpgdiff_jax.reporting.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -72,8 +73,19 @@ def test_weights_are_given_for_all_or_none(tiny_config, photo_folder):
     tiny_config.data.train_sources = (f"photos:{photo_folder}*2", f"photos:{photo_folder}*1")
     assert open_training_data(tiny_config, None).weights == (2.0, 1.0)
     tiny_config.data.train_sources = (f"photos:{photo_folder}*2", f"photos:{photo_folder}")
-    with pytest.raises(ValueError, match="give every source a weight"):
+    with pytest.raises(UserError, match=r"give every source a weight .*; photos:.* has none"):
         open_training_data(tiny_config, None)
+    tiny_config.data.train_folder = str(photo_folder)
+    tiny_config.data.train_sources = (f"photos:{photo_folder}*0.5",)
+    words = r"train_folder has none; write that as photos:.*\*NUMBER in train_sources"
+    with pytest.raises(UserError, match=words):
+        open_training_data(tiny_config, None)
+
+
+@pytest.mark.parametrize("weight", ["0", "0.0", "-1", "1.2.3"])
+def test_weights_are_numbers_above_0(weight):
+    with pytest.raises(UserError, match=rf"'photos:/d\*{weight}': its weight '{weight}' is no"):
+        parse_source(f"photos:/d*{weight}")
 
 
 def test_no_source_at_all_is_refused(tiny_config):

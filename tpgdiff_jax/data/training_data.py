@@ -4,6 +4,7 @@ import dataclasses
 import math
 import pathlib
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import Source
 from tpgdiff_jax.reporting.errors import UserError
 
-_WEIGHT = r"(?:\*(?P<weight>[\d.]+))?"
+_WEIGHT = r"(?:\*(?P<weight>-?[\d.]+))?"
 # Only TFDS sets have names and splits: folders of others may be called `user@firm` or `a::b`.
 _TFDS = re.compile(
     r"(?P<kind>tfds_\w+):(?P<path>.+?)(?:::(?P<name>[^@*]+))?(?:@(?P<split>[^@*]+))?" + _WEIGHT
@@ -110,8 +111,11 @@ def _weight(text: str, where: str) -> float:
         weight = float(text)
     except ValueError:
         weight = math.nan
-    if not math.isfinite(weight):
-        raise UserError(f"{where}: its weight {text!r} is no number; write *0.5, for example.")
+    if not (math.isfinite(weight) and weight > 0):
+        raise UserError(
+            f"{where}: its weight {text!r} is no number above 0; write *0.5, for example, or leave "
+            "the source out."
+        )
     return weight
 
 
@@ -130,6 +134,32 @@ def mixture_of(config: ConfigDict) -> Mixture:
         mix_share=data.mix_share,
         clean_share=data.clean_share,
     )
+
+
+def _weights(specs: Sequence[Mapping[str, Any]], train_folder: str) -> tuple[float, ...]:
+    """Return the weight of every source; () where none has one.
+
+    Args:
+      specs: of all sources, that of `train_folder` the first.
+      train_folder: a folder of photos, which can have no weight; "" for none.
+
+    Raises:
+      UserError: some have one, and some have none.
+    """
+    given = [spec["weight"] for spec in specs if "weight" in spec]
+    if given and len(given) < len(specs):
+        if train_folder:
+            raise UserError(
+                "config.data.train_sources gives weights, and config.data.train_folder has none; "
+                f"write that as photos:{train_folder}*NUMBER in train_sources, and leave "
+                "train_folder empty."
+            )
+        lacking = next(spec for spec in specs if "weight" not in spec)
+        raise UserError(
+            "config.data.train_sources: give every source a weight (*NUMBER), or none; "
+            f"{lacking['kind']}:{lacking['path']} has none."
+        )
+    return tuple(given)
 
 
 def open_training_data(config: ConfigDict, report_path: pathlib.Path | None) -> TrainingData:
@@ -151,9 +181,7 @@ def open_training_data(config: ConfigDict, report_path: pathlib.Path | None) -> 
             "config.data.train_folder and config.data.train_sources are empty; name a folder of "
             "clean photos."
         )
-    given = [spec.pop("weight", None) for spec in specs]
-    if any(given) and not all(given):
-        raise UserError("data.train_sources: give every source a weight (*NUMBER), or none.")
+    weights = _weights(specs, data.train_folder)
     report = SkipReport(report_path)
     report.clear()
     sources = tuple(
@@ -166,5 +194,4 @@ def open_training_data(config: ConfigDict, report_path: pathlib.Path | None) -> 
         )
         for spec in specs
     )
-    weights = tuple(weight for weight in given if weight is not None)
     return TrainingData(sources, weights, report, fingerprint(sources))
