@@ -52,6 +52,10 @@ def test_nothing_is_shortened_while_a_truth_has_the_whole_name():
     assert match_names(lq, gt) == (list(zip(lq, gt, strict=True)), {})
     lq, gt = ([f"a{word}{n}.png" for n in numbers] for word in ("_noisy", "_clean"))
     assert match_names(lq, gt) == (list(zip(lq, gt, strict=True)), {})
+    # A word that a truth has, too, tells no side.
+    assert match_names(["a_low_s2.png"], ["a_low.png", "a_s2.png", "a.png"])[0] == [
+        ("a_low_s2.png", "a_low.png")
+    ]
     # Where there is but one truth, all are versions of it.
     assert [gt for _, gt in match_names(lq, ["a.png"])[0]] == ["a.png"] * 3
 

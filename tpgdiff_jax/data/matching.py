@@ -136,15 +136,17 @@ def _truths(
       plain: stem without the words of the clean side -> stems.
     """
     bare = _without_role(stem, "degraded")
-    for own, worded in (
-        ([stem, bare], [bare, stem]),
-        (candidates(stem), [*candidates(bare), *candidates(stem)]),
+    shorter = list(candidates(stem))
+    # Where a truth's own name has such a word, it tells no side.
+    worded = [own for own in shorter if _without_role(own, "degraded") != own]
+    for exact, without_words in (
+        ([stem, *worded, bare], [bare, stem]),
+        (shorter, [*candidates(bare), *shorter]),
     ):
-        if found := next((gt_stems[choice] for choice in own if choice in gt_stems), None):
+        if found := next((gt_stems[choice] for choice in exact if choice in gt_stems), None):
             return found
-        found = next((plain[choice] for choice in worded if choice in plain), [])
-        if truths := [name for own_stem in found for name in gt_stems[own_stem]]:
-            return truths
+        if found := next((plain[choice] for choice in without_words if choice in plain), None):
+            return [name for own in found for name in gt_stems[own]]
     return []
 
 
