@@ -29,7 +29,7 @@ from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import Source, file_identity, relabelled
 from tpgdiff_jax.reporting import json_text
 from tpgdiff_jax.reporting.errors import UserError
-from tpgdiff_jax.reporting.files import replacing
+from tpgdiff_jax.reporting.files import printable, replacing
 
 _IMAGE_KEYS = (("image",), ("lq", "gt"))
 _OPTIONS = "group_size:1"  # each record is readable by itself, and has its own checksum
@@ -249,7 +249,7 @@ def _pack(example: Mapping[str, Any], classes: Sequence[str], path: pathlib.Path
         raise UserError(f"{path}: {name} has label {label}, but there are {len(classes)} classes.")
     recipe = example.get("recipe")
     record = {
-        "name": name,
+        "name": printable(name),  # a file's name may be no text
         "images": {key: as_image_file(example[key]) for key in keys},
         "label": label,
         "classes": list(classes),

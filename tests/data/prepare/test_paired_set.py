@@ -1,6 +1,7 @@
 """Fixed test sets: complete, repeatable, readable by every source, never overwritten."""
 
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -75,6 +76,20 @@ def test_all_formats_hold_the_same_pairs(photos, config, tmp_path):
         assert len(rows) == 12
         seen.append(rows)
     assert seen[0] == seen[1] == seen[2]
+
+
+@pytest.mark.parametrize(("form", "kind"), [("records", "record_pairs"), ("tfds", "tfds_pairs")])
+def test_names_that_are_no_text_are_written_with_escapes(
+    photo_folder, config, tmp_path, form, kind
+):
+    os.rename(photo_folder / "1.png", os.fsencode(photo_folder) + b"/caf\xe9.png")
+    config.prepare.update({"format": form, "recipes": ("noise",), "severities": (2.0,)})
+    prepare(PhotoFolder(photo_folder), config, tmp_path / "set")
+    spec = {"kind": kind, "path": tmp_path / "set"} | ({"split": "test"} if form == "tfds" else {})
+    source = open_source(spec)
+    names = [source.name(index) for index in range(len(source))]
+    assert any("caf\\udce9" in name for name in names)
+    assert all(source[index] is not None for index in range(3))
 
 
 def test_order_and_number_of_photos_change_no_pair(photos, config, tmp_path):

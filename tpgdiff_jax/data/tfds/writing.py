@@ -14,6 +14,7 @@ from typing import Any
 
 from tpgdiff_jax.data.records import as_image_file, open_writer
 from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.files import printable
 
 
 def write_tfds(
@@ -126,8 +127,10 @@ def _serialise(info: Any, example: Mapping[str, Any]) -> bytes:
         elif key == "recipe":
             recipe = example.get(key)
             stored[key] = "" if recipe is None else json.dumps(recipe)
+        elif key == "name":
+            stored[key] = printable(example[key])  # a file's name may be no text
         else:
-            stored[key] = example[key] if key == "name" else as_image_file(example[key])
+            stored[key] = as_image_file(example[key])
     return info.features.serialize_example(stored)
 
 
