@@ -13,6 +13,7 @@ from PIL import Image
 from tpgdiff_jax.data.matching import match_names
 from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.data.skipped import SkipReport
+from tpgdiff_jax.reporting.errors import UserError
 
 _STEMS = st.from_regex(r"[ab]{1,2}(_[a1]{1,2}){0,2}", fullmatch=True)
 _NAMES = st.lists(
@@ -205,6 +206,12 @@ def test_an_unknown_class_is_refused(classes_folder):
     assert PairFolder(classes_folder, classes=("rain", "haze", "noise"))[0]["label"] == 2
     with pytest.raises(ValueError, match=r"class 'rain', which is not among \['noise'\]"):
         PairFolder(classes_folder, classes=("noise",))
+    (classes_folder / "rain").rename(classes_folder / "rainy")
+    words = r"class 'rainy', which .*\]; rename its folder, or .* pairs:FOLDER\?class_name=NAME"
+    with pytest.raises(UserError, match=words):
+        PairFolder(classes_folder, classes=("noise", "rain"))
+    with pytest.raises(UserError, match=r"its own classes, noise, rainy; leave out .*='rain'"):
+        PairFolder(classes_folder, class_name="rain")
 
 
 def test_truncated_files_are_dropped_when_read(make_pairs):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tpgdiff_jax.data.folders import list_images
 from tpgdiff_jax.data.skipped import SkipReport
-from tpgdiff_jax.data.sources import PhotoFolder, relabelled
+from tpgdiff_jax.data.sources import PhotoFolder
 
 
 @pytest.fixture
@@ -195,10 +195,3 @@ def test_all_photos_failing_to_decode_stops_instead_of_looping(tmp_path):
     photos = PhotoFolder(tmp_path)
     with pytest.raises(ValueError, match=r"None of the .*broken\.jpg"):
         photos[0]
-
-
-def test_labels_follow_the_order_a_run_wants():
-    assert relabelled(["a", "b"], None, "set") == (("a", "b"), {0: 0, 1: 1})
-    assert relabelled(["a", "b"], ["b", "c", "a"], "set") == (("b", "c", "a"), {0: 2, 1: 0})
-    with pytest.raises(ValueError, match=r"'set' holds pairs of class 'a'.*\['b'\]"):
-        relabelled(["a", "b"], ["b"], "set")

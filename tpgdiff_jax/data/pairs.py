@@ -7,12 +7,15 @@ from typing import Any
 
 from tpgdiff_jax.data.folders import here, images_below
 from tpgdiff_jax.data.images import cut_like, read_rgb
+from tpgdiff_jax.data.labels import relabelled
 from tpgdiff_jax.data.matching import match_names, sides_of, why_no_pair
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.pictures.kinds import EXTENSIONS
 from tpgdiff_jax.data.skipped import SkipReport
-from tpgdiff_jax.data.sources import Source, relabelled, scan_sizes, too_small
+from tpgdiff_jax.data.sources import Source, scan_sizes, too_small
 from tpgdiff_jax.reporting.errors import UserError
+
+_RENAME = "rename its folder, or name that folder alone: pairs:FOLDER?class_name=NAME"
 
 
 class PairFolder(Source):
@@ -52,7 +55,8 @@ class PairFolder(Source):
           report: where bad files are listed; None starts a new list.
           classes: fixes the labels' order; every class found must be named.  None: those found,
             sorted.
-          class_name: class of the pairs in ROOT/{LQ,GT}; None: the root's own name.
+          class_name: class of the pairs in ROOT/{LQ,GT}, and of no others; None: the root's own
+            name.
           lq, gt: names of the two folders, such as "blur" and "sharp"; `*` stands for any folder,
             as in "*/blur".  None: found by themselves.
           gt_rename: see `match_names`.
@@ -69,7 +73,10 @@ class PairFolder(Source):
             raise UserError(f"Folder of pairs {self.root!r}: lq and gt go together; give both.")
         folders = self._class_folders(class_name)
         names = sorted(folders)
-        self.classes, labels = relabelled(names, classes, self.root)
+        is_alone = self._root in folders.values()
+        self.classes, labels = relabelled(
+            names, classes, self.root, None if is_alone else class_name, _RENAME
+        )
         self.pairs: list[tuple[str, str, int]] = []
         self._why_none = ""
         for number, name in enumerate(names):

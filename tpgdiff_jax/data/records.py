@@ -24,9 +24,10 @@ import msgpack
 import numpy as np
 
 from tpgdiff_jax.data.images import encode_png, read_rgb
+from tpgdiff_jax.data.labels import relabelled
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.skipped import SkipReport
-from tpgdiff_jax.data.sources import Source, file_identity, relabelled
+from tpgdiff_jax.data.sources import Source, file_identity
 from tpgdiff_jax.reporting import json_text
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable, replacing

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from tpgdiff_jax.data.images import read_rgb
+from tpgdiff_jax.data.labels import relabelled
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.records import stored_recipe
 from tpgdiff_jax.data.skipped import SkipReport
-from tpgdiff_jax.data.sources import Source, file_identity, relabelled
+from tpgdiff_jax.data.sources import Source, file_identity
 from tpgdiff_jax.reporting.errors import UserError
 
 

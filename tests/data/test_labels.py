@@ -1,0 +1,21 @@
+"""Labels of pairs: in the order of a run's classes, which every class must be among."""
+
+import pytest
+
+from tpgdiff_jax.data.labels import relabelled
+from tpgdiff_jax.reporting.errors import UserError
+
+
+def test_labels_follow_the_order_a_run_wants():
+    assert relabelled(["a", "b"], None, "set") == (("a", "b"), {0: 0, 1: 1})
+    assert relabelled(["a", "b"], ["b", "c", "a"], "set") == (("b", "c", "a"), {0: 2, 1: 0})
+    with pytest.raises(UserError, match=r"'set' holds pairs of class 'a'.*\['b'\]; write the data"):
+        relabelled(["a", "b"], ["b"], "set")
+
+
+def test_only_what_is_known_is_to_be_added_to_the_degradations():
+    words = r"\['blur'\]; add it to config\.data\.degradations, or rename it\."
+    with pytest.raises(UserError, match=words):
+        relabelled(["haze"], ["blur"], "set", remedy="rename it")
+    with pytest.raises(UserError, match=r"\['blur'\]; rename it\."):
+        relabelled(["fog"], ["blur"], "set", remedy="rename it")
