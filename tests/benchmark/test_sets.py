@@ -1,6 +1,7 @@
 """Test sets: matched by name, absent ones told, bad files listed, noise by name."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tpgdiff_jax.benchmark.sets import SetSpec
 from tpgdiff_jax.benchmark.settings import Variant
 from tpgdiff_jax.benchmark.stamps import read_stamps
 from tpgdiff_jax.benchmark.work import Task
+from tpgdiff_jax.data.degradations.registry import DEGRADATIONS
 
 
 def save(path, size=(40, 40), seed=0):
@@ -102,6 +104,12 @@ def test_every_group_and_the_papers_sets_have_presets():
     for name in ("lol", "gopro", "rain100h", "sots_indoor", "kodak24_50", "mcmaster_15", "poled"):
         assert PRESETS[name].source
     assert sum(PRESETS[name].count for name in GROUPS["five"]) == 15 + 1111 + 100 + 500 + 68
+
+
+def test_a_classifier_has_a_right_answer_for_every_preset():
+    for spec in PRESETS.values():
+        answers = set(re.split(r"[|+]", spec.degradation))
+        assert answers <= DEGRADATIONS.keys(), spec.name
 
 
 def noisy(tmp_path, files, **fields):

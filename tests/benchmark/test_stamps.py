@@ -1,5 +1,6 @@
 """Scores belong to files: what has changed since is scored again, and nothing else is."""
 
+import json
 import os
 import shutil
 import threading
@@ -155,6 +156,22 @@ def test_other_files_are_another_job(benchmarks, benchmark_config, tmp_path, cha
     change = change | ({"root": root} if "root" in change else {})
     with pytest.raises(ValueError, match=words):
         claim_with(**change)
+
+
+def test_what_a_degradation_is_called_is_no_other_job(benchmarks, benchmark_config, tmp_path):
+    def claim_with(degradation):
+        entry = {"name": "pairs", "folder": "pairs", "degradation": degradation}
+        benchmark_config.benchmark.update({"root": str(benchmarks), "sets": (entry,)})
+        settings = read_settings(benchmark_config)
+        opened = [open_set(spec, settings.root) for spec in settings.specs]
+        claim(tmp_path / "job", settings.identity(), opened)
+
+    claim_with("blur")
+    path = tmp_path / "job/job.json"
+    described = json.loads(path.read_text())
+    described["sets"]["pairs"]["degradation"] = "blur"  # as older programs wrote it
+    path.write_text(json.dumps(described))
+    claim_with("blur|motion_blur")
 
 
 def test_the_sets_may_be_named_relative_to_the_folder_one_is_in(

@@ -63,7 +63,7 @@ _ALL = (
     _pairs(
         "gopro",
         "GoPro",
-        "blur",
+        "blur|motion_blur",
         1111,
         _GOPRO,
         folder="gopro/test",
@@ -114,7 +114,7 @@ _ALL = (
     _pairs(
         "nh_haze",
         "NH-HAZE",
-        "haze",
+        "haze|haze_patchy",
         None,
         "data.vision.ee.ethz.ch/cvl/ntire20/nh-haze",
         lq="LQ|hazy|*_hazy.*|NH-HAZE/*_hazy.*",
@@ -141,7 +141,7 @@ _ALL = (
         lq="LQ|source|test_c/source",
         gt="GT|target|test_c/target",
     ),
-    _pairs("rs_cloud", "RS-Cloud", "cloud", None, _PAPER),
+    _pairs("rs_cloud", "RS-Cloud", "cloud_thin|cloud_thick", None, _PAPER),
     _pairs("poled", "POLED", "poled", 30, _UDC, gt="GT|HQ"),
     _pairs("toled", "TOLED", "toled", 30, _UDC, gt="GT|HQ"),
 )

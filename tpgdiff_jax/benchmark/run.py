@@ -103,7 +103,12 @@ def _claim(folder: pathlib.Path, identity: Mapping[str, Any], sets: Sequence[Ope
             raise UserError(f"{path} is damaged (it has no sets); {remedy}.")
         known = {key: identity[key] for key in identity if key in old or key not in _NEWER}
         differing = [key for key in known if old.get(key) != known[key]]
-        differing += [name for name in specs if old["sets"].get(name, specs[name]) != specs[name]]
+        # Older jobs also say what degraded a set, which decides no score.
+        before = {
+            name: {key: value for key, value in spec.items() if key != "degradation"}
+            for name, spec in old["sets"].items()
+        }
+        differing += [name for name in specs if before.get(name, specs[name]) != specs[name]]
         if differing:
             raise UserError(
                 f"{folder} holds the results of another job; it differs in {', '.join(differing)}. "
@@ -126,7 +131,7 @@ def _is_foreign(path: pathlib.Path) -> bool:
 def _plain_spec(opened: OpenSet) -> dict[str, Any]:
     """Return what decides which files a set's scores belong to, and how they come about."""
     where = ("folder", "layout", "lq", "gt", "gt_rename")
-    how = ("sigma", "recipe", "seed_rule", "protocol", "degradation")
+    how = ("sigma", "recipe", "seed_rule", "protocol")
     fields = {name: getattr(opened.spec, name) for name in (*where, *how)}
     for name in ("jpeg_quality", "centre_crop"):
         if value := getattr(opened.spec, name):  # else left out: folders of older jobs go on

@@ -67,7 +67,8 @@ class SetSpec:
       jpeg_quality: clean: last of all, saved as a JPEG of just this quality, colours 4:2:0.
       seed_rule: of the noise, one of `SEED_RULES`.
       protocol: how scores are computed, a name of `protocols.PROTOCOLS`.
-      degradation: what degraded the images; the truth of the confusion matrix.
+      degradation: what degraded the images, the truth of the confusion matrix: a name, several
+        joined by `+`, or with `|` between them where either is right ("cloud_thin|cloud_thick").
       count: pairs the whole set has; None where it is not known.
       sha256: optional, of the true (or only) images, as `content_hash` computes it.
       title, source: what it is called, and where to get it.

@@ -159,6 +159,14 @@ def test_a_classifier_of_one_degradation_is_not_judged_by_mixtures():
     assert "<td>50 %</td>" in confusion_page("single", ["rain", "haze"], truth="haze")
 
 
+def test_several_answers_may_be_right():
+    page = confusion_page("single", ["cloud_thin", "haze"], truth="cloud_thin|cloud_thick")
+    assert "<td>50 %</td>" in page
+    assert "<td>cloud_thin or cloud_thick</td>" in page
+    page = confusion_page("single", ["rain"], truth="haze+rain|rain")
+    assert "<td>100 %</td>" in page
+
+
 def test_images_equal_to_their_truth_are_counted_and_left_out_of_the_mean():
     rows = [{"psnr": 20.0}, {"psnr": "inf"}, {"psnr": 30.0, "input_psnr": "inf"}]
     found = means(rows)

@@ -117,7 +117,7 @@ def _confusions(summary: Mapping[str, Any]) -> list[tuple[str, list[str], list]]
         for truth, counts in matrix.items():
             total = sum(counts.values())
             cells = [(counts.get(name, 0), counts.get(name, 0) / total) for name in predicted]
-            rows.append((truth, cells, _right(truth, counts, kind)))
+            rows.append((truth.replace("|", " or "), cells, _right(truth, counts, kind)))
         if rows:
             found.append((variant, predicted, rows))
     return found
@@ -127,11 +127,16 @@ def _right(truth: str, counts: Mapping[str, int], kind: str) -> str:
     """Return the share of images whose degradations were all named, and no others.
 
     A classifier that names one degradation can be neither right nor wrong about a mixture.
+
+    Args:
+      truth: what degraded the images; `|` between several right answers.
+      counts: answer -> images.
+      kind: of the classifier, see `verdict`.
     """
-    wanted = _parts(truth)
-    if kind != "multi" and len(wanted) > 1:
+    wanted = [_parts(answer) for answer in truth.split("|")]
+    if kind != "multi" and all(len(answer) > 1 for answer in wanted):
         return NONE
-    right = sum(count for name, count in counts.items() if _parts(name) == wanted)
+    right = sum(count for name, count in counts.items() if _parts(name) in wanted)
     return f"{100 * right / sum(counts.values()):.0f} %"
 
 

@@ -70,7 +70,12 @@ def summarise(
       facts: what else a reader must know of the job.
     """
     asked = {variant.name for variant in variants}
-    good = [row for row in rows if "error" not in row and row["variant"] in asked]
+    truths = {found.spec.name: found.spec.degradation for found in sets}  # as it is called now
+    good = [
+        row | {"truth": truths[row["set"]]}
+        for row in rows
+        if "error" not in row and row["variant"] in asked
+    ]
     results: dict[str, dict[str, Any]] = {variant.name: {} for variant in variants}
     for variant in variants:
         for found in sets:
