@@ -14,6 +14,7 @@ from tpgdiff_jax.benchmark.settings import Variant
 from tpgdiff_jax.benchmark.stamps import read_stamps
 from tpgdiff_jax.benchmark.work import Task
 from tpgdiff_jax.data.degradations.registry import DEGRADATIONS
+from tpgdiff_jax.reporting.errors import UserError
 
 
 def save(path, size=(40, 40), seed=0):
@@ -204,6 +205,28 @@ def test_wrong_entries_are_named(entry, words):
 def test_two_sets_of_one_name_are_refused():
     with pytest.raises(ValueError, match="two different sets 'lol'"):
         resolve(("lol", {"preset": "lol", "folder": "elsewhere"}))
+
+
+@pytest.mark.parametrize(
+    "change", [{"sigma": 50.0}, {"recipe": "rain:2"}, {"jpeg_quality": 10}, {"layout": "pairs"}]
+)
+def test_a_preset_with_other_pictures_has_a_name_of_its_own(change):
+    entry = {"preset": "bsd68_25"} | change
+    ((key, value),) = change.items()
+    words = f"{key}={value!r} makes other pictures than the preset 'bsd68_25' has; give"
+    for taken in ({}, {"name": "bsd68_25"}, {"name": "lol"}):
+        with pytest.raises(UserError, match=words):
+            resolve((entry | taken,))
+    if "layout" not in change:
+        (spec,) = resolve((entry | {"name": "mine"},))
+        assert (spec.name, spec.title) == ("mine", "")
+        (spec,) = resolve((entry | {"name": "mine", "title": "Mine"},))
+        assert spec.title == "Mine"
+
+
+def test_a_preset_elsewhere_stays_one():
+    (spec,) = resolve(({"preset": "bsd68_25", "folder": "elsewhere", "sigma": 25.0},))
+    assert spec.title == PRESETS["bsd68_25"].title
 
 
 def test_clean_photos_become_jpegs_of_just_one_quality(tmp_path):

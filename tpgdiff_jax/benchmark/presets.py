@@ -164,13 +164,17 @@ GROUPS = {
     "udc": ("poled", "toled"),
 }
 
+# Fields that decide how a set's pictures are made; others only say where they lie.
+_MAKING = ("layout", "sigma", "recipe", "jpeg_quality")
+
 
 def resolve(entries: tuple[str | Mapping[str, Any], ...], protocol: str = "") -> list[SetSpec]:
     """Turn the entries of `benchmark.sets` into specifications.
 
     Args:
       entries: names of presets or groups, or mappings of `SetSpec`'s fields; a mapping with
-        `preset` changes that preset's fields.
+        `preset` changes that preset's fields, and needs a name of its own where its pictures are
+        others.
       protocol: replaces every set's own, where given.
 
     Returns:
@@ -188,6 +192,26 @@ def resolve(entries: tuple[str | Mapping[str, Any], ...], protocol: str = "") ->
                     f"config.benchmark.sets names two different sets {spec.name!r}; rename one."
                 )
     return list(specs.values())
+
+
+def _changed(preset: SetSpec, fields: Mapping[str, Any]) -> SetSpec:
+    """Return a preset with other fields.
+
+    Raises:
+      UserError: its pictures are other ones, and it is called as before.
+    """
+    others = [
+        key for key in _MAKING if fields.get(key, getattr(preset, key)) != getattr(preset, key)
+    ]
+    if not others:
+        return dataclasses.replace(preset, **fields)
+    if str(fields.get("name", preset.name)) in PRESETS:
+        raise UserError(
+            f"config.benchmark.sets: {others[0]}={fields[others[0]]!r} makes other pictures than "
+            f"the preset {preset.name!r} has; give this set a name of its own, such as "
+            f'"name": "{preset.name}_changed".'
+        )
+    return dataclasses.replace(preset, **{"title": ""} | fields)
 
 
 def _resolve_one(entry: str | Mapping[str, Any]) -> list[SetSpec]:
@@ -220,7 +244,7 @@ def _resolve_one(entry: str | Mapping[str, Any]) -> list[SetSpec]:
                 f"config.benchmark.sets: preset={preset!r} is no single set; expected one of "
                 f"{', '.join(PRESETS)}."
             )
-        return [dataclasses.replace(PRESETS[preset], **fields)]
+        return [_changed(PRESETS[preset], fields)]
     if missing := {"name", "folder"} - fields.keys():
         raise UserError(
             f"config.benchmark.sets: {dict(entry)!r} lacks {' and '.join(sorted(missing))}."
