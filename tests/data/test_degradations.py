@@ -9,6 +9,7 @@ import scipy.ndimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tpgdiff_jax.data import tone
 from tpgdiff_jax.data.degradations import (
     atmosphere,
     coding,
@@ -188,6 +189,15 @@ def test_low_light_leaves_no_highlights():
     for seed in range(20):
         assert degrade("low_light", grey(1.0), 1, seed).mean() < 0.5
         assert degrade("low_light", grey(1.0), 5, seed).mean() < 0.25
+
+
+def test_low_light_that_is_drawn_leaves_less_of_white_than_dark_photos_keep():
+    severity = DEGRADATIONS["low_light"].least_drawn
+    for seed in range(300):
+        params = sensor.sample_low_light(np.random.default_rng(seed), severity)
+        params |= {"shot": 0.0, "read": 0.0}
+        left = sensor.low_light(np.ones((1, 1, 3), np.float32), **params).max()
+        assert left < 0.48 < tone._LEAST_WHITE
 
 
 def test_camera_noise_is_amplified_where_white_balance_amplifies():

@@ -50,6 +50,20 @@ def test_severity_zero_does_nothing(names, seed):
     assert not Mixture(NAMES).multi_hot(recipe).any()
 
 
+def test_low_light_is_drawn_from_its_least_severity_on():
+    def severities(least, most):
+        mixture = Mixture(("low_light", "noise"), severity=(least, most))
+        recipes = [mixture.draw(np.random.default_rng(turn), turn) for turn in range(200)]
+        return ([r.steps[0][1] for r in recipes if r.name == name] for name in mixture.names)
+
+    dark, noise = severities(0.5, 1.5)
+    assert 1.0 <= min(dark) < 1.1 < 1.4 < max(dark) <= 1.5
+    assert 0.5 <= min(noise) < 0.6
+    dark, _ = severities(0.2, 0.8)
+    assert set(dark) == {0.8}  # never above what is allowed
+    assert parse("low_light:0.5").steps == (("low_light", 0.5),)
+
+
 def test_a_degradation_is_the_same_alone_and_in_a_mixture():
     alone = step_params(Recipe((("haze", 2.0),), 7))[0]
     mixed = step_params(Recipe((("rain", 3.0), ("haze", 2.0), ("noise", 1.0)), 7))

@@ -11,8 +11,9 @@ from tpgdiff_jax.data.degradations.image_ops import (
     srgb_to_linear,
 )
 
-# What stays of a dark photo's highlights, in sRGB values: more than `low_light` leaves of white at
-# severity 1, so that they tell a photo which is dark by intention from one that lacks light.
+# What stays of a dark photo's highlights, in sRGB values: more than the 0.48 that `low_light`
+# leaves of white at severity 1, the least that is drawn, so that they tell a photo which is dark
+# by intention from one that lacks light.
 _LEAST_WHITE = 0.5
 # Highlights are the brightest of so many pixels.
 _HIGHLIGHT_SHARE = 0.002

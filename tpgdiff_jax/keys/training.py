@@ -59,7 +59,7 @@ DATA = Group(
     clean_share=Key(
         0.0, number(least=0, below=1), "examples left as they are; needs multi-hot labels"
     ),
-    severity=Key((1.0, 5.0), _severities, "drawn uniformly"),
+    severity=Key((1.0, 5.0), _severities, "drawn uniformly; `low_light` from 1 up"),
     tone_jitter=Key(
         0.0, number(least=0), "random tone and colour of clean photos, for small collections"
     ),

@@ -166,7 +166,8 @@ class Mixture:
       names: degradations, in the order of their labels.
       weights: how often each comes, relative to the others; () for equal shares, in turns.
       max_mixed: up to so many at once.
-      severity: (least, most), drawn uniformly.
+      severity: (least, most), drawn uniformly; some begin at a least of their own, see
+        `registry.Degradation`.
       mix_share: of the recipes with more than one degradation, 2 to `max_mixed` equally often;
         negative: 1 to `max_mixed` equally often.
       clean_share: of the recipes that do nothing, so that a clean photo is left alone.
@@ -222,8 +223,13 @@ class Mixture:
             for index in rng.choice(others, len(others), replace=False, p=p):
                 if len(chosen) < wanted and _fits(self.names[index], chosen):
                     chosen.append(self.names[index])
-        steps = [(name, round(float(rng.uniform(*self.severity)), 3)) for name in chosen]
+        steps = [(name, self._severity(rng, name)) for name in chosen]
         return Recipe(in_order(steps), int(rng.integers(2**31)))
+
+    def _severity(self, rng: np.random.Generator, name: str) -> float:
+        low, high = self.severity
+        low = max(low, min(DEGRADATIONS[name].least_drawn, high))
+        return round(float(rng.uniform(low, high)), 3)
 
     def _number(self, rng: np.random.Generator) -> int:
         """Draw how many degradations come together."""

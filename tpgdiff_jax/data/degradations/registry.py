@@ -33,12 +33,14 @@ class Degradation:
         0 leaves the image alone; 1 to 5 are the named levels.  From the same state of the
         generator a higher severity gives the same degradation, only stronger.
       stage: one of `STAGES`.
+      least_drawn: the least severity that mixtures draw; a recipe may name a lower one.
     """
 
     name: str
     apply: Callable[..., np.ndarray]
     sample: Callable[[np.random.Generator, float], dict[str, Any]]
     stage: str
+    least_drawn: float = 0.0
 
 
 DEGRADATIONS: dict[str, Degradation] = {
@@ -56,7 +58,7 @@ DEGRADATIONS: dict[str, Degradation] = {
         Degradation("defocus", optics.defocus, optics.sample_defocus, "lens"),
         Degradation("blur", optics.blur, optics.sample_blur, "lens"),
         Degradation("motion_blur", optics.motion_blur, optics.sample_motion_blur, "lens"),
-        Degradation("low_light", sensor.low_light, sensor.sample_low_light, "exposure"),
+        Degradation("low_light", sensor.low_light, sensor.sample_low_light, "exposure", 1.0),
         Degradation("moire", display.moire, display.sample_moire, "sensor"),
         Degradation("camera_noise", sensor.camera_noise, sensor.sample_camera_noise, "sensor"),
         Degradation("colour_noise", sensor.colour_noise, sensor.sample_colour_noise, "sensor"),

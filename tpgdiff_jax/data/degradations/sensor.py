@@ -165,8 +165,9 @@ def colour_noise(
 def sample_low_light(rng: np.random.Generator, severity: float) -> dict[str, float]:
     """Draw the parameters of `low_light`: 17 to 3 per cent of the light at severity 1 to 5.
 
-    Even the weakest leaves nothing brighter than 45 per cent grey.  A photo with highlights is dark
-    by intention, and must not be learned as one that lacks light.
+    At severity 1 white becomes at most 48 per cent grey, but for the noise.  A photo that has
+    highlights is dark by intention, and must not be learned as one that lacks light, so mixtures
+    draw nothing weaker.
     """
     strength = ramp(severity, 0.4, 1.0)
     grain = float(rng.random() < 0.5)
