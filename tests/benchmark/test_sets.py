@@ -194,6 +194,8 @@ def test_unpaired_images_have_no_truth(tmp_path):
         ({"name": "a", "folder": "a", "sigma": 25.0}, "layout='clean'"),
         ({"name": "a", "folder": "a", "layout": "clean", "recipe": "hail"}, "'hail'"),
         ({"name": "a/b", "folder": "a"}, "'a/b'"),
+        ({"name": "a", "folder": "a", "lq": "/a/blur"}, "'a': lq='/a/blur': expected a folder rel"),
+        ({"name": "a", "folder": "a", "gt": "GT|**/sharp"}, r"gt='GT\|\*\*/sharp': expected a fol"),
         ({"name": "..", "folder": "a"}, r"'\.\.': its name may hold .* begin with no dot"),
     ],
 )

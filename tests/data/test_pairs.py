@@ -237,6 +237,21 @@ def test_other_layouts_are_one_clear_error(make_pairs, tmp_path):
         PairFolder(root)
 
 
+@pytest.mark.parametrize("sides", [("/d/blur", "/d/sharp"), ("**/blur", "**/sharp"), ("", "a**b")])
+def test_sides_lie_in_the_folder_at_one_level_each(make_pairs, sides):
+    root = make_pairs({"blur/a.png": (9, 9), "x/sharp/a.png": (9, 9)})
+    with pytest.raises(UserError, match=r"[lg][qt]='.*': expected a folder relative to that of"):
+        PairFolder(root, lq=sides[0], gt=sides[1])
+    with pytest.raises(UserError, match=r"lq='' is gt, too; name two"):
+        PairFolder(root, lq="", gt="")
+
+
+def test_a_side_may_be_the_folder_itself_or_one_of_several(make_pairs):
+    root = make_pairs({"a.png": (9, 9), "clean/a.png": (9, 9)})
+    pairs = PairFolder(root, lq="", gt="sharp|clean")
+    assert [pair[:2] for pair in pairs.pairs] == [("a.png", "clean/a.png")]
+
+
 def test_a_class_without_ground_truths_is_reported(make_pairs):
     size = (9, 9)
     root = make_pairs({"a/LQ/1.png": size, "a/GT/1.png": size, "b/LQ/1.png": size})

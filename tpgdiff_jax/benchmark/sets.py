@@ -15,6 +15,7 @@ import numpy as np
 
 from tpgdiff_jax.data.degradations.coding import jpeg
 from tpgdiff_jax.data.degradations.mix import degrade, parse
+from tpgdiff_jax.data.folders import check_side
 from tpgdiff_jax.data.images import cut_like, read_rgb
 from tpgdiff_jax.evaluation.protocols import (
     PROTOCOLS,
@@ -99,6 +100,8 @@ class SetSpec:
                 raise UserError(
                     f"Test set {self.name!r}: {field.name}={value!r}: expected {check.words}."
                 )
+        for key in ("lq", "gt"):
+            check_side(getattr(self, key), f"Test set {self.name!r}: {key}")
         if self.recipe:
             parse(self.recipe)
         if (self.layout == "clean") != bool(self.sigma or self.recipe or self.jpeg_quality):

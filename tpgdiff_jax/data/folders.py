@@ -132,6 +132,30 @@ def list_images(folder: pathlib.Path) -> Listing:
     return listing
 
 
+def check_side(pattern: str, where: str) -> None:
+    """Check the pattern of a set's side, see `images_below`.
+
+    Args:
+      pattern: of folders or files.
+      where: what gave it, for the error.
+
+    Raises:
+      UserError: it leads out of the set's folder, or to any depth.
+    """
+    for choice in pattern.split("|"):
+        if pathlib.PurePath(choice).is_absolute() or "**" in choice:
+            raise UserError(
+                f"{where}={pattern!r}: expected a folder relative to that of the set, with * for "
+                'the name of one level, such as blur or */blur; "" is the folder itself.'
+            )
+
+
+def has_side(folder: pathlib.Path, pattern: str) -> bool:
+    """Tell whether anything in a folder fits the pattern of a side, see `images_below`."""
+    choices = pattern.split("|")
+    return any(not pathlib.PurePath(c).parts or any(folder.glob(c)) for c in choices)
+
+
 def images_below(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
     """List the images of one side of a set, as name -> file.
 

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from tpgdiff_jax.data.folders import here, images_below
+from tpgdiff_jax.data.folders import check_side, has_side, here, images_below
 from tpgdiff_jax.data.images import cut_like, read_rgb
 from tpgdiff_jax.data.labels import relabelled
 from tpgdiff_jax.data.matching import match_names, sides_of, why_no_pair
@@ -58,7 +58,8 @@ class PairFolder(Source):
           class_name: class of the pairs in ROOT/{LQ,GT}, and of no others; None: the root's own
             name.
           lq, gt: names of the two folders, such as "blur" and "sharp"; `*` stands for any folder,
-            as in "*/blur".  None: found by themselves.
+            as in "*/blur", and "" for the folder itself; see `folders.images_below`.  None: found
+            by themselves.
           gt_rename: see `match_names`.
           centre_crop: of a ground truth that is larger, its centre is the truth.
 
@@ -71,6 +72,10 @@ class PairFolder(Source):
         self._gt_rename, self._centre_crop = gt_rename, centre_crop
         if (lq is None) != (gt is None):
             raise UserError(f"Folder of pairs {self.root!r}: lq and gt go together; give both.")
+        if lq is not None and lq == gt:
+            raise UserError(f"Folder of pairs {self.root!r}: lq={lq!r} is gt, too; name two.")
+        for key, side in (("lq", lq), ("gt", gt)):
+            check_side(side or "", f"Folder of pairs {self.root!r}: {key}")
         folders = self._class_folders(class_name)
         names = sorted(folders)
         is_alone = self._root in folders.values()
@@ -129,7 +134,7 @@ class PairFolder(Source):
     def _holds_pairs(self, folder: pathlib.Path) -> bool:
         if self._sides[0] is None:
             return sides_of(folder) is not None
-        return all(any(folder.glob(side)) for side in self._sides)
+        return all(has_side(folder, side) for side in self._sides)
 
     def _scan(self, folder: pathlib.Path, label: int) -> None:
         """Add the usable pairs of one class."""
