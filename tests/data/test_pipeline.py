@@ -14,6 +14,7 @@ from tpgdiff_jax.data.identity import fingerprint
 from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.data.pipeline import random_crops, training_batches
 from tpgdiff_jax.data.sources import PhotoFolder
+from tpgdiff_jax.reporting.errors import UserError
 
 NAMES = ("noise", "blur", "haze")
 
@@ -247,6 +248,20 @@ def test_when_all_are_bad_the_reason_is_given(photos, tmp_path):
     words = r"100 images in a row cannot be read|None of the 5 photos .* is usable"
     with pytest.raises(ValueError, match=words):
         take(batches(photos), 1)
+
+
+def test_what_is_bad_in_a_row_is_named(photos, tmp_path):
+    photos = PhotoFolder(photos.folder)
+    photos._bad = set(range(4))
+    photos.report.add(photos.folder / "0.png", "truncated", photos.root)
+    words = r"photos': 100 images in a row .*crop_size=64\. Reported: 0\.png \(truncated\)\."
+    with pytest.raises(UserError, match=words):
+        take(batches(photos, crop_size=64), 1)
+
+
+def test_a_class_that_is_not_trained_is_named_with_its_folder(pairs):
+    with pytest.raises(UserError, match=r"pairs' has pairs of haze, which .* noise\. Rename the"):
+        batches(pairs, mixture=Mixture(("noise",)))
 
 
 def test_crops_are_cut_mirrored_and_turned_alike():

@@ -126,9 +126,11 @@ class MakeExample(grain.transforms.MapWithIndex):
                 return found
             rng = np.random.default_rng([self.seed, index, attempt])
             number = int(rng.integers(len(source)))
+        bad = source.report.items(source.root)
+        reported = f" Reported: {source.report.describe(bad)}." if bad else ""
         raise UserError(
-            f"{source!r}: {_MOST_REPLACED} images in a row cannot be read or are smaller than "
-            f"data.crop_size={self.crop_size}."
+            f"{source.root!r}: {_MOST_REPLACED} images in a row cannot be read or are smaller than "
+            f"data.crop_size={self.crop_size}.{reported}"
         )
 
     def _is_large(self, found) -> bool:
@@ -286,6 +288,7 @@ def _check_classes(sources, mixture: Mixture) -> None:
         unknown = [name for name in getattr(source, "classes", ()) if name not in mixture.names]
         if unknown:
             raise UserError(
-                f"{source!r} has pairs of {', '.join(unknown)}, which data.degradations lacks: "
-                f"{', '.join(mixture.names)}. Add them there, or rename the folders."
+                f"{source.root!r} has pairs of {', '.join(unknown)}, which data.degradations "
+                f"lacks: {', '.join(mixture.names)}. Rename the folders, or add there what is a "
+                "degradation."
             )
