@@ -70,7 +70,7 @@ def test_every_kind_of_file_is_restored(restorer, tmp_path, mode):
 
 
 def test_similar_sizes_share_a_program(restorer):
-    stepwise.advance.clear_cache()
+    stepwise.KEPT.clear()
     sizes = [(40, 48), (33, 64), (64, 64), (20, 10), (1, 64)]
     for height, width in sizes:
         restorer(RNG.integers(0, 256, (height, width, 3), np.uint8))
@@ -286,7 +286,7 @@ def test_another_strength_needs_no_other_program(restorer):
     config = restorer.config.copy_and_resolve_references().unlock()
     config.model.dropout_structure = 0.1
     flexible = Restorer(restorer._model, restorer._variables, config)
-    stepwise.advance.clear_cache()
+    stepwise.KEPT.clear()
     found = [flexible(PHOTO / 255.0, guidance={"structure": s}) for s in (0.5, 2.0, 3.0)]
     assert stepwise.advance._cache_size() == 1
     assert np.abs(found[0] - found[1]).max() > 1e-3

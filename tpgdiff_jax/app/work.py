@@ -16,6 +16,7 @@ from tpgdiff_jax.data.pictures.picture import to_8_bit
 from tpgdiff_jax.data.pictures.writing import encode_picture, for_format
 from tpgdiff_jax.evaluation import protocols
 from tpgdiff_jax.inference.input_images import InputImage, as_input, input_of_array
+from tpgdiff_jax.inference.kept_programs import KeptPrograms
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.inference.sizes import padded_size, padded_to
@@ -142,6 +143,7 @@ def score(image: np.ndarray, clean: np.ndarray) -> tuple[float, float] | None:
         return None
     padded = padded_size(size)
     pair = [jnp.asarray(padded_to(padded, each))[None] for each in (image, clean)]
+    _KEPT.make_room(padded)
     found = _scores(*pair, jnp.asarray([size]))
     psnr, ssim = float(found["psnr"][0]), float(found["ssim"][0])
     return (psnr if math.isfinite(psnr) else math.inf), ssim
@@ -151,3 +153,6 @@ def score(image: np.ndarray, clean: np.ndarray) -> tuple[float, float] | None:
 def _scores(image: jax.Array, clean: jax.Array, sizes: jax.Array) -> dict[str, jax.Array]:
     shown = image.astype(jnp.float32)
     return protocols.scores(PROTOCOL, shown, clean, sizes, ("psnr", "ssim"))
+
+
+_KEPT = KeptPrograms(_scores)

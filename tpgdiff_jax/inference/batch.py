@@ -16,6 +16,7 @@ from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.distributed.batches import batch_sharding
 from tpgdiff_jax.distributed.sharding import AXES
 from tpgdiff_jax.inference.guidance import AS_TRAINED, Guidance, guided
+from tpgdiff_jax.inference.kept_programs import KeptPrograms
 from tpgdiff_jax.inference.tiling import tiled
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.priors import Priors
@@ -205,7 +206,15 @@ def placer(mesh: Mesh | None, by_rows: bool) -> Callable[[jax.Array], jax.Array]
     return lambda images: jax.lax.with_sharding_constraint(images, where)
 
 
-@functools.partial(jax.jit, static_argnames="model")
 def classify(variables: Any, lq: jax.Array, *, model: TPGDiff) -> jax.Array:
     """Return the degradation classifier's logits [B, classes] of images [B, H, W, 3]."""
+    KEPT_CLASSIFIERS.make_room((lq.shape, lq.dtype, model))
+    return _classify(variables, lq, model=model)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _classify(variables: Any, lq: jax.Array, *, model: TPGDiff) -> jax.Array:
     return model.apply(variables, lq, method="priors_and_logits")[1]
+
+
+KEPT_CLASSIFIERS = KeptPrograms(_classify)

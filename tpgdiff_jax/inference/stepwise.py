@@ -21,6 +21,7 @@ from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.inference import batch
 from tpgdiff_jax.inference.batch import RestoredBatch
 from tpgdiff_jax.inference.guidance import AS_TRAINED, Guidance
+from tpgdiff_jax.inference.kept_programs import KeptPrograms
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.priors import Priors
 
@@ -75,9 +76,11 @@ def run_stepwise(
     """
     at_once = at_once or samples
     table = _filled(samplers.step_table(sampler, sde, steps))
-    known = prepare(variables, lq, keys, model=model, samples=samples, at_once=at_once, mesh=mesh)
     options = {"model": model, "sde": sde, "prediction": prediction, "clamp": clamp}
     options |= {"tile": tile, "windows": windows, "mesh": mesh}
+    branches = jax.tree.structure(guidance)
+    KEPT.make_room((lq.shape, lq.dtype, samples, at_once, branches, *options.values()))
+    known = prepare(variables, lq, keys, model=model, samples=samples, at_once=at_once, mesh=mesh)
     turns = samples // at_once
     drawn = []
     for turn in range(turns):
@@ -175,3 +178,6 @@ def finish(
     """Turn the last states `y` of every turn into results."""
     samples = jnp.stack([known.mu + y for y in drawn])
     return batch.summarised(samples, at_once, known.logits, dtype)
+
+
+KEPT = KeptPrograms(prepare, begin, advance, finish)

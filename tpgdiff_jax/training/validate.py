@@ -22,6 +22,7 @@ from tpgdiff_jax.distributed.sharding import replicated
 from tpgdiff_jax.evaluation import metrics
 from tpgdiff_jax.inference.batch import name_hashes, noise_keys, run_batch
 from tpgdiff_jax.inference.engine import Finish, reason, stream
+from tpgdiff_jax.inference.kept_programs import KeptPrograms
 from tpgdiff_jax.inference.sizes import alike, filled_up
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
@@ -211,6 +212,7 @@ def evaluate(
         if mesh is not None:  # whole images per device
             where = (batch_sharding(mesh, array.ndim, split_rows=False) for array in arrays)
             arrays = list(map(place, arrays, where))
+        _KEPT.make_room((arrays[0].shape, *settings.items()))
         answer = restore_and_score(variables, *arrays, **settings)
 
         def finish() -> list[tuple[np.ndarray, dict[str, float]]]:
@@ -284,3 +286,7 @@ def restore_and_score(
     if mesh is not None:
         return jax.lax.with_sharding_constraint((restored, scores), replicated(mesh))
     return restored, scores
+
+
+# Every validation meets the sizes of the one before, in the order of the photos.
+_KEPT = KeptPrograms(restore_and_score, most=48)
