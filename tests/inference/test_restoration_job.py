@@ -111,6 +111,49 @@ def test_results_are_known_however_their_folder_is_named(folder, tmp_path, monke
     assert run(Mirror(), folder, output, sampling=other).other_settings == 3
 
 
+def test_a_result_made_from_another_file_is_listed(folder, tmp_path):
+    output, other = tmp_path / "out", tmp_path / "other"
+    run(Mirror(), folder, output)
+    write_image(other / "0.png", np.full((48, 56, 3), 7, np.uint8))
+    before = (output / "0.png").read_bytes()
+    summary = run(Mirror(), other, output, sampling=dataclasses.replace(SAMPLING, steps=9))
+    assert (summary.done, summary.present, summary.other_settings) == (0, 0, 0)
+    assert summary.others == {str(other / "0.png"): f"0.png was made from {folder / '0.png'}"}
+    assert not summary.is_complete
+    said = job.describe(summary, output)
+    assert "1 were not restored: their results there were made from other files" in said
+    assert f"not restored: {other / '0.png'}: 0.png was made from {folder / '0.png'}" in said
+    assert (output / "0.png").read_bytes() == before
+
+
+def test_a_name_that_changes_hands_is_noticed(folder, tmp_path):
+    output = tmp_path / "out"
+    write_image(folder / "a.jpg", np.full((9, 9, 3), 7, np.uint8))
+    assert run(Mirror(), folder, output).done == 4
+    write_image(folder / "a.png", np.full((9, 9, 3), 99, np.uint8))  # whose result is a.png
+    summary = run(Mirror(), folder, output)
+    assert (summary.done, summary.present) == (1, 3)
+    assert list(summary.others) == [str(folder / "a.png")]
+    assert (output / "a.jpg.png").exists()
+
+
+def test_a_folder_that_was_moved_is_the_same(folder, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    run(Mirror(), folder, output)
+    moved = folder.rename(tmp_path / "moved")
+    summary = run(Mirror(), moved, output)
+    assert (summary.present, summary.others, summary.is_complete) == (3, {}, True)
+    monkeypatch.chdir(tmp_path)
+    assert run(Mirror(), pathlib.Path("moved"), output).present == 3
+    # Lines of older versions do not tell.
+    log = output / job.LOG_NAME
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert all(row.pop("content") for row in rows)
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_image(moved / "0.png", np.zeros((9, 9, 3), np.uint8))
+    assert run(Mirror(), moved, output).present == 3
+
+
 def test_bad_files_are_listed_and_stop_nothing(folder, tmp_path):
     whole = (folder / "0.png").read_bytes()
     (folder / "0.png").write_bytes(whole[:300])
@@ -174,7 +217,21 @@ def test_further_pictures_stand_beside_the_result(folder, tmp_path):
     inside = folder / "results"
     for _ in range(2):
         summary = run(Mirror(), folder, inside, side_by_side=True)
-    assert (summary.done, summary.present) == (0, 3)
+    assert (summary.done, summary.present, summary.side_by_side) == (0, 3, 0)
+
+
+def test_results_there_get_the_side_by_side_picture_that_they_lack(folder, tmp_path):
+    output = tmp_path / "out"
+    run(Mirror(), folder, output)
+    write_image(output / "1.png", np.zeros((5, 7, 3), np.uint8))
+    summary = run(Mirror(), folder, output, side_by_side=True)
+    assert (summary.done, summary.present, summary.side_by_side) == (0, 3, 2)
+    assert "2 of those there got their side-by-side picture" in job.describe(summary, output)
+    reason = summary.failed[str(folder / "1.png")]
+    assert reason.startswith("no side-by-side picture: 1.png has 7x5 pixels, the picture 56x48;")
+    gt = np.asarray(Image.open(folder / "sub" / "2.png"))
+    pair = np.asarray(Image.open(output / "sub" / "2.side_by_side.png"))
+    np.testing.assert_array_equal(pair, np.concatenate([gt, 255 - gt], axis=1))
 
 
 @pytest.mark.parametrize("full", ["picture", "log"])

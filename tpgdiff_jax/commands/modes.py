@@ -196,7 +196,7 @@ def restore(flags: FlagValues, options: dict[str, Any]) -> None:
     whose = f"{part} {index} of {count}, {len(tasks)} of {len(every_task)} files: "
     said = (whose if count > 1 else "") + job.describe(summary, output)
     print(printable(said, sys.stdout.encoding), flush=True)
-    if summary.failed or summary.stopped:
+    if not summary.is_complete:
         sys.exit(1)
 
 

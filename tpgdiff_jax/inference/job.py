@@ -14,14 +14,15 @@ import numpy as np
 from absl import logging
 
 from tpgdiff_jax.data.images import write_image
-from tpgdiff_jax.data.pictures.door import read_size
+from tpgdiff_jax.data.pictures.door import content_mark, read_size
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
-from tpgdiff_jax.data.pictures.picture import to_8_bit
 from tpgdiff_jax.data.pictures.writing import for_format
+from tpgdiff_jax.inference import side_by_side as beside
 from tpgdiff_jax.inference.engine import Outcome, WriteBehind, reason
 from tpgdiff_jax.inference.input_images import InputImage, Restored, as_input
-from tpgdiff_jax.inference.log import LOG_NAME, made_otherwise, name_within
+from tpgdiff_jax.inference.log import LOG_NAME, name_within
 from tpgdiff_jax.inference.plan import Task
+from tpgdiff_jax.inference.present import look_at
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.reporting.errors import UserError
@@ -45,6 +46,8 @@ class Summary:
       done: files restored now.
       present: files whose result was there already.
       other_settings: how many of those the log says were made with other settings or weights.
+      side_by_side: how many of those got the picture of that kind which they lacked.
+      others: file -> what its result is and was made from, where the log names another file.
       failed: file -> why it could not be restored.
       stopped: why the job stopped early; "" if it did not.
       left: files it did not come to then.
@@ -53,9 +56,16 @@ class Summary:
     done: int = 0
     present: int = 0
     other_settings: int = 0
+    side_by_side: int = 0
+    others: dict[str, str] = dataclasses.field(default_factory=dict)
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
     stopped: str = ""
     left: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every file has its result."""
+        return not (self.failed or self.others or self.stopped)
 
     def fail(self, task: Task, reason: str) -> None:
         """List a file that could not be restored."""
@@ -76,24 +86,28 @@ def run(
 ) -> Summary:
     """Restore files; those whose result is there already are left alone.
 
-    Files are read ahead and results written behind, in threads.  Beside a result `photo.png` stand,
-    where asked for, `photo.deviation.png` (white is a standard deviation of 0.1 or more) and
+    A result that was made from another file is left alone, too, and listed.  Files are read ahead
+    and results written behind, in threads.  Beside a result `photo.png` stand, where asked for,
+    `photo.deviation.png` (white is a standard deviation of 0.1 or more) and
     `photo.side_by_side.png` (degraded | restored).
 
     Args:
       restorer: the system.
       tasks: of `plan.plan`.
-      output: where the log goes: a line per image with its size, seconds, predicted degradation,
-        sampling and the weights' fingerprint.
+      output: where the log goes: a line per image with its input, size, seconds, predicted
+        degradation, sampling and the weights' fingerprint.
       sampling: how, as `Restorer.checked` returns it.
       batch_size: as for `Restorer.iterate`.
-      side_by_side: write these pictures.
+      side_by_side: write these pictures, also of results that are there already.
       log_name: name of the log; processes that share a folder need different ones.
       exists: tells whether a result is there already.
     """
+    marks: dict[Task, str] = {}  # of files that were read
 
     def read(task: Task) -> InputImage:
-        return as_input(task.source)
+        picture = as_input(task.source)
+        marks[task] = content_mark(task.source)
+        return picture
 
     def wanted(task: Task) -> bool:  # later, too: another job on this folder may have been faster
         return not exists(task.target)
@@ -105,13 +119,18 @@ def run(
         "dtype": restorer.config.model.dtype,
     }
     left = set(waiting)
-    present = [task.target for task in tasks if task not in left]
-    names = {named(target): name_within(output, target) for target in present}
-    names |= {name: name for name in names.values()}
-    summary = Summary(present=len(present), other_settings=made_otherwise(output, names, settings))
+    present = [task for task in tasks if task not in left]
+    there = look_at(present, output, settings)
+    summary = Summary(
+        present=len(there.own), other_settings=there.other_settings, others=there.others
+    )
+    if there.others:
+        logging.warning("%d results there were made from other files.", len(there.others))
+    lacking = [task for task in there.own if side_by_side and not exists(task.beside(beside.KIND))]
     chunks = list(_chunks(restorer, waiting, batch_size, sampling, summary))
 
     def file(outcome: Outcome, writing: Future | None) -> None:
+        mark = marks.pop(outcome.source, None)
         if why := _failure(outcome, writing):
             summary.fail(outcome.source, why)
         elif outcome.result is None:
@@ -119,7 +138,13 @@ def run(
         else:
             summary.done += 1
             name = name_within(output, outcome.source.target)
-            log.write({"name": name, **_line(outcome), **settings})
+            log.write({"name": name, "content": mark, **_line(outcome), **settings})
+
+    def count_added(task: Task, writing: Future | None) -> None:
+        if why := _failure(Outcome(task), writing):
+            summary.fail(task, f"no side-by-side picture: {why}")
+        else:
+            summary.side_by_side += 1
 
     writer = WriteBehind(functools.partial(_write, side_by_side), file)
     try:
@@ -132,13 +157,17 @@ def run(
                 made = (outcome.source, outcome.item, outcome.result)
                 writer.put(outcome, *() if outcome.result is None else made)
                 bar.advance(1)
+        with WriteBehind(beside.add, count_added) as adding:
+            for task in lacking:
+                adding.put(task, task)
     except OSError as error:  # of a result's folder or the log; inputs at fault are listed
         if error.errno not in _LOG_AT_FAULT:
             raise
         summary.done += writer.written()  # beside the one at fault; no line says so
         summary.stopped = f"{with_addresses(str(output))} cannot be written: {error.strerror}"
-        made_elsewhere = summary.present - len(present)
-        summary.left = len(waiting) - summary.done - len(summary.failed) - made_elsewhere
+        made_elsewhere = summary.present - len(there.own)
+        failed = sum(named(task.source) in summary.failed for task in waiting)
+        summary.left = len(waiting) - summary.done - failed - made_elsewhere
     return summary
 
 
@@ -148,11 +177,19 @@ def describe(summary: Summary, output: pathlib.Path) -> str:
         f"{summary.done} restored, {summary.present} were there already, {len(summary.failed)} "
         f"failed: {shown(output)}"
     ]
+    if summary.side_by_side:
+        lines.append(f"  {summary.side_by_side} of those there got their side-by-side picture")
     if summary.other_settings:
         lines.append(
             f"  {summary.other_settings} of those there were made with other settings or weights; "
             "remove them, or choose another --output, to restore them anew"
         )
+    if summary.others:
+        lines.append(
+            f"  {len(summary.others)} were not restored: their results there were made from other "
+            "files; choose another --output, or remove these results"
+        )
+    lines += [f"  not restored: {file}: {what}" for file, what in summary.others.items()]
     lines += [f"  failed: {file}: {reason}" for file, reason in summary.failed.items()]
     if summary.stopped:
         lines.append(f"  stopped: {summary.stopped}; {summary.left} files are left, run it again")
@@ -191,8 +228,8 @@ def _failure(outcome: Outcome, writing: Future | None) -> str:
     try:
         if writing is not None:
             writing.result()
-    except UserError as error:
-        return str(error)
+    except (UserError, UnreadableImageError) as error:
+        return reason(error)
     except MemoryError:
         return "its result needs more memory than there is"
     except OSError as error:
@@ -205,7 +242,7 @@ def _failure(outcome: Outcome, writing: Future | None) -> str:
 def _line(outcome: Outcome) -> dict[str, Any]:
     task, picture, restored = outcome.source, outcome.item, outcome.result
     row = {
-        "input": named(task.source),
+        "input": shown(task.source),
         "output": named(task.target),
         "height": picture.rgb.shape[0],
         "width": picture.rgb.shape[1],
@@ -225,7 +262,5 @@ def _write(side_by_side: bool, task: Task, degraded: InputImage, restored: Resto
     if restored.deviation is not None:
         write_image(task.beside("deviation"), restored.deviation_picture())
     if side_by_side:
-        pair = [degraded.rgb, as_input(image).rgb]
-        picture = to_8_bit(np.concatenate(pair, axis=1))
-        write_image(task.beside("side_by_side"), picture, degraded.metadata)
+        beside.write(task, degraded, image)
     write_image(task.target, result, degraded.metadata)

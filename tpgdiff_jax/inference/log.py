@@ -1,12 +1,11 @@
 """What a job leaves written about each result: one line of JSON, never half of one for long."""
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from tpgdiff_jax.reporting import json_lines, json_text
+from tpgdiff_jax.reporting import json_lines
 from tpgdiff_jax.stores.urls import named
 
 LOG_NAME = "restored.jsonl"
@@ -23,24 +22,20 @@ def name_within(folder: pathlib.Path, result: pathlib.Path) -> str:
     return named(result) if place.parts[:1] == ("..",) else place.as_posix()
 
 
-def made_otherwise(
-    folder: pathlib.Path, present: Mapping[str, str], settings: Mapping[str, Any]
-) -> int:
-    """Count results that are there already but that the logs say were made with other settings.
+def newest_lines(folder: pathlib.Path, present: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return what the logs say of results, by their names: of each the newest line.
 
     Args:
       folder: of the logs.
       present: how a line may call these results -> their name; lines of older versions have paths
         as they were typed.
-      settings: what they would be made with now; what a line does not tell counts as the same.
     """
     if not present:
-        return 0
-    wanted = json.loads(json_text.dumps(settings))
+        return {}
     paths = sorted(folder.glob("restored*.jsonl"))
     rows = [row for path in paths for row in json_lines.read(path)]
-    otherwise = {}
-    for row in sorted(rows, key=lambda row: str(row.get("finished"))):  # the newest counts
+    newest = {}
+    for row in sorted(rows, key=lambda row: str(row.get("finished"))):
         if name := present.get(str(row.get("name", row.get("output")))):
-            otherwise[name] = any(row.get(key, wanted[key]) != wanted[key] for key in wanted)
-    return sum(otherwise.values())
+            newest[name] = row
+    return newest

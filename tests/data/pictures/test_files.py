@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from tpgdiff_jax.data.images import write_image
-from tpgdiff_jax.data.pictures.door import read_picture
+from tpgdiff_jax.data.pictures.door import content_mark, read_picture
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.pictures.metadata import Metadata
 from tpgdiff_jax.data.pictures.png import SIGNATURE, chunk
@@ -86,3 +86,14 @@ def test_the_transparent_grey_of_a_png_is_transparent_at_every_depth(bits):
         assert pixels.shape == (1, 8, 2)
         np.testing.assert_array_equal(pixels[0, :, 1] == 0, levels == key)
         np.testing.assert_array_equal(pixels[0, :, 0], levels * 255 // most)
+
+
+@pytest.mark.parametrize("place", [0, 500_000, 999_999])
+def test_contents_of_one_length_are_told_apart(tmp_path, place):
+    content = bytearray(10**6)
+    marks = {content_mark(bytes(content)), content_mark(b""), content_mark(b"\0")}
+    content[place] = 1
+    (tmp_path / "a.bmp").write_bytes(content)
+    marks.add(content_mark(tmp_path / "a.bmp"))
+    assert len(marks) == 4
+    assert content_mark(tmp_path / "a.bmp") == content_mark(bytes(content))
