@@ -1,6 +1,8 @@
 """Every reader shows every picture alike, and as it was made; or all refuse it in one sentence."""
 
+import io
 import logging
+import struct
 import sys
 
 import numpy as np
@@ -14,7 +16,8 @@ from tpgdiff_jax.data.images import encode_png, read_rgb
 from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.data.pictures.door import read_picture, read_size
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
-from tpgdiff_jax.data.pictures.picture import to_8_bit
+from tpgdiff_jax.data.pictures.picture import MOST_FRAMES, to_8_bit
+from tpgdiff_jax.data.pictures.tiff import TiffFile
 from tpgdiff_jax.data.records import RecordPhotos, write_records
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.inference.input_images import as_input
@@ -100,6 +103,39 @@ def test_further_frames_are_said(tmp_path, caplog):
         if animal.shows is not None:
             assert read_picture(animal.data, animal.name).frames == animal.frames, animal.name
     assert "two_pages.tif: frame 1 of 2" in caplog.text
+
+
+def test_a_tiff_of_very_many_pages_is_read_as_fast_as_another(caplog):
+    """And what tifffile says of each of them is logged a few times."""
+    caplog.set_level(logging.INFO)
+    looked_at = []
+
+    def pages(number: int) -> bytes:
+        data = bytearray(b"II*\0" + struct.pack("<I", 8))
+        for left in reversed(range(number)):
+            # The last tag is of a type that does not exist.
+            tags = [(256, 3, 1), (257, 3, 1), (273, 4, 8), (279, 4, 1), (700, 99, 1)]
+            data += struct.pack("<H", len(tags))
+            for tag, kind, value in tags:
+                data += struct.pack("<HHII", tag, kind, 1, value)
+            data += struct.pack("<I", len(data) + 4 if left else 0)
+        return bytes(data)
+
+    class Counted(io.BytesIO):
+        def read(self, *args):
+            looked_at.append(self.tell())
+            return super().read(*args)
+
+    assert read_picture(pages(7), "few.tif").frames == 7
+    many = pages(5000)
+    file = TiffFile(Counted(many))
+    assert file.pixels().shape == (1, 1)
+    assert file.frames() == MOST_FRAMES + 1
+    assert max(looked_at) < len(many) / 4
+    assert read_picture(many, "many.tif").frames > MOST_FRAMES
+    assert "few.tif: frame 1 of 7 is read" in caplog.text
+    assert "many.tif: frame 1 of more than 1000 is read" in caplog.text
+    assert sum(record.name == "tifffile" for record in caplog.records) < 20
 
 
 @pytest.mark.parametrize(

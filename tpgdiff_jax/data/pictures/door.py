@@ -14,7 +14,7 @@ from tpgdiff_jax.data.pictures import memory
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError, as_unreadable
 from tpgdiff_jax.data.pictures.kinds import kind_of
 from tpgdiff_jax.data.pictures.metadata import ORIENTATION
-from tpgdiff_jax.data.pictures.picture import Picture, Stored, require, turned
+from tpgdiff_jax.data.pictures.picture import MOST_FRAMES, Picture, Stored, require, turned
 from tpgdiff_jax.data.pictures.pillow import PillowFile, metadata_of, pixels_of
 from tpgdiff_jax.data.pictures.png import PngFile
 from tpgdiff_jax.data.pictures.tiff import TiffFile
@@ -48,7 +48,8 @@ def read_picture(source: str | os.PathLike | bytes, name: str = "") -> Picture:
         frames = file.frames()
         metadata = file.metadata().upright(file.orientation >= 5)
     if frames > 1:
-        logging.info("%s: frame 1 of %d is read.", printable(name), frames)
+        count = frames if frames <= MOST_FRAMES else f"more than {MOST_FRAMES}"
+        logging.info("%s: frame 1 of %s is read.", printable(name), count)
     return Picture(pixels, frames, metadata)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from tpgdiff_jax.data.pictures.metadata import NO_METADATA, Metadata
 from tpgdiff_jax.reporting.errors import UserError
 
+MOST_FRAMES = 1000  # that are counted
 _LEAST, _MOST = -0.01, 1.01  # of floats that are meant to lie in [0, 1]
 
 
@@ -18,7 +19,8 @@ class Picture:
     Attributes:
       pixels: uint8, uint16, or float32 in [0, 1]; grey [H, W], grey and alpha [H, W, 2], RGB
         [H, W, 3] or RGB and alpha [H, W, 4]; alpha is never multiplied into the colours.
-      frames: how many pages or frames the file holds; this is the first.
+      frames: how many pages or frames the file holds; this is the first.  More than `MOST_FRAMES`
+        need not be counted.
       metadata: what else the file says of it.
     """
 

@@ -1,5 +1,9 @@
 """TIFF files: samples as tifffile hands them over, and what they mean, decided here."""
 
+import collections
+import itertools
+import logging
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -7,7 +11,13 @@ from PIL import Image
 
 from tpgdiff_jax.data.pictures import lzw, memory
 from tpgdiff_jax.data.pictures.metadata import Metadata, orientation_of, sound_dpi
-from tpgdiff_jax.data.pictures.picture import checked_floats, from_bits, require, turned
+from tpgdiff_jax.data.pictures.picture import (
+    MOST_FRAMES,
+    checked_floats,
+    from_bits,
+    require,
+    turned,
+)
 from tpgdiff_jax.data.pictures.pillow import PillowFile
 from tpgdiff_jax.reporting.errors import UserError
 
@@ -24,6 +34,24 @@ _KINDS = {"u": "integers", "i": "signed integers", "f": "floats", "c": "complex 
 _PER_INCH = {2: 1.0, 3: 2.54}  # ResolutionUnit -> times so many are dots per inch
 # Tags that a photo's EXIF has, too: description, maker, model, program, date, artist, copyright.
 TEXT_TAGS = (270, 271, 272, 305, 306, 315, 33432)
+_MOST_PAGES = 4 * MOST_FRAMES  # that are looked at: each picture may have previews and masks
+_MOST_LINES = 3  # of a kind that tifffile logs
+
+
+class _Repetition(logging.Filter):
+    """Drops what tifffile repeats: of a damaged file, lines for every tag of every page."""
+
+    def __init__(self):
+        super().__init__()
+        self._seen = collections.Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = record.pathname, record.lineno
+        self._seen[kind] += 1
+        return self._seen[kind] <= _MOST_LINES
+
+
+logging.getLogger("tifffile").addFilter(_Repetition())
 
 
 class TiffFile:
@@ -72,9 +100,12 @@ class TiffFile:
         return self._with_alpha(scaled[..., :colours], scaled[..., colours:], kinds, sense)
 
     def frames(self) -> int:
-        """Return the number of pages that are pictures of their own: no previews, no masks."""
-        pages = [page for page in self._tiff.pages if not int(page.subfiletype) & 5]
-        return max(1, len(pages))
+        """Return the number of pages that are pictures of their own: no previews, no masks.
+
+        Of very many not all are read, see `picture.MOST_FRAMES`.
+        """
+        pages = itertools.islice(self._pictures(), MOST_FRAMES + 1)
+        return max(1, sum(1 for _ in pages))
 
     def metadata(self) -> Metadata:
         """Return profile, descriptive tags as EXIF, XMP and dpi."""
@@ -84,7 +115,7 @@ class TiffFile:
             # Text that tifffile writes of itself tells nothing of the photo.
             own = text == "tifffile.py" or (tag == 270 and str(text).startswith('{"shape"'))
             if isinstance(text, str) and text and text.isprintable() and not own:
-                exif[tag] = text
+                exif[tag] = text.encode()  # Pillow writes a text itself as ASCII alone
         unit = _PER_INCH.get(self._value(296) or 2)
         dpi = None
         if unit:
@@ -103,7 +134,7 @@ class TiffFile:
 
     def _main_page(self) -> Any:
         """Return the first page that is no preview."""
-        require(len(self._tiff.pages), "damaged (no pages)")
+        require(bool(self._tiff.pages), "damaged (no pages)")  # a length would need all of them
         first = self._tiff.pages.first
         if 50706 in first.tags:
             raise UserError(
@@ -113,8 +144,13 @@ class TiffFile:
             return first
         if 330 in first.tags:
             raise UserError("a raw photo, which is not read; develop it to TIFF or JPEG first")
-        own = (p for p in self._tiff.pages if not int(p.subfiletype) & (_REDUCED | _MASK))
-        return next(own, first)
+        return next(self._pictures(), first)
+
+    def _pictures(self) -> Iterator[Any]:
+        """Yield the first pages, without previews and masks."""
+        for page in itertools.islice(self._tiff.pages, _MOST_PAGES):
+            if not int(page.subfiletype) & (_REDUCED | _MASK):
+                yield page
 
     def _value(self, tag: int) -> Any:
         found = self._page.tags.get(tag)
