@@ -9,7 +9,8 @@ from PIL import Image
 from tpgdiff_jax.data.pictures.door import read_picture
 from tpgdiff_jax.data.pictures.metadata import Metadata
 from tpgdiff_jax.data.pictures.writing import encode_picture, for_format
-from tpgdiff_jax.reporting.files import replacing
+from tpgdiff_jax.reporting.files import printable, replacing
+from tpgdiff_jax.stores.places import shown
 from tpgdiff_jax.stores.sending import put
 from tpgdiff_jax.stores.urls import is_url, normal
 
@@ -73,7 +74,8 @@ def write_image(
       OSError: disk full, folder read-only, ...; nothing is left behind.
     """
     path = pathlib.Path(path)
-    data = encode_picture(for_format(image, path.suffix.lower()), path.suffix, metadata)
+    pixels = for_format(image, path.suffix.lower())
+    data = encode_picture(pixels, path.suffix, metadata, printable(shown(path)))
     if is_url(path):
         put(normal(path), data)
         return

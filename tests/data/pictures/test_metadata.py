@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from tpgdiff_jax.data.images import write_image
 from tpgdiff_jax.data.pictures.door import read_picture
 from tpgdiff_jax.data.pictures.metadata import Metadata, orientation_of, sound_exif, sound_profile
 from tpgdiff_jax.data.pictures.writing import encode_picture, for_format
@@ -92,6 +93,37 @@ def test_broken_metadata_are_left_out():
     assert orientation_of(b"Exif\0\0II*\0\xff\xff\0\0\1\0\0\0") == 1
     far = b"II*\0" + struct.pack("<I", 2**31) + b"\0" * 8
     assert Metadata(exif=far).upright(False).exif is None
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_texts_that_are_not_ascii_reach_a_tiff(depth, encoding):
+    owner, artist, serial = "© 2024 Jürgen Müller", 315, 0xA431
+    exif = Image.Exif()
+    exif[artist] = owner.encode(encoding)
+    exif.get_ifd(0x8769)[serial] = owner.encode(encoding)
+    block = sound_exif(exif.tobytes())
+    data = encode_picture(RGB.astype(depth), ".tif", Metadata(exif=block))
+    assert owner.encode(encoding) + b"\0" in data
+    assert data.count(owner.encode(encoding)) == (2 if depth == np.uint8 else 1)
+    again = read_picture(data).metadata  # a TIFF's own texts go on as UTF-8
+    assert owner.encode() + b"\0" in again.exif
+    assert owner.encode() + b"\0" in encode_picture(RGB.astype(depth), ".tif", again)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_exif_that_cannot_be_written_is_left_out_and_said(suffix, depth, tmp_path, caplog):
+    entry = struct.pack("<HHII", MAKER, 5, 1, 26)  # a maker whose name is a fraction
+    broken = b"II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<III", 0, 7, 8)
+    pixels = for_format(RGB.astype(depth), suffix)
+    write_image(tmp_path / f"a{suffix}", pixels, Metadata(exif=broken, dpi=(300, 300)))
+    back = read_picture(tmp_path / f"a{suffix}")
+    assert back.pixels.shape == RGB.shape
+    is_refused = suffix == ".tif" and depth == np.uint8
+    assert (f"a{suffix} is written without EXIF" in caplog.text) is is_refused
+    if suffix != ".webp":
+        assert back.metadata.dpi == pytest.approx((300, 300), rel=1e-3)
 
 
 def test_what_is_transparent_is_laid_on_white_where_there_is_no_alpha():

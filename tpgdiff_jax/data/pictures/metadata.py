@@ -11,6 +11,7 @@ from PIL import Image
 
 ORIENTATION = 0x0112
 _EXIF_START = b"Exif\0\0"
+_FURTHER_BLOCKS = (0x8769, 0x8825)  # of the camera, and of the place
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)([0-9])")
 # Colour space that an ICC profile is for -> channels of the pixels, alpha left out.
 _CHANNELS = {b"GRAY": 1, b"RGB ": 3}
@@ -70,6 +71,24 @@ def sound_dpi(dpi: object) -> tuple[float, float] | None:
         return None
     sound = 0 < across < _MOST_DPI and 0 < down < _MOST_DPI
     return (across, down) if sound else None
+
+
+def exif_block(exif: bytes) -> Image.Exif:
+    """Open an EXIF block to write it anew; texts are bytes as they were, whatever their encoding.
+
+    Args:
+      exif: as `Metadata` has it.
+
+    Raises:
+      Exception: anything; what a broken block makes Pillow raise.
+    """
+    block = Image.Exif()
+    block.load(_EXIF_START + exif)
+    for tags in (block, *map(block.get_ifd, _FURTHER_BLOCKS)):
+        for tag, value in list(tags.items()):
+            if isinstance(value, str):  # which Pillow reads as Latin-1 and writes as ASCII
+                tags[tag] = value.encode("latin-1", "replace")
+    return block
 
 
 def orientation_of(exif: bytes | None, xmp: bytes | None = None) -> int:

@@ -1,14 +1,16 @@
 """Write pictures with what belongs to them: 8 and 16 bit, alpha, profile, EXIF, XMP and dpi."""
 
+import dataclasses
 import io
 import struct
 import zlib
 from typing import Any
 
 import numpy as np
+from absl import logging
 from PIL import Image, PngImagePlugin
 
-from tpgdiff_jax.data.pictures.metadata import Metadata, sound_profile
+from tpgdiff_jax.data.pictures.metadata import Metadata, exif_block, sound_profile
 from tpgdiff_jax.data.pictures.picture import to_8_bit
 from tpgdiff_jax.data.pictures.png import SIGNATURE, chunk
 from tpgdiff_jax.data.pictures.tiff import TEXT_TAGS
@@ -54,7 +56,12 @@ def for_format(pixels: np.ndarray, suffix: str) -> np.ndarray:
     return pixels if suffix in _DEEP else to_8_bit(pixels)
 
 
-def encode_picture(pixels: np.ndarray, suffix: str, metadata: Metadata | None = None) -> bytes:
+def encode_picture(
+    pixels: np.ndarray,
+    suffix: str,
+    metadata: Metadata | None = None,
+    name: str = "a picture in memory",
+) -> bytes:
     """Encode a picture in memory.
 
     Pillow's JPEG encoder, writing to a file itself, does not notice when the disk is full.
@@ -63,7 +70,8 @@ def encode_picture(pixels: np.ndarray, suffix: str, metadata: Metadata | None = 
       pixels: as `for_format` returns them.
       suffix: of the file; chooses the format.
       metadata: what is kept as far as the format can hold it; a profile only where it is for these
-        channels.
+        channels, and EXIF only where it is sound.
+      name: what the log calls the picture.
 
     Raises:
       UserError: a format that is not written.
@@ -82,6 +90,22 @@ def encode_picture(pixels: np.ndarray, suffix: str, metadata: Metadata | None = 
     metadata = metadata or Metadata()
     colours = 1 if pixels.ndim == 2 or pixels.shape[2] == 2 else 3
     icc = sound_profile(metadata.icc, 3 if suffix == ".webp" else colours)
+    if metadata.exif and not _takes_exif(pixels.dtype, suffix, metadata.exif):
+        logging.warning("%s is written without EXIF: that of its photo is damaged.", name)
+        metadata = dataclasses.replace(metadata, exif=None)
+    return _encoded(pixels, suffix, metadata, icc)
+
+
+def _takes_exif(depth: np.dtype, suffix: str, exif: bytes) -> bool:
+    """Tell whether a block can be written; a picture of one pixel shows it."""
+    try:
+        _encoded(np.zeros((1, 1), depth), suffix, Metadata(exif=exif), None)
+    except Exception:  # whatever a broken block makes Pillow raise; all else there is sound
+        return False
+    return True
+
+
+def _encoded(pixels: np.ndarray, suffix: str, metadata: Metadata, icc: bytes | None) -> bytes:
     if pixels.dtype == np.uint16:
         encode = _deep_png if suffix == ".png" else _deep_tiff
         return encode(pixels, metadata, icc)
@@ -113,12 +137,10 @@ def _by_pillow(pixels: np.ndarray, suffix: str, metadata: Metadata, icc: bytes |
         options.pop("dpi", None)
     elif suffix in (".tif", ".tiff"):
         options.pop("xmp", None)
-        options["exif"] = block = Image.Exif()
-        if metadata.exif:
-            block.load(b"Exif\0\0" + metadata.exif)
-            # Some cameras and programs note there how their own file was laid out.
-            for tag in set(block) - _DESCRIBING:
-                del block[tag]
+        options["exif"] = block = exif_block(metadata.exif) if metadata.exif else Image.Exif()
+        # Some cameras and programs note there how their own file was laid out.
+        for tag in set(block) - _DESCRIBING:
+            del block[tag]
         if metadata.xmp:
             block[700] = metadata.xmp
     else:  # BMP
@@ -150,10 +172,9 @@ def _deep_tiff(pixels: np.ndarray, metadata: Metadata, icc: bytes | None) -> byt
 
     tags: list[tuple] = []
     if metadata.exif:
-        block = Image.Exif()
-        block.load(b"Exif\0\0" + metadata.exif)
+        block = exif_block(metadata.exif)
         texts = {tag: block.get(tag) for tag in TEXT_TAGS}
-        tags += [(tag, "s", 0, text, True) for tag, text in texts.items() if isinstance(text, str)]
+        tags += [(tag, "s", 0, text, True) for tag, text in texts.items() if type(text) is bytes]
     if metadata.xmp:
         tags.append((700, "B", len(metadata.xmp), metadata.xmp, True))
     has_alpha = pixels.ndim == 3 and pixels.shape[2] in (2, 4)
