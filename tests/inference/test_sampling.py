@@ -18,6 +18,13 @@ from tpgdiff_jax.reporting.errors import UserError
         ({"seed": 2**32}, "seed=4294967296 must be a whole number from 0 to 4294967295"),
         ({"tile": 63}, "tile=63 must be 0"),
         ({"tile": -64}, "tile=-64 must be 0"),
+        ({"tile": 100.5}, r"tile=100\.5 must be 0"),
+        ({"tile": "768"}, "tile='768' must be 0"),
+        ({"clamp": "no"}, "clamp='no' must be True or False"),
+        ({"exact_size": None}, "exact_size=None must be True or False"),
+        ({"sampler": ["ode2"]}, r"sampler=\['ode2'\] must be a sampler's name"),
+        ({"guidance": [1]}, r"guidance=\[1\] must name branches"),
+        ({"guidance": "semantic=2"}, "guidance='semantic=2' must name branches"),
     ],
 )
 def test_what_no_weights_could_do_is_refused_at_once(options, words):
@@ -45,6 +52,8 @@ def test_the_weights_decide_what_is_left_open():
         ({"sampler": "ddim"}, "ddim"),
         ({"steps": 0}, "steps=0"),
         ({"guidance": {"semantics": 1}}, "'semantics' is no branch"),
+        ({"guidance": {"semantic": "2"}}, "guidance: semantic='2' must be 0 or more"),
+        ({"guidance": {"semantic": None}}, "guidance: semantic=None must be 0 or more"),
     ):
         with pytest.raises(UserError, match=words):
             Sampling(**options).checked(config, sde)

@@ -10,6 +10,7 @@ the branch out; every strength that is neither 0 nor 1 costs one more network ca
 strengths are traced: one program serves them all.
 """
 
+import numbers
 from collections.abc import Callable, Mapping
 
 import flax.struct
@@ -56,16 +57,17 @@ def check_strengths(strengths: Mapping[str, float] | None, config: ConfigDict) -
       config: what the weights were trained with.
 
     Raises:
-      UserError: an unknown branch, a negative or infinite strength, a branch that the network was
-        built without, or one that cannot be made weaker or stronger since the network never
-        learned to do without it.
+      UserError: an unknown branch, a strength that is no number, negative or infinite, a branch
+        that the network was built without, or one that cannot be made weaker or stronger since the
+        network never learned to do without it.
     """
     strengths = dict(strengths or {})
     for name, strength in strengths.items():
         if name not in BRANCHES:
             raise UserError(f"guidance: {name!r} is no branch; expected {', '.join(BRANCHES)}.")
-        if not 0 <= strength < float("inf"):
-            raise UserError(f"guidance: {name}={strength} must be 0 or more, and finite.")
+        is_number = isinstance(strength, numbers.Real) and not isinstance(strength, bool)
+        if not is_number or not 0 <= strength < float("inf"):
+            raise UserError(f"guidance: {name}={strength!r} must be 0 or more, a finite number.")
         if strength != 1 and not config.model[f"use_{name}"]:
             raise UserError(
                 f"guidance: {name}={strength}, but these weights have no {name} branch."

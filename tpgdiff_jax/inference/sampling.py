@@ -4,13 +4,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.inference.guidance import check_strengths
 from tpgdiff_jax.keys.use import SEED
-from tpgdiff_jax.reporting.errors import UserError, require_whole
+from tpgdiff_jax.reporting.errors import UserError, is_whole, require_whole
 
 _SMALLEST_TILE = 64  # pixels
 
@@ -53,9 +54,23 @@ class Sampling:
         require_whole("seed", self.seed, 0)
         if not SEED.fits(int(self.seed)):
             raise UserError(f"seed={self.seed} must be {SEED.words}.")
-        if self.tile is not None and self.tile != 0 and self.tile < _SMALLEST_TILE:
+        fits = is_whole(self.tile) and (self.tile == 0 or self.tile >= _SMALLEST_TILE)
+        if self.tile is not None and not fits:
             raise UserError(
-                f"tile={self.tile} must be 0 (always whole) or at least {_SMALLEST_TILE} pixels."
+                f"tile={self.tile!r} must be 0 (always whole) or a whole number of at least "
+                f"{_SMALLEST_TILE} pixels."
+            )
+        for name in ("clamp", "exact_size"):
+            value = getattr(self, name)
+            is_open = name == "clamp" and value is None
+            if not is_open and not isinstance(value, bool | np.bool_):
+                raise UserError(f"{name}={value!r} must be True or False.")
+        if not isinstance(self.sampler, str | None):
+            raise UserError(f"sampler={self.sampler!r} must be a sampler's name.")
+        if not isinstance(self.guidance, Mapping | None):
+            raise UserError(
+                f"guidance={self.guidance!r} must name branches with their strengths, such as "
+                "{'semantic': 2.0}."
             )
 
     def checked(self, config: ConfigDict, sde: IRSDE, spatial: int = 1) -> "Sampling":

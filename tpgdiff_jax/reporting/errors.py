@@ -22,10 +22,14 @@ class RunStoppedError(UserError):
     """Training cannot go on; the message says why, and what to do."""
 
 
+def is_whole(value: Any) -> bool:
+    """Tell whether a value is a whole number; True is none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def require_whole(name: str, value: Any, least: int = 1) -> None:
-    """Raise UserError unless a value is a whole number of at least so many; True is none."""
-    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_whole or value < least:
+    """Raise UserError unless a value is a whole number of at least so many."""
+    if not is_whole(value) or value < least:
         raise UserError(f"{name}={value!r} must be a whole number, at least {least}.")
 
 
