@@ -35,8 +35,8 @@ from tpgdiff_jax.reporting.errors import require_whole
 class Restorer:
     """Restore any picture.
 
-    An image's result depends on the image, its name and the seed alone, not on what it is restored
-    together with.
+    An image's result depends on the image, its name and the seed; what it is restored together with
+    changes it within one grey level, by the rounding of sums.
 
     Attributes:
       config: what the weights were trained with.
