@@ -16,9 +16,11 @@ from PIL import Image
 
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.data.images import write_image
-from tpgdiff_jax.inference import job, plan, restore
+from tpgdiff_jax.data.pictures import memory
+from tpgdiff_jax.inference import host_memory, job, plan, restore
 from tpgdiff_jax.inference.input_images import NOT_FINITE, NotFiniteError, Restored
 from tpgdiff_jax.inference.sampling import Sampling
+from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
 
 SAMPLING = Sampling(steps=2, sampler="posterior", seed=3, guidance={})
@@ -41,6 +43,7 @@ class Mirror(restore.Restorer):
     """A `Restorer` where the network does not matter: negates every picture."""
 
     on_call = staticmethod(lambda: None)
+    _mesh = None
 
     def __init__(self, dtype="float32"):
         self.fingerprint, self.config = "abc", base_config()
@@ -372,6 +375,25 @@ def test_a_batch_too_large_for_the_memory_is_halved(restorer, folder, tmp_path, 
         np.testing.assert_allclose(
             np.asarray(Image.open(path)).astype(int), alone[path.stem], atol=1
         )
+
+
+def test_a_picture_that_needs_more_than_the_machine_has_fails_alone(
+    restorer, folder, tmp_path, monkeypatch
+):
+    """Linux would end the process, and each that continues the job."""
+    write_image(folder / "large.png", np.zeros((480, 560, 3), np.uint8))
+    monkeypatch.setattr(memory, "total", lambda: 50 * 2**20)  # enough to read it
+    summary = run(Mirror(), folder, tmp_path / "out")
+    assert summary.done == 3
+    assert summary.failed == {
+        str(folder / "large.png"): "560x480 pixels need 0.0611 GiB of memory, more than the 0.0488 "
+        "GiB there are; cut it into parts"
+    }
+    found = list(restorer.iterate([np.zeros((480, 560))], samples=2))
+    assert isinstance(found[0].error, UserError)
+    host_memory.check((480, 400), 1, None)
+    with pytest.raises(UserError, match="400x480 pixels need"):
+        host_memory.check((480, 400), 9, None)
 
 
 @pytest.mark.parametrize("when", ["as_input", "for_format"])

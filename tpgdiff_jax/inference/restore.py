@@ -16,7 +16,7 @@ from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, groups_of
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.distributed.batches import batch_sharding, place
 from tpgdiff_jax.distributed.sharding import AXES, make_mesh, replicated
-from tpgdiff_jax.inference import sizes
+from tpgdiff_jax.inference import host_memory, sizes
 from tpgdiff_jax.inference.batch import classify, name_hashes, noise_keys
 from tpgdiff_jax.inference.compile_cache import keep_compiled_programs
 from tpgdiff_jax.inference.engine import Finish, Outcome, stream
@@ -203,8 +203,13 @@ class Restorer:
             shapes = [picture.rgb.shape[:2] for picture in pictures]
             return self.groups(shapes, batch_size, sampling)
 
+        def read_if_it_fits(source: Any) -> InputImage:
+            picture = read(source)
+            host_memory.check(picture.rgb.shape[:2], sampling.samples, self._mesh)
+            return picture
+
         start = functools.partial(self.start, sampling=sampling, watch=watch)
-        return stream(chunks, read, group, start, wanted)
+        return stream(chunks, read_if_it_fits, group, start, wanted)
 
     def checked(self, sampling: Sampling) -> Sampling:
         """Fill in what the weights decide, and check the rest; see `Sampling.checked`."""

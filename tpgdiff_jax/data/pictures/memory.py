@@ -1,4 +1,4 @@
-"""How large a picture may be: what it needs must fit in half of the machine's memory."""
+"""How large a picture may be: to be read it must fit in half of the machine's memory."""
 
 import functools
 import os
@@ -6,14 +6,14 @@ import pathlib
 
 from tpgdiff_jax.reporting.errors import UserError
 
-# Restoring holds a picture as float32 RGB, and its result.
+# A reader holds a picture as float32 RGB, and what it is made of.
 BYTES_PER_PIXEL = 24
 _UNKNOWN = 8 * 2**30  # of machines that do not say how much memory they have
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def check(height: int, width: int, stored_bytes: int = 0) -> None:
-    """Raise UserError where a picture needs more than half of the machine's memory.
+    """Raise UserError where reading a picture needs more than half of the machine's memory.
 
     Args:
       height, width: of the picture, pixels.
@@ -22,10 +22,26 @@ def check(height: int, width: int, stored_bytes: int = 0) -> None:
     # What is stored is there twice while it is brought to the form that all readers take.
     needed = height * width * max(BYTES_PER_PIXEL, 2 * stored_bytes)
     if needed > total() / 2:
-        raise UserError(
-            f"{width}x{height} pixels need {needed / 2**30:.3g} GiB of memory, more than half of "
-            f"the {total() / 2**30:.3g} GiB there are; cut it into parts"
-        )
+        raise UserError(_sentence(height, width, needed, "half of "))
+
+
+def check_work(height: int, width: int, bytes_per_pixel: int) -> None:
+    """Raise UserError where work on a picture needs more than all of the machine's memory.
+
+    Args:
+      height, width: of the picture, pixels.
+      bytes_per_pixel: that the work holds at once.
+    """
+    needed = height * width * bytes_per_pixel
+    if needed > total():
+        raise UserError(_sentence(height, width, needed))
+
+
+def _sentence(height: int, width: int, needed: int, part: str = "") -> str:
+    return (
+        f"{width}x{height} pixels need {needed / 2**30:.3g} GiB of memory, more than {part}the "
+        f"{total() / 2**30:.3g} GiB there are; cut it into parts"
+    )
 
 
 @functools.cache
