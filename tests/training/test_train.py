@@ -2,9 +2,12 @@
 
 import types
 
+import jax
 import numpy as np
 import pytest
 
+from tpgdiff_jax.distributed import sharding
+from tpgdiff_jax.keys.use import SEED
 from tpgdiff_jax.reporting.errors import RunStoppedError
 from tpgdiff_jax.training import program, train
 
@@ -190,3 +193,13 @@ def test_a_folder_that_was_moved_ends_the_run(loop, tmp_path):
     (tmp_path / "config.json").unlink()
     with pytest.raises(RunStoppedError, match=f"{tmp_path} was moved or removed"):
         loop()
+
+
+@pytest.mark.parametrize("seed", [0, 5, 2**31 - 1, 2**32 - 1])
+def test_every_seed_that_the_configuration_takes_makes_a_key(tiny_config, seed):
+    assert SEED.fits(seed)
+    tiny_config.seed = seed
+    mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.devices()[:1])
+    key = train._base_key(types.SimpleNamespace(config=tiny_config, mesh=mesh))
+    expected = [0, (seed + 1) % 2**32]
+    assert jax.random.key_data(key).tolist() == expected

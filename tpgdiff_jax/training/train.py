@@ -233,9 +233,10 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
 
 
 def _base_key(run: _Run) -> jax.Array:
-    # Made by a compiled program, since the mesh may span several processes.
-    make_key = jax.jit(jax.random.key, out_shardings=sharding.replicated(run.mesh))
-    return make_key(run.config.seed + 1)
+    # Made by a compiled program, since the mesh may span several processes.  The seed is a part of
+    # it: an argument would have to fit into int32.
+    seed = run.config.seed + 1
+    return jax.jit(lambda: jax.random.key(seed), out_shardings=sharding.replicated(run.mesh))()
 
 
 def _compiled(step_fn, state, run: _Run, batch, key) -> tuple[Any, StepClock]:
