@@ -18,6 +18,19 @@ from tpgdiff_jax.keys.table import KEYS, TABLE
 from tpgdiff_jax.reporting import json_text
 from tpgdiff_jax.reporting.errors import UserError
 
+_PATHS = (
+    "init_from",
+    "data.train_folder",
+    "data.eval_folder",
+    "priors.weights",
+    "priors.stage_one",
+)
+_OF_A_MACHINE = (
+    "profile_steps",
+    *(f"data.{name}" for name in ("workers", "read_threads", "prefetch_mb", "cache_mb")),
+)
+_OF_OTHER_MODES = ("benchmark", "prepare")
+
 
 def base_config() -> ConfigDict:
     """Return the released program's settings, with priors that need no frozen weights; locked.
@@ -166,6 +179,23 @@ def differences(config: ConfigDict, path: pathlib.Path) -> list[str]:
         if was != now:
             lines.append(f"{key}: {was!r} -> {now!r}")
     return lines
+
+
+def shared_items(config: ConfigDict) -> dict[str, Any]:
+    """Return what all processes of one training must have alike: dotted key -> plain value.
+
+    Left out are keys of other modes and what suits one machine.  A path counts as named or not:
+    what lies there is compared by who reads it.
+    """
+    items = {}
+    for key, value in flat_items(config):
+        if key in _OF_A_MACHINE or key.split(".")[0] in _OF_OTHER_MODES:
+            continue
+        plain = _plain(value)
+        if key == "data.train_sources":
+            plain = _without_paths(plain)
+        items[key] = bool(value) if key in _PATHS else plain
+    return items
 
 
 def _is_free(key: str) -> bool:

@@ -16,10 +16,13 @@ jax.distributed.initialize(address, int(count), int(index))
 import numpy as np
 from jax.experimental import multihost_utils
 from tpgdiff_jax.commands.together import ending_together
-from tpgdiff_jax.distributed import peers
+from tpgdiff_jax.distributed import agreement, peers
 from tpgdiff_jax.reporting.errors import UserError
 peers._SILENCE = 4
 peers.watch()
+assert agreement.differing({"same": "a", "other": "b"}) is None
+assert agreement.differing({"same": "a", "other": index}) == (1, ["other"])
+assert agreement.differing({f"name {index}": "a"}) == (1, [f"name {index}"])
 trouble = pathlib.Path(folder, f"trouble_{index}")
 with ending_together(pathlib.Path(folder)):
     for turn in range(10000):

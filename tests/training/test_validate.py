@@ -12,7 +12,7 @@ from PIL import Image
 from tpgdiff_jax.data.degradations.mix import parse
 from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.data.sources import PhotoFolder
-from tpgdiff_jax.distributed import sharding
+from tpgdiff_jax.distributed import agreement, sharding
 from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
 from tpgdiff_jax.training import validate
 from tpgdiff_jax.training.validate import Result, TestPair, TestPairs, evaluate, restore_and_score
@@ -154,13 +154,14 @@ def test_processes_that_read_other_pictures_stop_instead_of_mixing_them(
 ):
     said = []
 
-    def gathered(digest):
+    def gathered(own):
+        (digest,) = own
         said.append(int(digest))
         ends = lacks == "the last batch" and len(said) == 2
-        return np.array([digest, 0 if ends else digest ^ np.uint32(lacks == "a picture")])
+        return np.array([[digest], [0 if ends else digest ^ np.uint32(lacks == "a picture")]])
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(validate.multihost_utils, "process_allgather", gathered)
+    monkeypatch.setattr(agreement.multihost_utils, "process_allgather", gathered)
     config.eval.batch_size = 2
     sizes = dict.fromkeys(sharding.AXES, 1)
     mesh = sharding.make_mesh(sizes, jax.devices()[:1])

@@ -36,6 +36,7 @@ from tpgdiff_jax.training.profiling import TraceWindow
 from tpgdiff_jax.training.program import batch_shapes, is_multi_hot, step_program
 from tpgdiff_jax.training.provenance import record_start
 from tpgdiff_jax.training.run_report import RunReport
+from tpgdiff_jax.training.same_training import check_same_training
 from tpgdiff_jax.training.speed import Lead, StepClock, step_flops
 from tpgdiff_jax.training.stages import Stage
 from tpgdiff_jax.training.state import TrainState, averaged, learning_rate_schedule
@@ -104,7 +105,8 @@ def train(
 
     Raises:
       RunStoppedError: steps that are not finite, other images or frozen weights than the run was
-        started with, too many bad files, or another program that is training in `workdir`.
+        started with, too many bad files, another program that is training in `workdir`, or
+        processes that do not train the same.
       CheckpointError: a checkpoint could not be written, or all of them are damaged.
     """
     with only_run(workdir):
@@ -113,14 +115,15 @@ def train(
 
 def _train(stage, workdir, data, mesh, frozen, validate) -> Outcome:
     config = stage.config
+    data = dataclasses.replace(
+        data, fingerprint=data.fingerprint | {"frozen": fingerprint_of(stage.frozen)}
+    )
+    check_same_training(stage, data)  # before anything is written for all
     write_config(config, workdir)
     started = record_start(workdir)
     make_state, shapes, shardings = setup.plan_state(stage, mesh)
     metadata = {"config": json.loads(config.to_json()), "start": started}
     with setup.open_checkpoints(config, workdir, metadata) as checkpoints:
-        data = dataclasses.replace(
-            data, fingerprint=data.fingerprint | {"frozen": fingerprint_of(stage.frozen)}
-        )
         found = checkpoints.restore_latest(abstract(shapes, shardings))
         if found is None:
             start, state = 0, make_state()

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -17,6 +16,7 @@ from tpgdiff_jax.data.degradations.mix import Mixture, Recipe, degrade
 from tpgdiff_jax.data.images import centre_crop
 from tpgdiff_jax.data.sources import Source
 from tpgdiff_jax.diffusion.irsde import IRSDE
+from tpgdiff_jax.distributed.agreement import first_other, said_by_all
 from tpgdiff_jax.distributed.batches import batch_sharding, place
 from tpgdiff_jax.distributed.sharding import replicated
 from tpgdiff_jax.evaluation import metrics
@@ -248,11 +248,10 @@ def _check_same(pairs: Sequence[TestPair]) -> None:
     for pair in pairs:
         for part in (os.fsencode(pair.name), pair.lq.tobytes(), pair.gt.tobytes()):
             digest = zlib.crc32(part, digest)
-    said = np.ravel(multihost_utils.process_allgather(np.uint32(digest)))
-    if others := np.flatnonzero(said != said[0]).tolist():
+    if (other := first_other(said_by_all([digest]))) is not None:
         near = f"at {pairs[0].name}" if pairs else "after the last one"
         raise RunStoppedError(
-            f"config.data.eval_folder: process {others[0]} does not validate with the pictures of "
+            f"config.data.eval_folder: process {other} does not validate with the pictures of "
             f"process 0 ({near}). All machines must read the same files; the logs name those that "
             "cannot be read."
         )
