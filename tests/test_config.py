@@ -257,7 +257,12 @@ def test_differences_list_what_may_not_change(tmp_path):
     assert configuration.differences(config, path) == []
     config.eval.steps = 3
     config.log.every_steps = 7
+    config.model.remat = "blocks"
+    config.optim.accumulate = 2
     assert configuration.differences(config, path) == []
+    config.stage_one.optim.accumulate = 2  # each part draws its dropout
+    assert configuration.differences(config, path) == ["stage_one.optim.accumulate: 1 -> 2"]
+    config.stage_one.optim.accumulate = 1
     config.optim.learning_rate = 5e-4
     config.model.multipliers = (1, 2)
     lines = configuration.differences(config, path)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tpgdiff_jax.config import base_config
+from tpgdiff_jax.config import base_config, differences, stage_config, to_json
 from tpgdiff_jax.training.trouble import NonFiniteError, StepRecord, Watch, recipes_of
 
 
@@ -89,3 +89,31 @@ def test_a_report_of_bad_steps_only_has_no_loss(config, tmp_path):
     means = watch.collect()
     assert np.isnan(means["loss"])
     assert means["skipped_steps"] == 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "non_finite", "group", "key", "value"),
+    [
+        ("diffusion", "stop", "optim", "non_finite", "skip"),
+        ("diffusion", "skip", "optim", "max_skipped", 99),
+        ("priors", "stop", "stage_one.optim", "non_finite", "skip"),
+    ],
+)
+def test_what_is_proposed_for_the_same_run_is_not_refused_there(
+    config, tmp_path, stage, non_finite, group, key, value
+):
+    config.update_from_flattened_dict({f"{group}.non_finite": non_finite, "optim.max_skipped": 0})
+    watch = Watch(stage_config(config, stage), tmp_path)
+    watch.add(record(7, np.nan))
+    with pytest.raises(NonFiniteError, match="the same command") as error:
+        watch.collect()
+    now, new = str(error.value).split("in a new --workdir")[0].rsplit(", or ", 1)
+    assert f"config.{group}.{key}" in now
+    assert f"config.{group}.learning_rate" in new
+    assert ("--config.init_from" in str(error.value)) == (stage == "diffusion")
+    path = tmp_path / "config.json"
+    path.write_text(to_json(stage_config(config, stage)))
+    config.update_from_flattened_dict({f"{group}.{key}": value})
+    assert differences(stage_config(config, stage), path) == []
+    config.update_from_flattened_dict({f"{group}.learning_rate": 0.5})
+    assert differences(stage_config(config, stage), path)

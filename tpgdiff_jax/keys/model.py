@@ -32,7 +32,12 @@ MODEL = Group(
     ),
     dropout_semantic=Key(0.0, share(), "the same of the semantic prior"),
     dropout_structure=Key(0.0, share(), "the same of the structural prior"),
-    remat=Key("none", one_of, "what the backward pass computes again to save memory"),
+    remat=Key(
+        "none",
+        one_of,
+        "what the backward pass computes again to save memory; changes rounding only",
+        free=True,
+    ),
     dtype=Key("float32", _TYPES, "of the computation"),
     convolutions=Key(
         "auto", one_of, "who computes convolutions on CPUs; auto: oneDNN where it runs", free=True

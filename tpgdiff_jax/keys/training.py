@@ -122,9 +122,16 @@ OPTIM = Group(
     b2=Key(0.99, _DECAY, "decay of the second moment"),
     weight_decay=Key(0.0, number(least=0), "decoupled, of matrices and kernels"),
     clip_norm=Key(0.0, number(least=0), "largest norm of a gradient; 0: no clipping"),
-    accumulate=Key(1, whole(1), "parts a batch is computed in, in turn, to save memory"),
-    non_finite=Key("stop", one_of, "at a step with a NaN: stop the run, or skip the step"),
-    max_skipped=Key(10, whole(0), "so many in a row are skipped; more stop the run"),
+    accumulate=Key(
+        1,
+        whole(1),
+        "parts a batch is computed in, in turn, to save memory; changes rounding only",
+        free=True,
+    ),
+    non_finite=Key(
+        "stop", one_of, "at a step with a NaN: stop the run, or skip the step", free=True
+    ),
+    max_skipped=Key(10, whole(0), "so many in a row are skipped; more stop the run", free=True),
 )
 
 EMA = Group(
@@ -152,10 +159,14 @@ def _stage_one() -> Group:
         "b2": 0.999,
         "weight_decay": 0.05,
     }
+    own = OPTIM.at(**optim)
+    own.members["accumulate"] = Key(  # not free
+        1, whole(1), "parts a batch is computed in, in turn, to save memory; each draws its dropout"
+    )
     return Group(
         "What stage one does otherwise: these take the place of the keys of the same name.",
         data=DATA.only(*towers).at(**towers),
-        optim=OPTIM.at(**optim),
+        optim=own,
         ema=EMA.at(decay=0.0, every_steps=1, start_step=0),
     )
 

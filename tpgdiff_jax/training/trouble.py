@@ -119,9 +119,8 @@ class Watch:
                 return
             what += f", bad step number {self._in_a_row} in a row"
         raise NonFiniteError(
-            f"{what}. Its batch is described in {path}; the last checkpoint is kept. Lower "
-            "config.optim.learning_rate, set config.optim.clip_norm, or skip such steps "
-            "(config.optim.non_finite='skip')."
+            f"{what}. Its batch is described in {path}; the last checkpoint is kept. "
+            f"{_remedies(self._config)}"
         )
 
     def _write(self, record: StepRecord) -> pathlib.Path:
@@ -129,6 +128,27 @@ class Watch:
         path = self._workdir / f"bad_step_{record.step}{suffix}.json"
         write_text(path, json_text.dumps(record.described(self._config), indent=2) + "\n")
         return path
+
+
+def _remedies(config: ConfigDict) -> str:
+    """Say what to do, with the keys that the user types, and which of them this run may take."""
+    is_stage_one = config.stage == "priors"
+    optim = "config.stage_one.optim" if is_stage_one else "config.optim"
+    skip = f"skip such steps ({optim}.non_finite='skip')"
+    if config.optim.non_finite == "skip":
+        skip = f"skip more of them ({optim}.max_skipped)"
+    start = (
+        ""
+        if is_stage_one
+        else (
+            ", which can start from this run's weights (--mode=export writes a file for "
+            "--config.init_from)"
+        )
+    )
+    return (
+        f"Continue with the same command and {skip}, or lower {optim}.learning_rate or set "
+        f"{optim}.clip_norm in a new --workdir{start}."
+    )
 
 
 def _mean(values: list[np.ndarray]) -> float:
