@@ -1,6 +1,8 @@
 """Both stages of an experiment in one program, on eight devices: trained, scored, published."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.checkpoints.published import load_system
 from tpgdiff_jax.commands.config_checks import validate
 from tpgdiff_jax.data.pairs import PairFolder
-from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
 from tpgdiff_jax.training import experiment
 
 
@@ -49,7 +51,7 @@ def test_parameters_in_bfloat16_are_refused_before_anything_is_made(tiny_config,
     assert not (tmp_path / "run").exists()
 
 
-def test_both_stages_are_trained_scored_and_published(config, tmp_path, capsys):
+def test_both_stages_are_trained_scored_and_published(config, tmp_path, capsys, monkeypatch):
     workdir = tmp_path / "run"
     assert experiment.train(config, workdir)
     output = capsys.readouterr().out
@@ -75,9 +77,16 @@ def test_both_stages_are_trained_scored_and_published(config, tmp_path, capsys):
     described = json.loads((workdir / "priors" / "weights.json").read_text())
     assert (described["stage"], described["trained_steps"]) == ("priors", 2)
 
-    # Finished stages are not trained again; another first stage is refused.
+    # Finished stages are not trained again, and of the first one only its weights are needed;
+    # another first stage is refused.
     before = (workdir / "diffusion" / "metrics.jsonl").read_text()
+    shutil.rmtree(workdir / "priors" / "checkpoints")
+    built, build_stage = [], experiment.build_stage
+    monkeypatch.setattr(
+        experiment, "build_stage", lambda config: built.append(config.stage) or build_stage(config)
+    )
     assert experiment.train(config, workdir)
+    assert built == ["diffusion"]
     assert (workdir / "diffusion" / "metrics.jsonl").read_text() == before
 
     # Another average is published beside what was published before, not silently left out.
@@ -90,6 +99,12 @@ def test_both_stages_are_trained_scored_and_published(config, tmp_path, capsys):
     described = json.loads((workdir / "diffusion" / "weights.json").read_text())
     assert described["ema_decay"] == 0.1
     assert len(list((workdir / "priors").glob("*.safetensors"))) == 1
+
+    # A run that has lost its checkpoints does not begin again over what it has told.
+    os.rename(workdir / "diffusion" / "checkpoints", tmp_path / "aside")
+    with pytest.raises(RunStoppedError, match=r"The checkpoints of .*diffusion are missing"):
+        experiment.train(config, workdir)
+    assert (workdir / "diffusion" / "metrics.jsonl").read_text() == before
 
     config.stage_one.optim.learning_rate = 0.5
     with pytest.raises(UserError, match=r"stage_one\.optim\.learning_rate: 2e-05 -> 0\.5"):

@@ -27,10 +27,12 @@ from tpgdiff_jax.distributed import machines, sharding
 from tpgdiff_jax.evaluation import metrics
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs.keeping import TEST
+from tpgdiff_jax.runs.reading import gather
 from tpgdiff_jax.runs.workdir import prepare_workdir
 from tpgdiff_jax.stores.places import shown
 from tpgdiff_jax.training import setup
 from tpgdiff_jax.training import train as training
+from tpgdiff_jax.training.earlier_starts import ema_decay, is_stage_one_finished
 from tpgdiff_jax.training.stages import (
     Stage,
     build_stage,
@@ -80,6 +82,9 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     if config.stage == "both":
         check_structure_weights(config)
         read_start(plan[-1][0])
+        if all(gather(is_stage_one_finished(*plan[0]))):
+            logging.info("Stage one is finished: %s.", shown(plan[0][1] / published.WEIGHTS_NAME))
+            plan = plan[1:]
     return all(_train_stage(each, folder) for each, folder in plan)
 
 
@@ -170,7 +175,7 @@ def _publish(
     description = published.describe(stage.config) | {
         "stage": stage.config.stage,
         "trained_steps": step,
-        "ema_decay": stage.config.eval.ema_decay or stage.config.ema.decay,
+        "ema_decay": ema_decay(stage.config),
     }
     if path.exists() and not is_new:
         if published.load(path, ())[0].get("weights") == fingerprint_of(groups):
