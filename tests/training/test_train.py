@@ -10,6 +10,7 @@ from tpgdiff_jax.distributed import sharding
 from tpgdiff_jax.keys.use import SEED
 from tpgdiff_jax.reporting.errors import RunStoppedError
 from tpgdiff_jax.training import program, train
+from tpgdiff_jax.training.validate import LeftEarlyError
 
 
 class Checkpoints:
@@ -67,7 +68,10 @@ class Watch:
 
 @pytest.fixture
 def loop(tiny_config, tmp_path, monkeypatch):
-    """`loop(validates=..., end_at=..., start=0)` -> (outcome, what was done, in order)."""
+    """`loop(validates=..., end_at=..., start=0, asks=0)` -> (outcome, what was done, in order).
+
+    A validation asks `asks` times whether to end.
+    """
     config = tiny_config
     config.optim.steps, config.checkpoint.every_steps, config.log.every_steps = 6, 4, 2
     config.eval.every_steps = 3
@@ -85,10 +89,12 @@ def loop(tiny_config, tmp_path, monkeypatch):
 
     (tmp_path / "config.json").touch()  # a run's folder is known by it
 
-    def run(validates=True, end_at=None, start=0):
+    def run(validates=True, end_at=None, start=0, asks=0):
         said = []
 
-        def validate(params):
+        def validate(params, is_asked):
+            if any(is_asked() for _ in range(asks)):
+                raise LeftEarlyError
             said.append(("validate", params))
             return {"psnr": 20.0 + params, train.TEST: 1.0}, np.zeros((2, 2, 3), np.uint8)
 
@@ -154,6 +160,29 @@ def test_who_is_asked_to_end_saves_at_once_and_validates_no_more(loop, step):
     assert said[-2] == ("wait",)
     assert f"saved at step {step} of 6; the same command continues" in said[-1][1]
     assert ("validate", step) not in said
+
+
+def test_a_validation_during_which_an_end_is_asked_for_is_left_and_the_step_saved(loop):
+    # Questions: before the first step, in the validation there (10), at 3 steps, in that of step 3.
+    outcome, said = loop(end_at=1 + 9 + 3 + 5, asks=10)
+    assert (outcome.state, outcome.is_finished, outcome.is_preempted) == (3, False, True)
+    assert only(said, "validate") == [("validate", 0)]
+    assert said[-3] == ("save", 3, 3, 3, None)
+    assert said[-2] == ("wait",)
+    assert "(SIGTERM): left the validation; saved at step 3 of 6; the same" in said[-1][1]
+
+
+def test_the_validation_before_the_first_step_is_left_with_nothing_to_save(loop):
+    outcome, said = loop(end_at=5, asks=10)
+    assert (outcome.state, outcome.is_finished, outcome.is_preempted) == (0, False, True)
+    assert [entry[0] for entry in said] == ["event"]
+    assert "left the validation before the first step" in said[0][1]
+
+
+def test_the_validation_of_the_last_step_is_left_and_the_run_is_finished(loop):
+    outcome, said = loop(start=5, end_at=5, asks=10)
+    assert (outcome.state, outcome.is_finished, outcome.is_preempted) == (6, True, True)
+    assert said[-1] == ("save", 6, 6, 6, None)
 
 
 def test_who_is_asked_to_end_in_the_last_step_is_finished(loop):

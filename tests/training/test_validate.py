@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import types
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from tpgdiff_jax.distributed import agreement, sharding
 from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
 from tpgdiff_jax.training import validate
 from tpgdiff_jax.training.validate import Result, TestPair, TestPairs, evaluate, restore_and_score
+from tpgdiff_jax.training.validate_stage_one import evaluate_stage_one
 from tpgdiff_jax.training.validation_report import Report
 
 
@@ -174,3 +176,34 @@ def test_processes_that_read_other_pictures_stop_instead_of_mixing_them(
         return
     with pytest.raises(RunStoppedError, match="process 1 does not validate with the pictures"):
         list(run)
+
+
+def test_a_validation_is_left_before_the_batch_at_which_an_end_is_asked_for(
+    tiny_system, config, photo_folder, monkeypatch
+):
+    done, real = [], validate.restore_and_score
+
+    def restore(*args, **options):
+        done.append(len(args[1]))
+        return real(*args, **options)
+
+    monkeypatch.setattr(validate, "restore_and_score", restore)
+    config.eval.batch_size = 2
+    answers = iter([False, False, True])
+    asked = {"is_asked_to_end": lambda: next(answers)}
+    with pytest.raises(validate.LeftEarlyError):
+        list(evaluate(tiny_system.variables, config, PhotoFolder(photo_folder), **asked))
+    assert len(done) == 2
+
+
+def test_the_validation_of_stage_one_is_left_and_compared_alike(config, photo_folder, monkeypatch):
+    config.priors.update({"encoder": "conv", "teacher": "vgg"})
+    config.data.crop_size = 16
+    photos = PhotoFolder(photo_folder)
+    with pytest.raises(validate.LeftEarlyError):
+        evaluate_stage_one(None, None, config, photos, is_asked_to_end=lambda: True)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    other = {"process_allgather": lambda own: np.stack([own, own ^ np.uint32(1)])}
+    monkeypatch.setattr(agreement, "multihost_utils", types.SimpleNamespace(**other))
+    with pytest.raises(RunStoppedError, match="process 1 does not validate with the pictures"):
+        evaluate_stage_one(None, None, config, photos)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -232,16 +231,23 @@ def _validation(stage: Stage, source: Source, frozen: Any, mesh: Mesh) -> traini
     test = {TEST: _test_number(config, source, most)}
     if config.stage == "priors":
 
-        def validate_priors(params: Any) -> tuple[dict[str, float], np.ndarray | None]:
-            host = _on_host(params, mesh)
-            scores = evaluate_stage_one(host, stage.frozen, config, source, most=most)
+        def validate_priors(params: Any, is_asked: training.IsAsked) -> training.Validated:
+            scores = evaluate_stage_one(
+                _on_host(params, mesh),
+                stage.frozen,
+                config,
+                source,
+                most=most,
+                is_asked_to_end=is_asked,
+            )
             return scores.metrics() | test, None
 
         return validate_priors
 
-    def validate(params: Any) -> tuple[dict[str, float], np.ndarray | None]:
+    def validate(params: Any, is_asked: training.IsAsked) -> training.Validated:
         variables = {"params": params, "frozen": frozen}
-        report = Report(evaluate(variables, config, source, most=most, mesh=mesh))
+        limits = {"most": most, "is_asked_to_end": is_asked}
+        report = Report(evaluate(variables, config, source, mesh=mesh, **limits))
         means = report.means()
         scores = {f"gain_{name}": row["gain"] for name, row in means.items()}
         scores |= {"psnr": means["mean"]["psnr"], "ssim": means["mean"]["ssim"]}

@@ -42,10 +42,14 @@ from tpgdiff_jax.training.speed import Lead, StepClock, step_flops
 from tpgdiff_jax.training.stages import Stage
 from tpgdiff_jax.training.state import TrainState, averaged, learning_rate_schedule
 from tpgdiff_jax.training.trouble import StepRecord, Watch, recipes_of
+from tpgdiff_jax.training.validate import LeftEarlyError
 
-# Averaged weights on the mesh -> (scores by name, a picture uint8 [H, W, 3] or None).  The score
-# `keeping.TEST` is a number that stands for what was scored, and how.
-Validate = Callable[[Any], tuple[dict[str, float], np.ndarray | None]]
+IsAsked = Callable[[], bool]  # whether the run is asked to end
+# Scores by name, a picture uint8 [H, W, 3] or None.  The score `keeping.TEST` is a number that
+# stands for what was scored, and how.
+Validated = tuple[dict[str, float], np.ndarray | None]
+# Averaged weights on the mesh, what is asked before each batch -> scores; else LeftEarlyError.
+Validate = Callable[[Any, IsAsked], Validated]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +103,7 @@ def train(
       mesh: the devices to train on.
       frozen: the stage's frozen weights, laid out by `setup.place_frozen`.
       validate: called with the averaged weights before the first step and every `eval.every_steps`
-        steps, in all processes.
+        steps, in all processes; left when the run is asked to end.
 
     Returns:
       the final state; not finished if SIGTERM or Ctrl-C ended the run, which is saved then.
@@ -190,8 +194,10 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
     key, split_rows = _base_key(run), setup.splits_rows(config)
     clock, watch, lead = StepClock(), Watch(config, run.workdir, run.report.event), Lead()
     run.checkpoints.reached_preemption()
-    if start == 0 and run.validate is not None and config.eval.every_steps:
-        _validate(run, 0, state)  # what the training is compared with
+    validates = run.validate is not None and bool(config.eval.every_steps)
+    # What the training is compared with.
+    if start == 0 and validates and _validate(run, 0, state) is None:
+        return _ended(run, state, "left the validation before the first step")
     with TraceWindow(run.workdir, *(config.profile_steps or (None, None))) as trace:
         for step in range(start + 1, total + 1):
             with trace.step(step) as traced:
@@ -210,8 +216,7 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
             is_preempted = run.checkpoints.reached_preemption()
             is_last = step == total or is_preempted
             is_save = is_last or step % config.checkpoint.every_steps == 0
-            every = config.eval.every_steps
-            is_validation = run.validate is not None and bool(every) and step % every == 0
+            is_validation = validates and step % config.eval.every_steps == 0
             is_validation &= not is_preempted  # machines that are taken away do not wait for it
             if is_save or is_validation or step % config.log.every_steps == 0:
                 if jax.process_index() == 0:
@@ -221,6 +226,7 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
             if is_validation:
                 with clock.left_out():
                     scores = _validate(run, step, state)
+                is_preempted = scores is None
             if is_save or is_validation:
                 place = {"batches": step, **run.data.fingerprint}
                 run.checkpoints.save(step, state, place, scores)
@@ -228,14 +234,18 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
             run.checkpoints.check()
             if is_preempted and step < total:
                 run.checkpoints.wait()
-                who = "Ctrl-C" if was_interrupted() else "SIGTERM"
-                run.report.event(
-                    f"Asked to end ({who}): saved at step {step} of {total}; the same command "
-                    "continues there."
-                )
-                return Outcome(state, is_finished=False, is_preempted=True)
+                said = f"saved at step {step} of {total}; the same command continues there"
+                if is_validation:
+                    said = f"left the validation; {said}"
+                return _ended(run, state, said)
         is_preempted = run.checkpoints.reached_preemption()
     return Outcome(state, is_finished=True, is_preempted=is_preempted)
+
+
+def _ended(run: _Run, state: TrainState, said: str) -> Outcome:
+    who = "Ctrl-C" if was_interrupted() else "SIGTERM"
+    run.report.event(f"Asked to end ({who}): {said}.")
+    return Outcome(state, is_finished=False, is_preempted=True)
 
 
 def _base_key(run: _Run) -> jax.Array:
@@ -263,8 +273,13 @@ def _report(run: _Run, step: int, watch: Watch, clock: StepClock) -> None:
     run.report.write(step, metrics | {"learning_rate": float(rate)} | speed)
 
 
-def _validate(run: _Run, step: int, state: TrainState) -> dict[str, float]:
-    scores, picture = run.validate(averaged(state, run.config))
+def _validate(run: _Run, step: int, state: TrainState) -> dict[str, float] | None:
+    """Score a state and report it; None where the run was asked to end meanwhile."""
+    try:
+        average = averaged(state, run.config)
+        scores, picture = run.validate(average, run.checkpoints.reached_preemption)
+    except LeftEarlyError:
+        return None
     shown = {f"validation/{name}": value for name, value in scores.items() if name != TEST}
     run.report.write(step, shown)
     if picture is not None:

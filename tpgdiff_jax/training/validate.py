@@ -35,6 +35,15 @@ NOTHING_SCORED = (
 )
 
 
+class LeftEarlyError(Exception):
+    """A validation was left, in all processes, since the run was asked to end."""
+
+
+def never() -> bool:
+    """Say no; of a validation that is not left."""
+    return False
+
+
 @dataclasses.dataclass(frozen=True)
 class TestPair:
     """A degraded image and its truth, uint8 [H, W, 3].
@@ -176,6 +185,7 @@ def evaluate(
     *,
     most: int | None = None,
     mesh: Mesh | None = None,
+    is_asked_to_end: Callable[[], bool] = never,
 ) -> Iterator[Result]:
     """Restore and score every pair of a source, one after the other; memory holds only a few.
 
@@ -186,6 +196,7 @@ def evaluate(
       most: so many of them, at most, see `chosen`.
       mesh: where the variables lie.  Every batch is then split over its axes `data` and `fsdp`; all
         processes must call, and all get all results.  None for variables of one device or the host.
+      is_asked_to_end: asked before each batch, equally often in all processes.
 
     Yields:
       one result per pair, in the pairs' order.
@@ -193,6 +204,7 @@ def evaluate(
     Raises:
       UserError: a pair needs more memory than there is.
       RunStoppedError: processes of one mesh read different pictures.
+      LeftEarlyError: the run was asked to end.
     """
     options = [(name, config.eval[name]) for name in ("sampler", "steps", "clamp")]
     settings = {
@@ -206,7 +218,9 @@ def evaluate(
 
     def start(pairs: list[TestPair]) -> Finish:
         if mesh is not None:
-            _check_same(pairs)
+            check_same(pairs)
+        if is_asked_to_end():
+            raise LeftEarlyError
         arrays = [np.stack([pair.lq for pair in pairs]), np.stack([pair.gt for pair in pairs])]
         arrays.append(name_hashes([pair.name for pair in pairs]))
         if mesh is not None:  # whole images per device
@@ -230,10 +244,10 @@ def evaluate(
     for pair, (image, numbers) in pairs.through(start, cut, together, parts):
         yield Result(pair, image, **numbers)
     if mesh is not None:
-        _check_same([])
+        check_same([])
 
 
-def _check_same(pairs: Sequence[TestPair]) -> None:
+def check_same(pairs: Sequence[TestPair]) -> None:
     """Check that all processes are about to restore the same batch; [] after the last one.
 
     Each reads the pictures itself and gives its devices their part of the batch.  One that lacks a

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,7 +18,14 @@ from tpgdiff_jax.inference.engine import Finish
 from tpgdiff_jax.models.stage_one import StageOne, build_stage_one
 from tpgdiff_jax.priors.semantic import unit_length
 from tpgdiff_jax.reporting.errors import UserError
-from tpgdiff_jax.training.validate import NOTHING_SCORED, TestPair, TestPairs
+from tpgdiff_jax.training.validate import (
+    NOTHING_SCORED,
+    LeftEarlyError,
+    TestPair,
+    TestPairs,
+    check_same,
+    never,
+)
 
 _BATCH = 16
 
@@ -57,9 +65,17 @@ class StageOneScores:
 
 
 def evaluate_stage_one(
-    params: Any, teacher: Any, config: ConfigDict, source: Source, *, most: int | None = None
+    params: Any,
+    teacher: Any,
+    config: ConfigDict,
+    source: Source,
+    *,
+    most: int | None = None,
+    is_asked_to_end: Callable[[], bool] = never,
 ) -> StageOneScores:
     """Ask the student and the classifier about degraded images: about every pair of a source.
+
+    Each process asks about all of them; all must call, and decide alike on the best checkpoint.
 
     Args:
       params: {"semantic", "degradation"}, on the host or one device.
@@ -67,13 +83,21 @@ def evaluate_stage_one(
       config: stage one's configuration; reads `model`, `priors`, `data` and `eval.seed`.
       source: clean photos or pairs that were not trained on.
       most: so many of them, at most, see `validate.chosen`.
+      is_asked_to_end: as in `evaluate`.
 
     Returns:
       the scores over all pairs.
+
+    Raises:
+      RunStoppedError: processes read different pictures.
+      LeftEarlyError: the run was asked to end.
     """
     names, networks = tuple(config.data.degradations), build_stage_one(config)
 
     def start(pairs: list[TestPair]) -> Finish:
+        check_same(pairs)
+        if is_asked_to_end():
+            raise LeftEarlyError
         gt, lq = (np.stack([getattr(pair, k) for pair in pairs]) for k in ("gt", "lq"))
         answers = _ask(params, teacher, gt, lq, networks=networks)
         return lambda: list(zip(*jax.device_get(answers), strict=True))
@@ -86,6 +110,7 @@ def evaluate_stage_one(
     for pair, (answer, *both) in TestPairs(source, config, most).through(start, square, _BATCH):
         confusion[names.index(pair.degradation), answer] += 1
         cosines.append(both)
+    check_same([])
     if not cosines:
         raise UserError(NOTHING_SCORED)
     cosine, untaught = np.mean(cosines, axis=0)
