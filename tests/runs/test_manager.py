@@ -62,6 +62,19 @@ def test_round_trip_with_data_and_metadata(tmp_path):
         assert_equal(checkpoints.restore(7, shapes(make_state()))[0], make_state(0.5))
 
 
+def test_who_only_reads_finds_the_steps_and_makes_nothing(tmp_path):
+    run, missing = saved(tmp_path / "run", [1, 2]), tmp_path / "missing"
+    shutil.rmtree(run / "2" / "data")
+    before = set(tmp_path.rglob("*"))
+    with RunCheckpoints(run, keep=1, reads_only=True) as checkpoints:
+        assert checkpoints.all_steps() == [1, 2]
+        step, state, _ = checkpoints.restore_latest(shapes(make_state()))
+        assert_equal((step, state), (1, make_state(1)))
+    with RunCheckpoints(missing, keep=1, reads_only=True) as checkpoints:
+        assert checkpoints.restore_latest(shapes(make_state())) is None
+    assert set(tmp_path.rglob("*")) == before
+
+
 def test_newest_and_best_stay_also_after_a_restart(tmp_path):
     psnr = {10: 20.0, 20: 25.0, 30: None, 40: float("nan"), 50: 22.0, 60: None}
     for part in ((10, 20, 30), (40, 50, 60)):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -88,6 +89,17 @@ def test_both_stages_are_trained_scored_and_published(config, tmp_path, capsys, 
     assert experiment.train(config, workdir)
     assert built == ["diffusion"]
     assert (workdir / "diffusion" / "metrics.jsonl").read_text() == before
+
+    # What is only read may lie where nothing can be written.
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    files = set(workdir.rglob("*"))
+    with monkeypatch.context() as read_only:
+        read_only.setattr(tempfile, "TemporaryFile", refuse)
+        _, folder, state, _, _ = experiment.load(config, workdir)
+    assert (folder, int(state.step)) == (workdir / "diffusion", 2)
+    assert set(workdir.rglob("*")) == files
 
     # Another average is published beside what was published before, not silently left out.
     files = sorted(path.name for path in (workdir / "diffusion").glob("*.safetensors"))

@@ -35,6 +35,7 @@ from tpgdiff_jax.precision import use_precision
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
 from tpgdiff_jax.runs import on_store, preemption
+from tpgdiff_jax.runs.workdir import check_writable
 from tpgdiff_jax.stores.outputs import writing
 from tpgdiff_jax.stores.places import shown, with_addresses
 from tpgdiff_jax.stores.sending import send_folder
@@ -97,6 +98,7 @@ def eval_(config: ConfigDict, workdir: str | pathlib.Path) -> None:
         raise UserError("config.data.eval_folder is empty; name a folder of photos or pairs:PATH.")
     whole = on_store.reading(workdir)
     stage, folder, state, mesh, frozen = experiment.load(config, whole)
+    check_writable(folder)  # before all is scored
     source = experiment.open_eval_data(stage.config)
     params = averaged(state, stage.config)
     experiment.score(stage, folder, source, params, frozen, mesh)

@@ -63,11 +63,17 @@ def common_steps(folder: epath.Path, steps: Sequence[int]) -> set[int]:
 
 
 class FollowedSteps:
-    """Takes the place of orbax's manager where another process writes the steps."""
+    """Takes the place of orbax's manager where this process writes no steps."""
 
-    def __init__(self, folder: epath.Path):
-        """Look which steps this machine's copy has."""
-        names = [path.parent.name for path in folder.glob(f"*/{STEP_MARK}")]
+    def __init__(self, folder: epath.Path, *, only_whole: bool = True):
+        """Look which steps there are.
+
+        Args:
+          folder: of the steps.
+          only_whole: leave out those that a copy lacks a part of.
+        """
+        found = folder.glob("*") if folder.is_dir() else ()
+        names = [p.name for p in found if not only_whole or (p / STEP_MARK).exists()]
         self._steps = {int(name) for name in names if name.isdigit()}
 
     def all_steps(self) -> list[int]:

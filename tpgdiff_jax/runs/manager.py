@@ -54,6 +54,7 @@ class RunCheckpoints:
         keep: int,
         metadata: Mapping[str, Any] | None = None,
         best_by: str = "psnr",
+        reads_only: bool = False,
     ):
         """Open (or start) the checkpoints below a folder.
 
@@ -62,6 +63,7 @@ class RunCheckpoints:
           keep: how many of the newest steps stay, at least 1.
           metadata: JSON data stored with every step: configuration, versions of packages.
           best_by: the metric that decides which step is the best; higher is better.
+          reads_only: nothing is made in the folder, which may be one that cannot be written.
 
         Raises:
           UserError: `keep` is less than 1, an address in a store, or a folder that not all
@@ -76,10 +78,13 @@ class RunCheckpoints:
         self._best_by = best_by
         self._scores: dict[int, dict[str, float]] = {}
         say_errors_once()
-        self._are_apart = are_apart(self._folder)
-        self._manager = self._open(keep)
+        self._are_apart = not reads_only and are_apart(self._folder)
+        self._manager = (
+            FollowedSteps(self._folder, only_whole=False) if reads_only else self._open(keep)
+        )
         self._damaged: dict[int, str] = {}
-        if self._are_apart:  # one that only some have was being deleted when a program was killed
+        # One that only some have was being deleted when a program was killed, or is just written.
+        if self._are_apart or (reads_only and jax.process_count() > 1):
             steps = self._manager.all_steps()
             for step in set(steps) - common_steps(self._folder, steps):
                 self._damaged[step] = f"Step {step} in {self._folder} is not on all machines."

@@ -21,22 +21,9 @@ def prepare_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
       UserError: the folder cannot be written, holds another configuration's run, or holds files
         that are no run's; says which and what to do.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir, prefix="."):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"--workdir={workdir} cannot be written ({error.strerror}); choose another folder."
-        ) from error
-    path = workdir / "config.json"
-    if path.exists():
-        changed = configuration.differences(config, path)
-        if changed:
-            raise UserError(
-                f"--workdir={workdir} holds a run with another configuration; continue it with "
-                "that one, or choose another folder. Different keys:\n  " + "\n  ".join(changed)
-            )
+    check_writable(workdir)
+    if (workdir / "config.json").exists():
+        check_same_run(config, workdir)
         return
     # Another process of this run may have listed bad files already; the quickstart restores photos
     # before it trains.
@@ -46,6 +33,35 @@ def prepare_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
         raise UserError(
             f"--workdir={workdir} holds files but no run (no config.json): "
             f"{', '.join(strangers[:5])}. Choose an empty or a new folder."
+        )
+
+
+def check_writable(workdir: pathlib.Path) -> None:
+    """Make a run's folder where it is missing, and check that files can be written there.
+
+    Raises:
+      UserError: they cannot.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir, prefix="."):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be written ({error.strerror}); choose another folder."
+        ) from error
+
+
+def check_same_run(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Check that the run in a folder has this configuration; nothing is written.
+
+    Raises:
+      UserError: it has another one; lists the keys.
+    """
+    if changed := configuration.differences(config, workdir / "config.json"):
+        raise UserError(
+            f"--workdir={workdir} holds a run with another configuration; continue it with "
+            "that one, or choose another folder. Different keys:\n  " + "\n  ".join(changed)
         )
 
 

@@ -27,7 +27,7 @@ from tpgdiff_jax.evaluation import metrics
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs.keeping import TEST
 from tpgdiff_jax.runs.reading import gather
-from tpgdiff_jax.runs.workdir import prepare_workdir
+from tpgdiff_jax.runs.workdir import check_same_run, prepare_workdir
 from tpgdiff_jax.stores.places import shown
 from tpgdiff_jax.training import setup
 from tpgdiff_jax.training import train as training
@@ -117,7 +117,7 @@ def _train_stage(config: ConfigDict, workdir: pathlib.Path) -> bool:
 def load(
     config: ConfigDict, workdir: pathlib.Path
 ) -> tuple[Stage, pathlib.Path, TrainState, Mesh, Any]:
-    """Read the newest checkpoint of an experiment's last stage.
+    """Read the newest checkpoint of an experiment's last stage; nothing is written.
 
     Returns:
       (the stage, its folder, the state, the mesh it lies on, the frozen weights on it).
@@ -132,7 +132,7 @@ def load(
             "folder of a run. Published weights are scored with --checkpoint."
         )
     validate_weights(config)
-    prepare_workdir(config, workdir)
+    check_same_run(config, workdir)
     stage = build_stage(config)
     mesh = setup.make_checked_mesh(config)
     state = setup.load_state(stage, workdir, mesh, config.eval.which)

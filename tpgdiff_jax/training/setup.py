@@ -126,7 +126,11 @@ def place_frozen(stage: Stage, mesh: Mesh) -> Any:
 
 
 def open_checkpoints(
-    config: ConfigDict, workdir: pathlib.Path, metadata: Mapping[str, Any] | None = None
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    reads_only: bool = False,
 ) -> RunCheckpoints:
     """Open the checkpoints of a run; `metadata` is stored with every step that is saved."""
     return RunCheckpoints(
@@ -134,11 +138,12 @@ def open_checkpoints(
         keep=config.checkpoint.keep,
         best_by=BEST_BY[config.stage],
         metadata=metadata,
+        reads_only=reads_only,
     )
 
 
 def load_state(stage: Stage, workdir: pathlib.Path, mesh: Mesh, which: str = "last") -> TrainState:
-    """Read a checkpoint of a run.
+    """Read a checkpoint of a run; its folder need not be one that can be written.
 
     Args:
       stage: the run's.
@@ -152,7 +157,7 @@ def load_state(stage: Stage, workdir: pathlib.Path, mesh: Mesh, which: str = "la
       CheckpointError: it is damaged.
     """
     _, shapes, shardings = plan_state(stage, mesh)
-    with open_checkpoints(stage.config, workdir) as checkpoints:
+    with open_checkpoints(stage.config, workdir, reads_only=True) as checkpoints:
         if which == "best":
             step = checkpoints.best_step()
             if step is None:
