@@ -44,3 +44,19 @@ def test_a_bug_while_loading_weights_is_no_user_error(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="matmul") as caught:
         modes.benchmark(base_config(), flags, tmp_path)
     assert not isinstance(caught.value, UserError)
+
+
+def test_eval_says_before_it_scores_that_its_report_cannot_be_written(
+    tiny_config, tmp_path, monkeypatch
+):
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    stage = SimpleNamespace(config=tiny_config)
+    found = stage, tmp_path, None, None, None
+    monkeypatch.setattr(experiment, "load", lambda *_: found)
+    monkeypatch.setattr(experiment, "open_eval_data", _broken)
+    tiny_config.data.eval_folder = "photos"
+    with pytest.raises(UserError, match=r"cannot be written \(Permission denied\)"):
+        modes.eval_(tiny_config, tmp_path)
