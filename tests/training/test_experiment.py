@@ -167,6 +167,9 @@ def test_pairs_can_be_evaluated_on_but_not_those_that_are_trained_on(tiny_config
     config.data.eval_folder = f"pairs:{tmp_path / 'fog'}"
     with pytest.raises(UserError, match=r"'fog', which is not among"):
         experiment.open_eval_data(config)
+    config.data.eval_folder = f"pairs:{tmp_path / 'noise'}*0.5"
+    with pytest.raises(UserError, match=r"alone has no weight; leave out \*0\.5"):
+        experiment.open_eval_data(config)
     # A folder of photos is named by its path alone, whatever it is called.
     config.data.eval_folder = str(tmp_path / "noise" / "GT")
     assert experiment.open_eval_data(config).unit == "photos"

@@ -197,12 +197,17 @@ def open_eval_data(config: ConfigDict, training_sources: Sequence[Source] = ()) 
       the source; None where the configuration names none.
 
     Raises:
-      UserError: it cannot be opened, or shares files with the training data.
+      UserError: it cannot be opened, has a weight, or shares files with the training data.
     """
     text = config.data.eval_folder
     if not text:
         return None
     spec = folder_or_source(text, "data.eval_folder")
+    if "weight" in spec:
+        raise UserError(
+            f"config.data.eval_folder={text!r}: a source that stands alone has no weight; leave "
+            f"out *{spec['weight']:g}."
+        )
     classes = tuple(config.data.degradations) if "pairs" in spec["kind"] else None
     source = open_source(spec, min_size=metrics.SSIM_WINDOW, classes=classes)
     logging.info("Evaluation data: %s.", source.summary())
