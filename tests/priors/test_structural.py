@@ -264,3 +264,12 @@ def test_maps_are_resized_as_in_pytorch(method, size):
     )
     ours = resize_maps(jnp.asarray(maps), size, method)
     np.testing.assert_allclose(ours[..., 0], theirs[:, 0], atol=2e-6)
+
+
+def test_the_gradient_does_not_keep_the_first_features():
+    encoder, maps = MapEncoder(width=4, max_width=16, features=16), jnp.ones((2, 32, 32, 1))
+    params = encoder.init(jax.random.key(0), maps)["params"]
+    _, back = jax.vjp(lambda params: encoder.apply({"params": params}, maps), params)
+    kept = {leaf.shape for leaf in jax.tree.leaves(back)}
+    assert (2, 32, 32, 8) in kept  # what the second convolution gives
+    assert (2, 32, 32, 4) not in kept
