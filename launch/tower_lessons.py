@@ -10,10 +10,10 @@ import grain
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.checkpoints.published import DEFAULT_WEIGHTS
 from tpgdiff_jax.data.degradations.mix import Mixture
 from tpgdiff_jax.data.pipeline import training_batches
 from tpgdiff_jax.data.sources import PhotoFolder
-from tpgdiff_jax.inference.weights import DEFAULT_WEIGHTS
 from tpgdiff_jax.reporting.errors import UserError
 
 Published = tuple[dict[str, Any], dict[str, Any]]  # description, group -> parameters

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tpgdiff_jax.data.labels import relabelled
+from tpgdiff_jax.data.labels import OTHER, relabelled
 from tpgdiff_jax.reporting.errors import UserError
 
 
@@ -14,8 +14,16 @@ def test_labels_follow_the_order_a_run_wants():
 
 
 def test_only_what_is_known_is_to_be_added_to_the_degradations():
-    words = r"\['blur'\]; add it to config\.data\.degradations, or rename it\."
+    words = r"\['blur'\]; add it to config\.data\.degradations, or rename it\. The class 'other'"
     with pytest.raises(UserError, match=words):
         relabelled(["haze"], ["blur"], "set", remedy="rename it")
-    with pytest.raises(UserError, match=r"\['blur'\]; rename it\."):
+    with pytest.raises(UserError, match=r"\['blur'\]; rename it\. The class 'other'"):
         relabelled(["fog"], ["blur"], "set", remedy="rename it")
+
+
+def test_pairs_that_no_class_describes_come_after_all_classes():
+    wanted = ("blur", "rain")
+    assert relabelled((), wanted, "set", OTHER) == (("blur", "rain", OTHER), {0: 2})
+    assert relabelled(["rain", OTHER], wanted, "set") == (("blur", "rain", OTHER), {0: 1, 1: 2})
+    assert relabelled(["rain"], wanted, "set") == (wanted, {0: 1})  # only where they are there
+    assert relabelled((), None, "set", OTHER) == ((OTHER,), {0: 0})

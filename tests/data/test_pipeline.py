@@ -11,6 +11,7 @@ from PIL import Image
 
 from tpgdiff_jax.data.degradations.mix import Mixture, degrade
 from tpgdiff_jax.data.identity import fingerprint
+from tpgdiff_jax.data.labels import OTHER
 from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.data.pipeline import random_crops, training_batches
 from tpgdiff_jax.data.sources import PhotoFolder
@@ -202,6 +203,17 @@ def test_pairs_are_cropped_together_and_keep_their_class(pairs):
     for batch in take(batches(pairs), 3):
         np.testing.assert_array_equal(batch["lq"], 255 - batch["gt"])
         assert (batch["label"] == NAMES.index("haze")).all()
+
+
+def test_pairs_that_no_class_describes_have_a_label_that_names_none(pairs, tmp_path):
+    root = tmp_path / "pairs" / "haze"
+    others = PairFolder(root, classes=NAMES, class_name=OTHER)
+    (found,) = take(batches(others, multi_hot=True), 1)
+    np.testing.assert_array_equal(found["label"], np.zeros((4, len(NAMES))))
+    (found,) = take(batches(others), 1)
+    np.testing.assert_array_equal(found["label"], [len(NAMES)] * 4)
+    (named,) = take(batches(PairFolder(root, classes=NAMES)), 1)
+    np.testing.assert_array_equal(named["lq"], found["lq"])
 
 
 def test_sources_mix_by_their_weights(photos, pairs):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tpgdiff_jax import Restorer
-from tpgdiff_jax.inference.weights import DEFAULT_WEIGHTS
+from tpgdiff_jax.checkpoints.published import DEFAULT_WEIGHTS
 
 PHOTOS = "configs/quickstart_photos"
 NAMES = ("real/text.png", "eval/rocket.jpg")  # of those that the pages name

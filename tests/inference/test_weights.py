@@ -39,7 +39,7 @@ def assets(tmp_path, monkeypatch):
 
 def test_without_a_path_the_weights_of_the_package_are_loaded(restorer, save, assets):
     save(default.DEFAULT_WEIGHTS, "float16")
-    assert pathlib.Path(default.__file__).parent.parent / "assets" == default.ASSETS
+    assert pathlib.Path(default.__file__).parent.parent / "assets" == published.ASSETS
     found = [Restorer.load(*path, compile_cache=False) for path in ((), ("default",))]
     assert found[0].fingerprint == found[1].fingerprint
     np.testing.assert_allclose(found[0](PHOTO).astype(int), restorer(PHOTO), atol=2)

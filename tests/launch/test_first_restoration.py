@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.checkpoints.published import ASSETS, DEFAULT_WEIGHTS
 from tpgdiff_jax.inference.input_images import Restored
 from tpgdiff_jax.inference.restore import Restorer
-from tpgdiff_jax.inference.weights import ASSETS, DEFAULT_WEIGHTS
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SCRIPT = runpy.run_path(str(ROOT / "launch" / "first_restoration.py"), run_name="script")

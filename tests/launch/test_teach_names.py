@@ -10,7 +10,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from tpgdiff_jax.checkpoints import published
-from tpgdiff_jax.inference.weights import DEFAULT_WEIGHTS
+from tpgdiff_jax.checkpoints.published import DEFAULT_WEIGHTS
 
 LAUNCH = pathlib.Path(__file__).parent.parent.parent / "launch"
 

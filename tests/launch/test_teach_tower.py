@@ -8,8 +8,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.checkpoints.published import DEFAULT_WEIGHTS
 from tpgdiff_jax.data.degradations.mix import Mixture, degrade, parse
-from tpgdiff_jax.inference.weights import DEFAULT_WEIGHTS
 
 LAUNCH = pathlib.Path(__file__).parent.parent.parent / "launch"
 PHOTO = np.random.default_rng(0).integers(60, 200, (48, 48, 3)).astype(np.uint8)

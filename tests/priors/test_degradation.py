@@ -75,6 +75,16 @@ def test_rows_with_one_degradation_equal_its_number(kind):
     assert by_number.shape == (6,)
 
 
+def test_an_example_of_no_class_teaches_a_single_answer_nothing():
+    logits = jnp.array([[3.0, -1.0, 0.5], [0.0, 2.0, 1.0]])
+    loss, gradient = jax.value_and_grad(
+        lambda logits: classification_loss(logits, jnp.array([3, 1])).sum()
+    )(logits)
+    np.testing.assert_array_equal(gradient[0], 0)
+    np.testing.assert_array_equal(loss, classification_loss(logits[1:], jnp.array([1]))[0])
+    assert np.abs(gradient[1]).min() > 0
+
+
 @pytest.mark.parametrize("kind", ["single", "multi"])
 def test_extreme_logits_keep_loss_and_gradient_finite(kind):
     logits = jnp.array([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4]])

@@ -1,5 +1,7 @@
 """Which weights a stage needs, and that wrong ones are refused by name."""
 
+import pathlib
+
 import jax
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from tpgdiff_jax.training.stages import (
     validate_weights,
 )
 
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 CLIP = {"patch": 8, "width": 16, "layers": 1, "heads": 2, "image_size": 16, "features": 512}
 
 
@@ -234,3 +237,26 @@ def test_priors_may_not_be_split_over_tensor(tiny_config):
     )
     with pytest.raises(ValueError, match=r"splits 'encoder/.*wrong gradients outside the UNet"):
         setup.plan_state(build_stage(tiny_config), mesh)
+
+
+def test_the_weights_of_the_package_are_called_default_wherever_weights_are_named(load_config):
+    config = load_config(CONFIGS / "finetune.py")
+    assert (config.init_from, config.priors.weights) == ("default", "default")
+    validate_weights(config)
+    stage = build_stage(config)
+    _, weights = published.load(published.DEFAULT_WEIGHTS)
+    assert stage.start.keys() | stage.frozen.keys() == weights.keys()
+    jax.tree.map(np.testing.assert_array_equal, stage.start | stage.frozen, weights)
+    config.priors.weights, config.priors.stage_one = "", "default"
+    jax.tree.map(np.testing.assert_array_equal, build_stage(config).frozen, stage.frozen)
+
+
+def test_what_a_run_starts_from_may_be_a_finished_run(tiny_system, tmp_path):
+    config = tiny_system.config
+    config.init_from = str(tmp_path)
+    with pytest.raises(UserError, match=r"init_from='.*means .*weights\.safetensors, which is no"):
+        validate_weights(config)
+    params = jax.device_get(tiny_system.variables["params"])
+    published.save(tmp_path / "weights.safetensors", params, published.describe(config))
+    validate_weights(config)
+    jax.tree.map(np.testing.assert_array_equal, build_stage(config).start, params)

@@ -43,6 +43,11 @@ STAGE_ONE = ("semantic", "degradation")
 GROUPS = (*tpgdiff.TRAINED, *STAGE_ONE, "depth", "segmentation", "teacher", "clip")
 # What a finished run publishes in its folder; stage two looks for stage one's here.
 WEIGHTS_NAME = "weights.safetensors"
+# What --checkpoint=default, Restorer.load("default") and the keys that name weights mean; a file or
+# folder of that name is ./default.
+DEFAULT = "default"
+ASSETS = pathlib.Path(__file__).parent.parent / "assets"
+DEFAULT_WEIGHTS = ASSETS / "default.safetensors"
 # What of a configuration decides how weights are used.
 _DESCRIBED = ("model", "priors", "diffusion")
 # How the weights are best used, unless their user says otherwise.
@@ -230,8 +235,10 @@ def load_frozen(
 def weights_in(path: str | pathlib.Path) -> pathlib.Path:
     """Return the weights file that a path means: itself, or what a run published in it.
 
-    Of an address it is the copy on this machine.
+    Of an address it is the copy on this machine, of "default" what comes inside the package.
     """
+    if path == DEFAULT:
+        return DEFAULT_WEIGHTS
     if is_url(path):
         is_file = named(path).endswith(".safetensors")
         return local(path if is_file else join(named(path), WEIGHTS_NAME))

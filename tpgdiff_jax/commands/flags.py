@@ -203,6 +203,8 @@ def _load(path: pathlib.Path, task: str | None) -> ConfigDict:
         raise UserError(
             f"{path} has no function get_config(); it is no experiment file."
         ) from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except _OF_AN_EXPERIMENT as error:
         raise UserError(f"{path}: {type(error).__name__}: {_one_line(error)}") from error
     if not isinstance(config, ConfigDict):

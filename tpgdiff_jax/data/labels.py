@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from tpgdiff_jax.data.degradations.registry import DEGRADATIONS
 from tpgdiff_jax.reporting.errors import UserError
 
+# The class of pairs that none of a run's degradations describes.  Their label names nothing.
+OTHER = "other"
+
 
 def relabelled(
     stored: Sequence[str],
@@ -17,7 +20,8 @@ def relabelled(
 
     Args:
       stored: names of the data set's classes, in the order of its labels.
-      wanted: names of the run's classes; None: the data set's own.
+      wanted: names of the run's classes; None: the data set's own.  `OTHER` comes after them
+        where the data set has it, too.
       root: the data set, for the error.
       class_name: what degraded all pairs of a data set that names no classes.
       remedy: what to do where a class is not among those wanted.
@@ -38,14 +42,16 @@ def relabelled(
     if wanted is not None and not stored:
         raise UserError(
             f"{root!r} does not say what degraded its pairs; add class_name=NAME to the source, "
-            f"one of {', '.join(wanted)}, or write it with classes."
+            f"one of {', '.join(wanted)}, or {OTHER}; or write it with classes."
         )
+    if wanted is not None and OTHER in stored and OTHER not in wanted:
+        wanted = (*wanted, OTHER)
     classes = tuple(stored if wanted is None else wanted)
     unknown = [name for name in stored if name not in classes]
     if unknown:
         known = "add it to config.data.degradations, or " if unknown[0] in DEGRADATIONS else ""
         raise UserError(
             f"{root!r} holds pairs of class {unknown[0]!r}, which is not among {list(classes)}; "
-            f"{known}{remedy}."
+            f"{known}{remedy}. The class {OTHER!r} stands for what none of them names."
         )
     return classes, {label: classes.index(name) for label, name in enumerate(stored)}

@@ -15,6 +15,7 @@ from PIL import Image
 
 from tpgdiff_jax.data import worker_process
 from tpgdiff_jax.data.degradations.mix import Mixture, Recipe, degrade
+from tpgdiff_jax.data.labels import OTHER
 from tpgdiff_jax.data.tone import dark_photo, random_tone, soft_photo, vivid_photo
 from tpgdiff_jax.reporting.errors import UserError
 
@@ -54,7 +55,7 @@ class MakeExample(grain.transforms.MapWithIndex):
       crop_size: side of the crop in pixels.
       mixture: how clean photos are degraded; its names number the labels.
       multi_hot: labels say of every degradation whether it is there, float32 [K]; else the number
-        of the only one.
+        of the only one, K for pairs of the class `OTHER`.
       tone_jitter: see `random_tone`.
       crop_share: see `random_crops`.
       dark_share: of the examples whose clean photo is rendered dark last (see `dark_photo`);
@@ -92,7 +93,8 @@ class MakeExample(grain.transforms.MapWithIndex):
             pair = (found["gt"], found["lq"])
             gt, lq = random_crops(rng, pair, self.crop_size, self.crop_share)
             present = np.zeros(len(self.mixture.names), np.float32)
-            present[self.mixture.names.index(source.classes[int(found["label"])])] = 1
+            if (name := source.classes[int(found["label"])]) != OTHER:
+                present[self.mixture.names.index(name)] = 1
             carried = self.mixture.encode(Recipe((), -1))
         else:
             (gt,) = random_crops(rng, (found,), self.crop_size, self.crop_share)
@@ -102,7 +104,8 @@ class MakeExample(grain.transforms.MapWithIndex):
             lq = degrade(gt, recipe)
             present = self.mixture.multi_hot(recipe)
             carried = self.mixture.encode(recipe)
-        label = present if self.multi_hot else np.int32(present.argmax())
+        number = present.argmax() if present.any() else len(present)
+        label = present if self.multi_hot else np.int32(number)
         return {"gt": gt, "lq": lq, "label": label, **carried}
 
     def _rendered(self, rng, gt: np.ndarray, recipe: Recipe) -> np.ndarray:
@@ -285,7 +288,8 @@ def _places(sources, weights, seed) -> grain.MapDataset:
 
 def _check_classes(sources, mixture: Mixture) -> None:
     for source in sources:
-        unknown = [name for name in getattr(source, "classes", ()) if name not in mixture.names]
+        known = (*mixture.names, OTHER)
+        unknown = [name for name in getattr(source, "classes", ()) if name not in known]
         if unknown:
             raise UserError(
                 f"{source.root!r} has pairs of {', '.join(unknown)}, which data.degradations "

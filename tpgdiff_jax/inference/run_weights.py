@@ -52,7 +52,8 @@ def load_run(folder: str | pathlib.Path) -> tuple[tpgdiff.TPGDiff, dict[str, Any
         check_group(folder, group, params.get(group), abstract_params(module))
     frozen = {}
     if tpgdiff.frozen_networks(model):
-        frozen = load_frozen(config.priors.weights, model, _stage_one(folder, config))
+        path = config.priors.weights and weights_in(config.priors.weights)
+        frozen = load_frozen(path, model, _stage_one(folder, config))
     check_frozen(data, fingerprint_of(frozen))
     return model, {"params": {name: params[name] for name in trained}, "frozen": frozen}, config
 

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from tpgdiff_jax import native
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, groups_of
+from tpgdiff_jax.checkpoints.published import DEFAULT, DEFAULT_WEIGHTS
 from tpgdiff_jax.inference.run_weights import load_run
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.models.tpgdiff import TPGDiff
@@ -18,11 +19,6 @@ from tpgdiff_jax.stores.copies import local
 from tpgdiff_jax.stores.places import naming_addresses
 from tpgdiff_jax.stores.urls import check, is_url, named
 
-# What --checkpoint=default and Restorer.load("default") mean; a file or folder of that name is
-# ./default.
-DEFAULT = "default"
-ASSETS = pathlib.Path(__file__).parent.parent / "assets"
-DEFAULT_WEIGHTS = ASSETS / "default.safetensors"
 _AGAIN = (
     "These weights come with tpgdiff_jax: install it again (pip install --force-reinstall), or "
     "name other weights: --checkpoint=FILE.safetensors, Restorer.load(path)."

@@ -116,7 +116,10 @@ PRIORS = Group(
         224, whole(1), "stage one: side at which VGG sees the clean crop, pixels (CLIP: its own)"
     ),
     weights=Key(
-        "", text(), "published .safetensors with the frozen networks that are used", free=True
+        "",
+        text(),
+        "published .safetensors with the frozen networks that are used; default: the package's",
+        free=True,
     ),
     stage_one=Key(
         "",

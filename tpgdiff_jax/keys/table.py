@@ -14,7 +14,8 @@ TABLE = Group(
     init_from=Key(
         "",
         text(),
-        "published weights that a new run of stage two starts from (fine-tuning)",
+        "published weights that a new run of stage two starts from (fine-tuning): a file, a "
+        "finished run, or default",
         free=True,
     ),
     init_anew=Key(

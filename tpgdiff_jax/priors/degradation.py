@@ -82,7 +82,7 @@ def classification_loss(
     Args:
       logits: float [B, K].
       label: which degradations are present, 0 or 1, [B, K]; or, where each image has exactly one,
-        its class number, int [B].
+        its class number, int [B]; from K on it is of none, of which `single` learns nothing.
       kind: `single`, cross-entropy of a softmax (the paper); `multi`, binary cross-entropy of
         independent sigmoids, averaged over the classes, for images degraded in several ways.
       smoothing: share of the truth spread evenly (arXiv 1512.00567 Section 7).
@@ -100,7 +100,8 @@ def classification_loss(
     if kind == "multi":
         target = rows * (1 - smoothing) + smoothing / 2
         return optax.sigmoid_binary_cross_entropy(logits, target).mean(axis=-1)
-    return optax.softmax_cross_entropy(logits, optax.smooth_labels(rows, smoothing))
+    is_known = rows.sum(axis=-1)
+    return is_known * optax.softmax_cross_entropy(logits, optax.smooth_labels(rows, smoothing))
 
 
 def accuracy(logits: jax.Array, label: jax.Array) -> jax.Array:

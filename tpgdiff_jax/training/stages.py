@@ -20,7 +20,6 @@ from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.models.stage_one import build_stage_one
 from tpgdiff_jax.models.tpgdiff import TAUGHT_ENCODERS
 from tpgdiff_jax.reporting.errors import UserError
-from tpgdiff_jax.stores.copies import local
 from tpgdiff_jax.training import diffusion_step, priors_step
 from tpgdiff_jax.training.step import Loss
 
@@ -71,7 +70,7 @@ def _priors_stage(config: ConfigDict, read: bool) -> Stage:
     elif config.priors.teacher == "vgg":
         teacher = vgg16_params()
     else:
-        teacher = published.load_clip(config.priors.weights, networks.teacher)
+        teacher = published.load_clip(_file(config.priors.weights), networks.teacher)
         start = {"semantic": {"student": teacher}, "degradation": {"backbone": teacher}}
     loss_fn = functools.partial(priors_step.loss_fn, networks=networks, config=config)
     return Stage(config, networks.init, loss_fn, teacher, start)
@@ -104,8 +103,9 @@ def read_start(config: ConfigDict) -> dict[str, Any]:
     """
     if not config.init_from:
         return {}
-    check_start(config, local(config.init_from))
-    start = published.load_trained(config.init_from, tpgdiff.build(config))
+    path = _file(config.init_from)
+    check_start(config, path)
+    start = published.load_trained(path, tpgdiff.build(config))
     flat = flatten_dict(start, sep="/")
     anew = set()
     for part in config.init_anew:
@@ -133,10 +133,15 @@ def read_frozen(config: ConfigDict) -> dict[str, Any]:
     if not tpgdiff.frozen_networks(model):
         return {}
     if not config.priors.stage_one:
-        return published.load_frozen(config.priors.weights, model)
+        return published.load_frozen(_file(config.priors.weights), model)
     path = stage_one_weights(config.priors.stage_one)
     check_stage_one(config, path)
-    return published.load_frozen(config.priors.weights, model, stage_one=path)
+    return published.load_frozen(_file(config.priors.weights), model, stage_one=path)
+
+
+def _file(text: str) -> pathlib.Path:
+    """Return the file that a key with weights means, see `weights_in`; of "" one that is none."""
+    return published.weights_in(text) if text else pathlib.Path()
 
 
 def stage_one_weights(text: str) -> pathlib.Path:
@@ -161,7 +166,7 @@ def check_structure_weights(config: ConfigDict) -> None:
     """
     networks = tpgdiff.frozen_networks(tpgdiff.build(config)).get("structure", {})
     for group, network in networks.items():
-        published.load_group(config.priors.weights, group, network)
+        published.load_group(_file(config.priors.weights), group, network)
 
 
 def check_stage_one(config: ConfigDict, path: pathlib.Path) -> None:
@@ -212,8 +217,11 @@ def validate_weights(config: ConfigDict) -> None:
         return
     if config.stage == "both":
         _check_stage_one(stage_config(config, "priors"))
-    if config.init_from and not local(config.init_from).is_file():
-        raise UserError(f"config.init_from={config.init_from!r} is no file.")
+    if config.init_from and not _file(config.init_from).is_file():
+        raise UserError(
+            f"config.init_from={config.init_from!r} means {_file(config.init_from)}, which is no "
+            "file; name published weights (.safetensors), the folder of a finished run, or default."
+        )
     model, priors = config.model, config.priors
     unused = priors.stage_one and priors.encoder not in TAUGHT_ENCODERS
     expected = "'clip' or 'conv', since config.priors.stage_one names weights of stage one"
@@ -233,7 +241,7 @@ def validate_weights(config: ConfigDict) -> None:
             "a file that --mode=convert wrote (or for the encoder a run of stage one: "
             "priors.stage_one), or choose priors.encoder='compact' and cues out of dog, gradient."
         )
-    if needing and not local(priors.weights).is_file():
+    if needing and not _file(priors.weights).is_file():
         raise UserError(f"config.priors.weights={priors.weights!r} is no file.")
 
 
@@ -248,7 +256,7 @@ def _check_stage_one(config: ConfigDict) -> None:
     elif priors.encoder == "conv":
         expected = "'vgg': only a student of CLIP's own shape learns from CLIP"
         require(False, config, "priors.teacher", expected)
-    elif not local(priors.weights).is_file():
+    elif not _file(priors.weights).is_file():
         raise UserError(
             f"config.priors.weights={priors.weights!r} is no file, but the teacher 'clip' needs "
             "one that --mode=convert wrote of CLIP; or choose priors.teacher='vgg'."

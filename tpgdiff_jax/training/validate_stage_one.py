@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from tpgdiff_jax.data.images import square_of
+from tpgdiff_jax.data.labels import OTHER
 from tpgdiff_jax.data.sources import Source
 from tpgdiff_jax.inference.engine import Finish
 from tpgdiff_jax.models.stage_one import StageOne, build_stage_one
@@ -51,7 +52,7 @@ class StageOneScores:
     @property
     def accuracy(self) -> float:
         """Return the share of photos whose degradation was recognised."""
-        return float(np.trace(self.confusion) / self.confusion.sum())
+        return float(np.trace(self.confusion) / max(self.confusion.sum(), 1))
 
     def metrics(self) -> dict[str, float]:
         """Return the scores by name; `score`, which decides on the best, is the accuracy."""
@@ -108,7 +109,8 @@ def evaluate_stage_one(
     side, kernel = config.data.crop_size, Image.Resampling.BICUBIC
     square = functools.partial(square_of, side=side, kernel=kernel)
     for pair, (answer, *both) in TestPairs(source, config, most).through(start, square, _BATCH):
-        confusion[names.index(pair.degradation), answer] += 1
+        if pair.degradation != OTHER:  # which no answer is right about
+            confusion[names.index(pair.degradation), answer] += 1
         cosines.append(both)
     check_same([])
     if not cosines:
