@@ -327,7 +327,7 @@ def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path):
         shutil.rmtree(tmp_path / step / "state")
     with (
         RunCheckpoints(tmp_path, keep=2) as checkpoints,
-        pytest.raises(CheckpointError, match=r"steps 1, 2.*state is missing"),
+        pytest.raises(CheckpointError, match=r"steps 1, 2.*state is missing.* Move .* away"),
     ):
         checkpoints.restore_latest(shapes(make_state()))
 

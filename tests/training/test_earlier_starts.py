@@ -1,13 +1,16 @@
 """What a folder tells of earlier starts: a finished first stage, or checkpoints that are gone."""
 
-import json
+import errno
+import shutil
 
+import numpy as np
 import pytest
 
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.config import stage_config
 from tpgdiff_jax.reporting.errors import RunStoppedError
-from tpgdiff_jax.runs.workdir import write_config
+from tpgdiff_jax.runs.manager import RunCheckpoints
+from tpgdiff_jax.runs.reading import CheckpointError
 from tpgdiff_jax.stores import places
 from tpgdiff_jax.training import earlier_starts
 
@@ -44,36 +47,40 @@ def test_other_weights_do_not_finish_stage_one(first, tmp_path, changes):
     assert not earlier_starts.is_stage_one_finished(first, tmp_path)
 
 
-def report(workdir, last):
-    lines = [json.dumps({"step": step, "loss": 1.0}) for step in range(1, last + 1)]
-    (workdir / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 99']))
+def save(workdir):
+    with RunCheckpoints(workdir / "checkpoints", keep=1) as checkpoints:
+        checkpoints.save(1, {"x": np.ones(3)}, {})
 
 
-@pytest.mark.parametrize(("last", "is_sign"), [(1, False), (8, False), (9, True)])
-def test_a_run_that_reported_past_its_second_save_has_saved(tiny_config, tmp_path, last, is_sign):
-    tiny_config.checkpoint.every_steps, tiny_config.optim.steps = 4, 20
-    write_config(tiny_config, tmp_path)
-    report(tmp_path, last)
-    sign = earlier_starts.sign_of_checkpoints(tmp_path)
-    assert sign == (f"metrics.jsonl has step {last}" if is_sign else "")
-    # Hence it is asked before the next start, maybe of another rhythm, stores its own.
-    tiny_config.checkpoint.every_steps = 100
-    write_config(tiny_config, tmp_path)
-    assert earlier_starts.sign_of_checkpoints(tmp_path) == ""
+MISSING = r"The checkpoints of --workdir=.* are missing.*Put them back"
 
 
-def test_metrics_that_reached_a_store_before_a_step_are_no_sign(tiny_config, tmp_path):
-    tiny_config.checkpoint.every_steps = 1
-    write_config(tiny_config, tmp_path)
-    report(tmp_path, 9)
+@pytest.mark.parametrize("lost", ["checkpoints", "checkpoints/1"])
+def test_a_run_that_lost_its_only_checkpoint_does_not_begin_again(tmp_path, lost):
+    earlier_starts.refuse_lost(tmp_path)  # a new run
+    save(tmp_path)
+    shutil.rmtree(tmp_path / lost)
+    with pytest.raises(RunStoppedError, match=MISSING):
+        earlier_starts.refuse_lost(tmp_path)
+
+
+def test_a_run_whose_first_save_failed_begins_again(tmp_path, monkeypatch):
+    async def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("orbax.checkpoint._src.path.async_path.rename", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        save(tmp_path)
+    earlier_starts.refuse_lost(tmp_path)
+
+
+def test_a_run_in_a_store_may_be_removed_there_and_begun_again(tmp_path):
+    save(tmp_path)
     places.remember(tmp_path, "s3://bucket/run")
-    assert earlier_starts.sign_of_checkpoints(tmp_path) == ""
+    earlier_starts.refuse_lost(tmp_path)
 
 
-def test_a_new_run_begins_and_one_that_lost_its_checkpoints_does_not(first, tmp_path):
-    earlier_starts.refuse_lost(tmp_path, earlier_starts.sign_of_checkpoints(tmp_path))
+def test_published_weights_show_that_a_run_has_saved(first, tmp_path):
     publish(first, tmp_path)
-    sign = earlier_starts.sign_of_checkpoints(tmp_path)
-    words = r"The checkpoints of --workdir=.* are missing.*\(weights\.safetensors\)\. Put them back"
-    with pytest.raises(RunStoppedError, match=words):
-        earlier_starts.refuse_lost(tmp_path, sign)
+    with pytest.raises(RunStoppedError, match=MISSING):
+        earlier_starts.refuse_lost(tmp_path)

@@ -33,6 +33,8 @@ from tpgdiff_jax.runs.step_folder import DATA, METADATA, SCORES, STATE
 from tpgdiff_jax.stores.sending import UNFINISHED
 from tpgdiff_jax.stores.urls import is_url, named
 
+SAVED = ".saved"  # beside the folder of the steps: one has been written, whatever is there now
+
 
 class RunCheckpoints:
     """Save and restore a run's state together with its place in the data.
@@ -198,6 +200,8 @@ class RunCheckpoints:
             return
         try:
             self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                self._folder.with_name(SAVED).touch()
         except Exception as error:
             raise self._write_error(step, error) from error
 
@@ -237,7 +241,7 @@ class RunCheckpoints:
             raise CheckpointError(
                 f"All checkpoints in {self._folder} are damaged: steps "
                 f"{', '.join(map(str, sorted(self._damaged)))}. The newest: "
-                f"{self._damaged[max(self._damaged)]} Move the folder away to start from nothing."
+                f"{self._damaged[max(self._damaged)]} Move {self._folder.parent} away to start from nothing."
             )
         return None
 

@@ -17,6 +17,15 @@ _PACKAGE = "the package tpgdiff_jax"
 _MOST = 5  # differences that are named
 
 
+def check_same_stages(config: ConfigDict) -> None:
+    """Check that all processes train the same stages, before they work on the first one together.
+
+    Raises:
+      RunStoppedError: they do not; in all processes.
+    """
+    _refuse({"config.stage": config.stage})
+
+
 def check_same_training(stage: Stage, data: TrainingData) -> None:
     """Check that all processes train the same; each must call before they work together.
 
@@ -30,8 +39,6 @@ def check_same_training(stage: Stage, data: TrainingData) -> None:
     Raises:
       RunStoppedError: they differ; in all processes.
     """
-    if jax.process_count() == 1:
-        return
     config = _settings(stage.config)
     package = f"{tpgdiff_jax.__version__}, {len(config)} keys"
     _refuse({_PACKAGE: package})  # first: others may have other keys
@@ -50,7 +57,7 @@ def _settings(config: ConfigDict) -> dict[str, str]:
 
 
 def _refuse(parts: dict[str, str]) -> None:
-    found = differing(parts)
+    found = differing(parts)  # None of a process alone
     if found is None:
         return
     other, names = found

@@ -32,7 +32,7 @@ from tpgdiff_jax.runs.preemption import was_interrupted
 from tpgdiff_jax.runs.reading import abstract, check_frozen
 from tpgdiff_jax.runs.workdir import check_there, only_run, write_config
 from tpgdiff_jax.training import setup
-from tpgdiff_jax.training.earlier_starts import refuse_lost, sign_of_checkpoints
+from tpgdiff_jax.training.earlier_starts import refuse_lost
 from tpgdiff_jax.training.profiling import TraceWindow
 from tpgdiff_jax.training.program import batch_shapes, is_multi_hot, step_program
 from tpgdiff_jax.training.provenance import record_start
@@ -124,7 +124,6 @@ def _train(stage, workdir, data, mesh, frozen, validate) -> Outcome:
         data, fingerprint=data.fingerprint | {"frozen": fingerprint_of(stage.frozen)}
     )
     check_same_training(stage, data)  # before anything is written for all
-    sign = sign_of_checkpoints(workdir)
     write_config(config, workdir)
     started = record_start(workdir)
     make_state, shapes, shardings = setup.plan_state(stage, mesh)
@@ -132,7 +131,7 @@ def _train(stage, workdir, data, mesh, frozen, validate) -> Outcome:
     with setup.open_checkpoints(config, workdir, metadata) as checkpoints:
         found = checkpoints.restore_latest(abstract(shapes, shardings))
         if found is None:
-            refuse_lost(workdir, sign)
+            refuse_lost(workdir)
             start, state = 0, make_state()
             table = describe_shardings(
                 shapes, shardings, mesh, batch_shapes(config), split_rows=setup.splits_rows(config)
