@@ -9,7 +9,7 @@ import pytest
 
 from tpgdiff_jax.distributed import agreement
 from tpgdiff_jax.reporting.errors import RunStoppedError
-from tpgdiff_jax.training import same_training
+from tpgdiff_jax.training import experiment, same_training
 
 WEIGHTS = {"unet": {"kernel": np.ones(3, np.float32)}}
 
@@ -83,6 +83,16 @@ def test_what_differs_is_named(check, change, named):
     words = "Process 1 does not train what process 0 trains. They differ in " + named
     with pytest.raises(RunStoppedError, match=words):
         check(change)
+
+
+def test_processes_of_other_stages_are_refused_first(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        agreement.multihost_utils, "process_allgather", lambda own: np.stack([own, own + 1])
+    )
+    with pytest.raises(RunStoppedError, match=r"differ in config\.stage \(here diffusion\)"):
+        experiment.train(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_version_of_the_package_is_named_before_its_keys(check, monkeypatch):

@@ -32,6 +32,7 @@ from tpgdiff_jax.stores.places import shown
 from tpgdiff_jax.training import setup
 from tpgdiff_jax.training import train as training
 from tpgdiff_jax.training.earlier_starts import ema_decay, is_stage_one_finished
+from tpgdiff_jax.training.same_training import check_same_stages
 from tpgdiff_jax.training.stages import (
     Stage,
     build_stage,
@@ -72,6 +73,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> bool:
     Returns:
       False where SIGTERM or Ctrl-C ended it early; the same command continues it.
     """
+    check_same_stages(config)
     validate_training(config)
     validate_weights(config)
     plan = stages_of(config, workdir)
