@@ -68,10 +68,23 @@ run() {
 tpus=(gcloud compute tpus)
 here=("--zone=$zone" --quiet)
 
-state_of_slice() {
-    "${tpus[@]}" queued-resources describe "$name" "${here[@]}" \
-        --format='value(state.state)' 2>/dev/null || printf 'ABSENT'
+# Set $state to that of the slice, ABSENT where there is none, UNKNOWN where gcloud cannot tell; say
+# what has changed.
+state='' errors=''
+look() {
+    local before=$state
+    errors=${errors:-$(mktemp)}
+    if ! state=$("${tpus[@]}" queued-resources describe "$name" "${here[@]}" \
+        --format='value(state.state)' 2>"$errors"); then
+        state=UNKNOWN
+        ! grep -qiE 'NOT_FOUND|was not found' "$errors" || state=ABSENT
+    fi
+    [ "$state" = "$before" ] || say "The slice $name is $state."
+    [ "$state" = UNKNOWN ] || return 0
+    [ -n "$before" ] || fail "gcloud cannot tell whether there is a slice $name: $(cat "$errors")"
+    [ "$before" = UNKNOWN ] || say "gcloud cannot look at it; it is tried again: $(cat "$errors")"
 }
+trap 'rm -f "$errors"' EXIT
 
 create_slice() {
     local kind=()
@@ -90,11 +103,8 @@ need_slice() {
         create_slice
         return
     fi
-    local state said=''
     while true; do
-        state=$(state_of_slice)
-        [ "$state" = "$said" ] || say "The slice $name is $state."
-        said=$state
+        look
         case $state in
             ACTIVE) return ;;
             ABSENT) create_slice ;;
@@ -119,11 +129,13 @@ install() {
  .venv/bin/pip install --quiet --editable '.[gs]' 'jax[tpu]'"
 }
 
-# Start the program on all hosts, so that it goes on when a connection ends.
+# Start the program on all hosts, so that it goes on when a connection ends.  One that is stopped
+# before its end leaves with 75.
 start() {
     local words
     printf -v words ' %q' "$@"
     on_hosts "--command=cd tpgdiff_jax && rm -f ../code && source launch/env/tpu.sh &&\
+ export TPGDIFF_STOPPED_EXIT_CODE=75 &&\
  (nohup sh -c '.venv/bin/python -u -m tpgdiff_jax.main \"\$@\"; echo \$? > ../code' $mark$words\
  > ../log 2>&1 < /dev/null & echo \$! > ../pid)"
 }
@@ -187,8 +199,9 @@ for ((try = 1; try <= tries; try++)); do
     need_slice
     if begin "$@"; then
         found=''
-        while [ "$dry" = no ] && [ "$(state_of_slice)" = ACTIVE ]; do
-            found=$(codes)
+        while [ "$dry" = no ]; do
+            look
+            case $state in ACTIVE) found=$(codes) ;; UNKNOWN) ;; *) break ;; esac
             [ -z "$found" ] || break
             sleep "$PAUSE"
         done
@@ -197,7 +210,7 @@ for ((try = 1; try <= tries; try++)); do
             found=0
         fi
         collect_logs
-        if [ "$found" = 0 ] && ! grep -qs 'Stopped before its end' "$logs"/*; then
+        if [ "$found" = 0 ]; then
             leave_slice
             say "Done; the hosts' logs are in $logs."
             exit 0

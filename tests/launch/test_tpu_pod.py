@@ -102,7 +102,8 @@ GCLOUD = """
 echo "$*" >> "$0.calls"
 case "$*" in
     *describe*)
-        [ -f "$0.made" ] || { echo "not found" >&2; exit 1; }
+        [ ! -f "$0.offline" ] || { echo "ERROR: no network" >&2; rm "$0.offline"; exit 1; }
+        [ -f "$0.made" ] || { echo "ERROR: NOT_FOUND: Resource was not found." >&2; exit 1; }
         looks=$(( $(cat "$0.looks" 2>/dev/null || echo 0) + 1 )); echo $looks > "$0.looks"
         if [ "$looks" = 3 ]; then echo SUSPENDED; rm "$0.looks"; touch "$0.lost"
         elif [ -f "$0.lost" ]; then echo SUSPENDED
@@ -110,15 +111,16 @@ case "$*" in
     *create*) touch "$0.made" ;;
     *delete*) rm -f "$0.made" "$0.lost" "$0.looks" ;;
     *--batch-size*) cat "$0.there" 2> /dev/null || echo gone ;;
-    *"cat code"*) if [ -f "$0.again" ]; then echo CODE; else touch "$0.again"; echo works; fi ;;
+    *"cat code"*) if [ -f "$0.again" ]; then echo CODE; else AGAIN; echo works; fi ;;
     *"cat log"*) for w in $*; do case $w in --output-directory=*)
         echo fine > "${w#*=}/0.log" ;; esac; done ;;
 esac
 """
 
 
-def pod(tmp_path, code, *more, stand_in=GCLOUD):
-    gcloud = fake(tmp_path, "gcloud", stand_in.replace("CODE", str(code)))
+def pod(tmp_path, code, *more, stand_in=GCLOUD, again='touch "$0.again"'):
+    stand_in = stand_in.replace("CODE", str(code)).replace("AGAIN", again)
+    gcloud = fake(tmp_path, "gcloud", stand_in)
     fake(tmp_path, "git", "exit 0")  # would archive the clone
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TPGDIFF_PAUSE": "0"}
     logs = tmp_path / "logs"
@@ -164,6 +166,34 @@ def test_nothing_is_started_where_hosts_do_not_answer(tmp_path):
     assert done.returncode == 1
     assert "Try 1 could not be started." in done.stderr
     assert "nohup" not in calls
+
+
+def test_a_slice_that_cannot_be_looked_at_for_a_while_is_not_taken_for_absent(tmp_path):
+    (tmp_path / "gcloud.made").touch()
+    (tmp_path / "gcloud.looks").write_text("3\n")  # is not taken away
+    done, calls = pod(tmp_path, 0, again='touch "$0.again" "$0.offline"')
+    assert done.returncode == 0, done.stderr
+    assert "gcloud cannot look at it; it is tried again: ERROR: no network" in done.stderr
+    assert " create " not in calls
+    assert calls.count("nohup") == 1
+
+
+def test_nothing_is_made_where_gcloud_cannot_look_at_all(tmp_path):
+    (tmp_path / "gcloud.offline").touch()
+    done, calls = pod(tmp_path, 0)
+    assert done.returncode == 1
+    assert "error: gcloud cannot tell whether there is a slice mine: ERROR: no net" in done.stderr
+    assert " create " not in calls
+
+
+def test_a_run_that_was_stopped_is_started_again(tmp_path):
+    (tmp_path / "gcloud.made").touch()
+    (tmp_path / "gcloud.looks").write_text("3\n")  # is not taken away
+    code = '$([ -f "$0.stopped" ] && echo 0 || { touch "$0.stopped"; echo 75; })'
+    done, calls = pod(tmp_path, code)
+    assert done.returncode == 0, done.stderr
+    assert "Try 1 ended with '75'." in done.stderr
+    assert calls.count("nohup") == 2
 
 
 def test_a_dry_run_tells_of_no_costs(tmp_path):

@@ -13,6 +13,7 @@ from tpgdiff_jax.runs.manager import RunCheckpoints
 from tpgdiff_jax.runs.reading import CheckpointError
 from tpgdiff_jax.stores import places
 from tpgdiff_jax.training import earlier_starts
+from tpgdiff_jax.training.validate_stage_one import StageOneScores
 
 
 @pytest.fixture
@@ -35,6 +36,18 @@ def test_stage_one_is_finished_once_its_last_weights_are_published(first, tmp_pa
     assert earlier_starts.is_stage_one_finished(first, tmp_path)
     first.model.width *= 2  # of stage two
     first.eval.steps = 3
+    assert earlier_starts.is_stage_one_finished(first, tmp_path)
+
+
+def test_stage_one_is_finished_once_it_is_scored_unless_only_its_weights_are_left(first, tmp_path):
+    first.data.eval_folder = "photos"
+    publish(first, tmp_path)
+    save(tmp_path)
+    assert not earlier_starts.is_stage_one_finished(first, tmp_path)  # its scoring was cut off
+    StageOneScores(("noise",), np.eye(1, dtype=int), 0.5, 0.4).write(tmp_path / "evaluation")
+    assert earlier_starts.is_stage_one_finished(first, tmp_path)
+    shutil.rmtree(tmp_path / "evaluation")
+    shutil.rmtree(tmp_path / "checkpoints")
     assert earlier_starts.is_stage_one_finished(first, tmp_path)
 
 

@@ -77,6 +77,8 @@ def test_both_stages_are_trained_scored_and_published(config, tmp_path, capsys, 
     assert variables["frozen"].keys() == {"semantic", "degradation"}
     described = json.loads((workdir / "priors" / "weights.json").read_text())
     assert (described["stage"], described["trained_steps"]) == ("priors", 2)
+    scores = json.loads((workdir / "priors" / "evaluation" / "scores.json").read_text())
+    assert 0 <= scores["accuracy"] <= 1
 
     # Finished stages are not trained again, and of the first one only its weights are needed;
     # another first stage is refused.

@@ -241,7 +241,8 @@ class RunCheckpoints:
             raise CheckpointError(
                 f"All checkpoints in {self._folder} are damaged: steps "
                 f"{', '.join(map(str, sorted(self._damaged)))}. The newest: "
-                f"{self._damaged[max(self._damaged)]} Move {self._folder.parent} away to start from nothing."
+                f"{self._damaged[max(self._damaged)]} Move {self._folder.parent} away to start "
+                "from nothing."
             )
         return None
 

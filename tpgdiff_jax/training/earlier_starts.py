@@ -8,6 +8,7 @@ from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.reporting.errors import RunStoppedError
 from tpgdiff_jax.runs.manager import SAVED
 from tpgdiff_jax.stores.places import is_copy, shown
+from tpgdiff_jax.training.validation_report import REPORT, SCORES
 
 
 def ema_decay(config: ConfigDict) -> float:
@@ -16,7 +17,9 @@ def ema_decay(config: ConfigDict) -> float:
 
 
 def is_stage_one_finished(config: ConfigDict, workdir: pathlib.Path) -> bool:
-    """Tell whether stage one has taken its last step and published what it would publish now.
+    """Tell whether stage one has published, after its last step, what it would now, and scored it.
+
+    Of one whose checkpoints have been removed the weights are enough.
 
     Args:
       config: of stage one; the folder's is known to be the same, see `prepare_workdir`.
@@ -36,7 +39,10 @@ def is_stage_one_finished(config: ConfigDict, workdir: pathlib.Path) -> bool:
     for other in ("model", "eval"):  # stage two's; how weights are used
         expected.pop(other)
     description, _ = published.load(path, ())
-    return all(description.get(key) == value for key, value in expected.items())
+    if any(description.get(key) != value for key, value in expected.items()):
+        return False
+    is_scored = not config.data.eval_folder or (workdir / REPORT / SCORES).is_file()
+    return is_scored or not any(p.name.isdigit() for p in workdir.glob("checkpoints/*"))
 
 
 def refuse_lost(workdir: pathlib.Path) -> None:

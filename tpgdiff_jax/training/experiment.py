@@ -44,9 +44,7 @@ from tpgdiff_jax.training.stages import (
 from tpgdiff_jax.training.state import TrainState, averaged
 from tpgdiff_jax.training.validate import chosen, evaluate
 from tpgdiff_jax.training.validate_stage_one import evaluate_stage_one
-from tpgdiff_jax.training.validation_report import Report
-
-REPORT = "evaluation"  # folder of a run's scores
+from tpgdiff_jax.training.validation_report import REPORT, Report
 
 
 def stages_of(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[ConfigDict, pathlib.Path]]:
@@ -280,6 +278,7 @@ def score(
         if jax.process_index() == 0:
             print(f"\nStage one, {source.unit} not trained on:\n\n{scores.table()}\n")
             print(", ".join(f"{k} {v:.4f}" for k, v in scores.metrics().items()), flush=True)
+            scores.write(workdir / REPORT)
         return
     variables = {"params": params, "frozen": frozen}
     report = Report(evaluate(variables, config, source, mesh=mesh))

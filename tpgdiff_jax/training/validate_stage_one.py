@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,9 @@ from tpgdiff_jax.data.sources import Source
 from tpgdiff_jax.inference.engine import Finish
 from tpgdiff_jax.models.stage_one import StageOne, build_stage_one
 from tpgdiff_jax.priors.semantic import unit_length
+from tpgdiff_jax.reporting import json_text
 from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.files import write_text
 from tpgdiff_jax.training.validate import (
     NOTHING_SCORED,
     LeftEarlyError,
@@ -27,6 +30,7 @@ from tpgdiff_jax.training.validate import (
     check_same,
     never,
 )
+from tpgdiff_jax.training.validation_report import SCORES
 
 _BATCH = 16
 
@@ -63,6 +67,13 @@ class StageOneScores:
         """Return the confusion matrix as text, in one of tabulate's styles."""
         rows = [(name, *counts) for name, counts in zip(self.names, self.confusion, strict=True)]
         return tabulate.tabulate(rows, ("done \\ answered", *self.names), style)
+
+    def write(self, folder: pathlib.Path) -> None:
+        """Write `table.md` and `scores.json` into a folder; older ones in it are replaced."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "table.md", f"{self.table('github')}\n")
+        scores = self.metrics() | {"names": self.names, "confusion": self.confusion.tolist()}
+        write_text(folder / SCORES, json_text.dumps(scores, indent=2) + "\n")
 
 
 def evaluate_stage_one(

@@ -14,8 +14,9 @@ from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import write_text
 from tpgdiff_jax.training.validate import NOTHING_SCORED, Result
 
+REPORT, SCORES = "evaluation", "scores.json"  # of a run: the folder, and what is written last
 _PROTOCOL = "PSNR (dB) and SSIM on RGB, 8 bit, whole crop, no border removed"
-_SCORES = ("psnr_input", "psnr", "ssim_input", "ssim")
+_FIELDS = ("psnr_input", "psnr", "ssim_input", "ssim")
 _GAP, _HEADER = 4, 22
 
 
@@ -36,7 +37,7 @@ class Report:
             pair = result.pair
             names = {"photo": pair.image, "degradation": pair.degradation}
             recipe = {} if pair.recipe is None else {"recipe": pair.recipe.to_json()}
-            self._rows.append(names | recipe | {name: getattr(result, name) for name in _SCORES})
+            self._rows.append(names | recipe | {name: getattr(result, name) for name in _FIELDS})
             if len(photos) < most_photos or pair.image in photos:
                 photos[pair.image] = None
                 self._panels[pair.image, pair.degradation] = _panel(result)
@@ -55,7 +56,7 @@ class Report:
         table = {}
         for name in self._degradations():
             chosen = [row for row in self._rows if row["degradation"] == name]
-            row = {field: float(np.mean([each[field] for each in chosen])) for field in _SCORES}
+            row = {field: float(np.mean([each[field] for each in chosen])) for field in _FIELDS}
             table[name] = row | {"gain": row["psnr"] - row["psnr_input"]}
         fields = next(iter(table.values()))
         mean = {field: float(np.mean([row[field] for row in table.values()])) for field in fields}
@@ -100,10 +101,10 @@ class Report:
         """
         folder.mkdir(parents=True, exist_ok=True)
         scores = {"protocol": _PROTOCOL, "means": self.means(), "images": self._rows}
-        write_text(folder / "scores.json", json_text.dumps(scores, indent=2) + "\n")
         write_text(folder / "table.md", f"{self.table('github')}\n\n{_PROTOCOL}.\n")
         picture = folder / "restored.png"
         write_image(picture, self.picture())
+        write_text(folder / SCORES, json_text.dumps(scores, indent=2) + "\n")
         return picture
 
     def _degradations(self) -> list[str]:
