@@ -69,6 +69,12 @@ def test_hosts_of_the_manifest_that_are_stopped_count_as_failed(monkeypatch):
     for variable in container["env"]:
         monkeypatch.setenv(variable["name"], variable["value"])
     assert stopped_exit_code() != 0
+    # And not towards `maxRestarts`.
+    (rule, _) = job["template"]["spec"]["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["values"] == [stopped_exit_code()]
+    assert rule["onExitCodes"]["containerName"] == container["name"]
+    (rule,) = manifest()["spec"]["failurePolicy"]["rules"]
+    assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
 
 
 # -- Settings and images ------------------------------------------------------------------------
