@@ -1,5 +1,6 @@
 """What a run writes about itself: metrics, pictures, events."""
 
+import errno
 import json
 import logging
 
@@ -23,8 +24,7 @@ def board(monkeypatch):
         def add_scalar(self, tag, value, step):
             seen.append(("scalar", tag, step))
 
-        def add_image(self, tag, image, step, dataformats):
-            assert dataformats == "HWC"
+        def add_image(self, tag, image, step):
             seen.append(("image", tag, step))
 
         def add_text(self, tag, text, step):
@@ -33,7 +33,7 @@ def board(monkeypatch):
         def close(self):
             pass
 
-    monkeypatch.setattr("tensorboardX.SummaryWriter", Board)
+    monkeypatch.setattr("tpgdiff_jax.training.run_report.EventFile", Board)
     return seen
 
 
@@ -127,6 +127,20 @@ def test_real_tensorboard_files_hold_everything(tmp_path):
         assert tag in content
 
 
+def test_a_full_disk_ends_a_run_instead_of_holding_it(tmp_path, monkeypatch):
+    report = RunReport(tmp_path, start=0, total=99)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tensorboardX.record_writer.RecordWriter.flush", full)
+    monkeypatch.setattr("tpgdiff_jax.training.tensorboard._SECONDS", 0.0)
+    with pytest.raises(RunStoppedError, match=r"No space left on device\. Check free space"):
+        report.write(1, {"loss": 0.5})
+    monkeypatch.undo()
+    report.close()
+
+
 def test_other_processes_write_nothing(tmp_path):
     report = RunReport(tmp_path, start=0, total=1, is_writer=False)
     report.advance()
@@ -169,6 +183,6 @@ def test_the_report_of_the_step_that_a_run_continues_stays(tmp_path, monkeypatch
         def close(self):
             pass
 
-    monkeypatch.setattr("tensorboardX.SummaryWriter", Board)
+    monkeypatch.setattr("tpgdiff_jax.training.run_report.EventFile", Board)
     RunReport(tmp_path, start=start, total=10).close()
     assert seen["purge_step"] == purged

@@ -4,9 +4,7 @@ import contextlib
 import datetime
 import math
 import pathlib
-import sys
 import time
-import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,6 +16,7 @@ from tpgdiff_jax.reporting import json_lines
 from tpgdiff_jax.reporting.errors import RunStoppedError
 from tpgdiff_jax.reporting.files import write_text
 from tpgdiff_jax.reporting.progress import Progress, log, time_left
+from tpgdiff_jax.training.tensorboard import EventFile
 
 
 class RunReport:
@@ -40,7 +39,6 @@ class RunReport:
         self._is_writer = is_writer
         if not is_writer:
             return
-        tensorboard = _tensorboard()
         self._workdir = workdir
         self._step = start
         path = workdir / "metrics.jsonl"
@@ -49,7 +47,7 @@ class RunReport:
             self._metrics = json_lines.JsonLines(path)
             # What step `start` reported stays: it stood before the checkpoint, as in the metrics.
             purged = start + 1 if start else 0
-            self._board = tensorboard.SummaryWriter(str(workdir / "tensorboard"), purge_step=purged)
+            self._board = EventFile(workdir / "tensorboard", purged)
         self._bar = Progress(
             total, "training", unit="step", initial=start, speaks=True, lines=False
         )
@@ -115,7 +113,7 @@ class RunReport:
         with self._writing():
             folder.mkdir(exist_ok=True)
             write_image(folder / f"{name.replace('/', '_')}_{step}.png", image)
-            self._board.add_image(name, image, step, dataformats="HWC")
+            self._board.add_image(name, image, step)
 
     def event(self, text: str) -> None:
         """Tell what happened once: logged, in TensorBoard's texts, a line of `events.jsonl`."""
@@ -164,16 +162,3 @@ def drop_lines_after(path: pathlib.Path, step: int) -> None:
 
 def _is_step(value: Any) -> bool:
     return isinstance(value, int | float)
-
-
-def _tensorboard() -> types.ModuleType:
-    """Import tensorboardX alone: it would load PyTorch, for seconds, wherever that is installed."""
-    is_hidden = "torch" not in sys.modules
-    if is_hidden:
-        sys.modules["torch"] = None  # for this one import, as if it were not installed
-    try:
-        import tensorboardX
-    finally:
-        if is_hidden:
-            del sys.modules["torch"]
-    return tensorboardX
