@@ -109,6 +109,41 @@ def test_remedies_recompute_then_split_the_state_then_shrink_the_batch(tiny_conf
     assert tiny_config.model.remat == "none"
 
 
+def test_remedies_are_batches_that_the_configuration_can_be_trained_with(tiny_config):
+    tiny_config.model.remat = "blocks"
+    tiny_config.optim.accumulate = 2
+    mesh = {"data": 1, "fsdp": 8, "tensor": 1, "spatial": 1}
+
+    def batches(images):
+        found = remedies.remedies(tiny_config, record(images=images, mesh=mesh))
+        return [config.data.batch_size for _, config, _ in found]
+
+    assert batches(64) == [32, 16]
+    assert batches(80) == [32, 16]
+
+
+def test_stage_one_has_a_batch_and_steps_of_its_own(tiny_config, monkeypatch):
+    tiny_config.stage = "priors"
+    tiny_config.stage_one.data.batch_size, tiny_config.stage_one.optim.steps = 64, 36_000
+    found = list(remedies.remedies(tiny_config, record(images=64)))
+    assert [change for change, _, _ in found] == [
+        "--config.mesh.fsdp=16",
+        "--config.stage_one.data.batch_size=32 --config.mesh.fsdp=16",
+        "--config.stage_one.data.batch_size=16 --config.mesh.fsdp=16",
+    ]
+    asked = []
+
+    def compiled(config, *_):
+        asked.append(config.stage_one.data.batch_size)
+        return record()
+
+    monkeypatch.setattr(plan, "compile_apart", compiled)
+    monkeypatch.setattr(plan, "check_libtpu", lambda: None)
+    tpu, _ = plan.plan(tiny_config, ["v5e:4x4", "h100:8"], ["train"], [])
+    assert tpu["hours"] == 2
+    assert asked == [64, 8]  # a GPU's share
+
+
 def test_what_does_not_fit_is_followed_by_what_does(tiny_config, monkeypatch):
     def compiled(config, topology, mesh, what):
         fits = config.model.remat == "blocks"
@@ -137,6 +172,17 @@ def test_the_mode_writes_what_it_found(tiny_config, tmp_path, monkeypatch):
     written = json.loads((tmp_path / "plan.json").read_text())
     assert len(written["programs"]) == 2
     assert {chip["kind"] for chip in written["chips"]} == {"v5e", "v6e", "v4", "v5p", "h100"}
+
+    # What is known stays where a later program cannot be.
+    def unsuited(config, topology, *_):
+        if topology.name == "v6e:4x4":
+            raise UserError("unsuited")
+        return record()
+
+    monkeypatch.setattr(plan, "compile_apart", unsuited)
+    with pytest.raises(UserError, match="unsuited"):
+        command.run(tiny_config, flags)
+    assert len(json.loads((tmp_path / "plan.json").read_text())["programs"]) == 1
     flags.topology = []
     with pytest.raises(UserError, match="needs --topology; known are v5e"):
         command.run(tiny_config, flags)

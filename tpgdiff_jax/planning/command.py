@@ -22,15 +22,20 @@ def run(config: ConfigDict, flags: FlagValues) -> None:
     if not flags.topology:
         raise UserError(f"--mode=plan needs --topology; known are {known_topologies()}.")
     records = []
-    for record in plan.plan(config, flags.topology, flags.what, flags.mesh, remedy=flags.remedies):
-        records.append(record)
-        print(f"\n{report.table([record])}", flush=True)
-        if record.get("messages"):
-            print(f"\n{report.message_table(record)}", flush=True)
-        if flags.by == "operation" and "movers" in record:
-            print(f"\n{report.mover_table(record)}", flush=True)
-    if len(records) > 1:
-        print(f"\n{report.table(records)}")
-    with writing(flags.output or PLAN, replaces=True) as output:
-        report.write(output, records)
-    print(f"\nWritten: {shown(output)}")
+    try:
+        for record in plan.plan(
+            config, flags.topology, flags.what, flags.mesh, remedy=flags.remedies
+        ):
+            records.append(record)
+            print(f"\n{report.table([record])}", flush=True)
+            if record.get("messages"):
+                print(f"\n{report.message_table(record)}", flush=True)
+            if flags.by == "operation" and "movers" in record:
+                print(f"\n{report.mover_table(record)}", flush=True)
+        if len(records) > 1:
+            print(f"\n{report.table(records)}")
+    finally:  # what took minutes is kept, whatever ends the rest
+        if records:
+            with writing(flags.output or PLAN, replaces=True) as output:
+                report.write(output, records)
+            print(f"\nWritten: {shown(output)}", flush=True)

@@ -13,11 +13,11 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
-from tpgdiff_jax.config import get
+from tpgdiff_jax.config import get, stage_config
 from tpgdiff_jax.distributed.sharding import AXES
 from tpgdiff_jax.planning.chips import Topology, find_topology
 from tpgdiff_jax.planning.estimate import estimated
-from tpgdiff_jax.planning.remedies import remedies
+from tpgdiff_jax.planning.remedies import batch_key, remedies
 from tpgdiff_jax.planning.roofline import roofline, use
 from tpgdiff_jax.planning.tpu import check_libtpu
 from tpgdiff_jax.reporting.errors import UserError
@@ -96,14 +96,15 @@ def _measured(
         record = _estimated(config, topology, what)
     record["change"] = change
     if "flops" in record:
-        steps = config.optim.steps if what == "train" else 0
+        own = stage_config(config, config.stage)
+        steps = own.optim.steps if what == "train" else 0
         record |= use(record, roofline(record, topology), steps)
     return record
 
 
 def _estimated(config: ConfigDict, topology: Topology, what: str) -> Record:
     """Return the closed form of GPUs, from what one TPU chip would do with a GPU's share."""
-    key = "data.batch_size" if what == "train" else "eval.batch_size"
+    key = batch_key(config, what)
     batch = get(config, key)
     share = -(-batch // topology.count)
     if what == "train" and batch % topology.count:

@@ -6,9 +6,21 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from tpgdiff_jax.config import get
 from tpgdiff_jax.models.unet import REMAT
 
 Remedy = tuple[str, ConfigDict, dict[str, int]]
+
+
+def batch_key(config: ConfigDict, what: str) -> str:
+    """Return the key of how many images a run of a program handles."""
+    if what != "train":
+        return "eval.batch_size"
+    return f"{_own(config)}data.batch_size"
+
+
+def _own(config: ConfigDict) -> str:
+    return "stage_one." if config.stage == "priors" else ""
 
 
 def remedies(config: ConfigDict, record: Mapping[str, Any]) -> Iterator[Remedy]:
@@ -23,21 +35,23 @@ def remedies(config: ConfigDict, record: Mapping[str, Any]) -> Iterator[Remedy]:
     """
     mesh, training = dict(record["mesh"]), record["what"] == "train"
     changes: dict[str, Any] = {}
+    accumulate = 1
     if training:
-        for remat in REMAT[REMAT.index(config.model.remat) + 1 :]:
-            changes = {"model.remat": remat}
-            yield _changed(config, changes, mesh)
+        accumulate = get(config, f"{_own(config)}optim.accumulate")
+        if config.stage != "priors":
+            for remat in REMAT[REMAT.index(config.model.remat) + 1 :]:
+                changes = {"model.remat": remat}
+                yield _changed(config, changes, mesh)
         # Parameters, moments and averages split over all devices that hold them whole.
         if mesh["fsdp"] == 1 and mesh["data"] > 1:
             mesh = mesh | {"data": 1, "fsdp": mesh["data"]}
             yield _changed(config, changes, mesh, f" --config.mesh.fsdp={mesh['fsdp']}")
-    key = "data.batch_size" if training else "eval.batch_size"
-    parts = mesh["data"] * mesh["fsdp"]
+    key = batch_key(config, record["what"])
+    parts = mesh["data"] * mesh["fsdp"] * accumulate
     fsdp = f" --config.mesh.fsdp={mesh['fsdp']}" if mesh != record["mesh"] else ""
-    batch = record["images"] // 2
-    while batch >= parts and batch % parts == 0:
+    batch = record["images"]
+    while batch := batch // 2 // parts * parts:
         yield _changed(config, changes | {key: batch}, mesh, fsdp)
-        batch //= 2
 
 
 def _changed(
