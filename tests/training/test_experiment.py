@@ -166,6 +166,14 @@ def test_pairs_can_be_evaluated_on_but_not_those_that_are_trained_on(tiny_config
     trained = [PairFolder(tmp_path / "noise", classes=("noise",))]
     with pytest.raises(UserError, match=r"shares 2 files with the training data, the first is"):
         experiment.open_eval_data(config, trained)
+    # Also where links lead to them: of a folder, or of a file.
+    (tmp_path / "link").symlink_to(tmp_path / "noise" / "GT")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "1.png").symlink_to(tmp_path / "noise" / "GT" / "1.png")
+    for folder in ("link", "links"):
+        config.data.eval_folder = str(tmp_path / folder)
+        with pytest.raises(UserError, match=r"shares 1 files .*GT.1\.png"):
+            experiment.open_eval_data(config, trained)
     config.data.eval_folder = f"pairs:{tmp_path / 'fog'}"
     with pytest.raises(UserError, match=r"'fog', which is not among"):
         experiment.open_eval_data(config)
