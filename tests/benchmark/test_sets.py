@@ -2,6 +2,7 @@
 
 import io
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -148,6 +149,16 @@ def test_the_common_stream_is_that_of_the_papers_loop(tmp_path):
     lq, clean = made[30]["a.png"]
     noise = np.random.RandomState(0).randn(*clean.shape)
     np.testing.assert_array_equal(lq, np.clip(clean + noise * 30, 0, 255).astype(np.uint8))
+
+
+def test_threads_that_read_together_get_each_image_its_own_part_of_the_common_stream(tmp_path):
+    for index in range(8):
+        save(tmp_path / f"clean/{index}.png", (320, 320), seed=index)
+    spec = SetSpec("n", "clean", "clean", gt="", sigma=50.0, seed_rule="sequence")
+    one_by_one = [item.load(seed=1)[0] for item in open_set(spec, tmp_path).items]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda item: item.load(seed=1)[0], open_set(spec, tmp_path).items))
+    np.testing.assert_array_equal(together, one_by_one)
 
 
 def test_in_a_common_stream_an_image_more_changes_what_comes_after(tmp_path):

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import os
 import pathlib
+import threading
 from typing import Any
 
 import numpy as np
@@ -142,15 +143,17 @@ def _in_one_stream(items: list[Item], passes: int) -> list[Item]:
       passes: over all of them that the stream has gone before, for other sigmas.
     """
     states: list[Any] = []
+    lock = threading.Lock()  # images are read in threads
 
     def state_of(index: int) -> Any:
-        if not states:
-            stream = np.random.RandomState(0)
-            for item in items * passes:
-                stream.randn(*item.size, 3)
-            for item in items:
-                states.append(stream.get_state())
-                stream.randn(*item.size, 3)
+        with lock:
+            if not states:
+                stream = np.random.RandomState(0)
+                for item in items * passes:
+                    stream.randn(*item.size, 3)
+                for item in items:
+                    states.append(stream.get_state())
+                    stream.randn(*item.size, 3)
         return states[index]
 
     draws = [3 * item.size[0] * item.size[1] for item in items]

@@ -16,6 +16,7 @@ from tpgdiff_jax.benchmark.work import Predictions, Task
 from tpgdiff_jax.stores.copies import stamp_of
 
 _SIDES = ("lq", "gt", "prediction", "noise")
+_STREAM = 1  # 0: of older versions, whose threads took each other's noise
 _THREADS = 8  # on network drives every look at a file waits
 
 
@@ -28,7 +29,7 @@ def read_stamps(tasks: Sequence[Task], predictions: Predictions | None) -> list[
 
     Returns:
       for each task: side -> [bytes, nanoseconds of the last change]; without sides that have no
-      file.  Where a set's images share one stream of noise, also noise -> [draws before, 0]: it
+      file.  Where a set's images share one stream of noise, also noise -> [draws before, 1]: it
       is another when an image before this one comes or goes.
     """
     # All variants of an image share its files.
@@ -66,5 +67,5 @@ def _stamp(item: Item, predictions: Predictions | None) -> Stamp:
         paths["prediction"] = predictions.find(item)
     seen = {side: path and stamp_of(path) for side, path in paths.items()}
     if item.draws_before is not None:
-        seen["noise"] = item.draws_before, 0
+        seen["noise"] = item.draws_before, _STREAM
     return {side: list(numbers) for side, numbers in seen.items() if numbers is not None}
