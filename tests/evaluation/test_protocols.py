@@ -87,6 +87,17 @@ def test_golden_scores_of_the_released_program(golden):
         assert float(found[name][0]) == pytest.approx(expected, abs=tolerance)
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_a_file_that_equals_its_truth_has_an_infinite_psnr(protocol):
+    gt = RNG.integers(0, 256, (1, 48, 48, 3), np.uint8)
+    found = jax.jit(
+        lambda file: scores(protocol, as_scored(protocol, file / 255), gt, np.array([[48, 48]]))
+    )(gt.astype(np.float32))
+    assert {key: float(value[0]) for key, value in found.items() if "psnr" in key} == dict.fromkeys(
+        ("psnr", "psnr_y", "psnr_gt_mean"), np.inf
+    )
+
+
 def test_aligned_brightness_is_a_score_of_its_own():
     output, gt = pair((48, 48))
     protocol, sizes = PROTOCOLS["promptir"], np.array([[48, 48]])
