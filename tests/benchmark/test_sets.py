@@ -237,6 +237,12 @@ def test_a_preset_with_other_pictures_has_a_name_of_its_own(change):
         assert spec.title == "Mine"
 
 
+@pytest.mark.parametrize("entry", [{"folder": "mine"}, {"preset": "gopro"}])
+def test_only_a_preset_has_its_name(entry):
+    with pytest.raises(UserError, match="called as the preset 'lol'; choose another name"):
+        resolve((entry | {"name": "lol"},))
+
+
 def test_a_preset_elsewhere_stays_one():
     (spec,) = resolve(({"preset": "bsd68_25", "folder": "elsewhere", "sigma": 25.0},))
     assert spec.title == PRESETS["bsd68_25"].title

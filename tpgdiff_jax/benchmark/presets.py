@@ -198,20 +198,30 @@ def _changed(preset: SetSpec, fields: Mapping[str, Any]) -> SetSpec:
     """Return a preset with other fields.
 
     Raises:
-      UserError: its pictures are other ones, and it is called as before.
+      UserError: it is called as another preset, or as before though its pictures are other ones.
     """
     others = [
         key for key in _MAKING if fields.get(key, getattr(preset, key)) != getattr(preset, key)
     ]
-    if not others:
-        return dataclasses.replace(preset, **fields)
-    if str(fields.get("name", preset.name)) in PRESETS:
+    name = str(fields.get("name", preset.name))
+    if others and name in PRESETS:
         raise UserError(
             f"config.benchmark.sets: {others[0]}={fields[others[0]]!r} makes other pictures than "
             f"the preset {preset.name!r} has; give this set a name of its own, such as "
             f'"name": "{preset.name}_changed".'
         )
-    return dataclasses.replace(preset, **{"title": ""} | fields)
+    if name != preset.name:
+        _check_own_name(name)
+    return dataclasses.replace(preset, **({"title": ""} if others else {}) | fields)
+
+
+def _check_own_name(name: str) -> None:
+    """Raise UserError for the name of a preset: its scores would stand among published ones."""
+    if name in PRESETS:
+        raise UserError(
+            f"config.benchmark.sets: a set of your own is called as the preset {name!r}; choose "
+            f'another name, or say {{"preset": "{name}", "folder": ...}} if it is that one.'
+        )
 
 
 def _resolve_one(entry: str | Mapping[str, Any]) -> list[SetSpec]:
@@ -249,4 +259,5 @@ def _resolve_one(entry: str | Mapping[str, Any]) -> list[SetSpec]:
         raise UserError(
             f"config.benchmark.sets: {dict(entry)!r} lacks {' and '.join(sorted(missing))}."
         )
+    _check_own_name(str(fields["name"]))
     return [SetSpec(**fields)]

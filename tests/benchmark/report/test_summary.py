@@ -11,7 +11,7 @@ from PIL import Image
 from tpgdiff_jax.benchmark.job import predicted
 from tpgdiff_jax.benchmark.report import html
 from tpgdiff_jax.benchmark.report.summary import averages, confusion, means
-from tpgdiff_jax.benchmark.report.tables import remarks, result_table
+from tpgdiff_jax.benchmark.report.tables import comparison, remarks, result_table
 from tpgdiff_jax.benchmark.run import run_benchmark
 from tpgdiff_jax.benchmark.settings import read_settings
 from tpgdiff_jax.distributed.sharding import make_mesh
@@ -193,3 +193,11 @@ def test_a_set_of_equal_images_does_not_make_every_average_infinite():
     found = averages({"equal": equal, "other": other})["all"]
     assert found == {"sets": ["equal", "other"], "psnr": 20.0, "ssim": 0.75}
     assert "psnr" not in averages({"equal": equal})["all"]
+
+
+def test_a_part_of_a_published_set_is_marked_whatever_count_the_job_gives():
+    about = {"remarks": [], "expected": 5, "found": 5, "protocol": "tpgdiff"}
+    summary = {"sets": {"lol": about}, "results": {"v": {"lol": means([{"psnr": 20.0}] * 5)}}}
+    summary |= {"averages": {"v": {}}, "job": {"title": ""}}
+    (ours,) = [line for line in comparison(summary, "five")[1] if line.ours]
+    assert (ours.cells[0], ours.remark) == ("20.00 / - *", "* not the whole benchmark: lol")
