@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.benchmark.metrics = ("psnr", "ssim", "psnr_y", "ssim_y", "lpips_alex")
     config.benchmark.sets = (
         _pairs("noise25_cbsd68", "CBSD68, sigma 25, every third", "noise"),
-        _pairs("rain100h", "Rain100H, every fifth", "rain"),
+        _pairs("rain100h", "Rain100H, every fifth", "rain") | {"name": "rain100h_part"},
         _pairs("haze_sots_indoor", "SOTS indoor, part", "haze"),
         _pairs("real_noise_cc", "CC15, real camera noise", "camera_noise"),
         *(_photos(name, f"{name}, severity 3", name, recipe=f"{name}:3") for name in _SYNTHESISED),
