@@ -15,7 +15,7 @@ from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.distributed import agreement, sharding
 from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
-from tpgdiff_jax.training import validate
+from tpgdiff_jax.training import validate, validate_stage_one
 from tpgdiff_jax.training.validate import Result, TestPair, TestPairs, evaluate, restore_and_score
 from tpgdiff_jax.training.validate_stage_one import evaluate_stage_one
 from tpgdiff_jax.training.validation_report import Report
@@ -207,3 +207,19 @@ def test_the_validation_of_stage_one_is_left_and_compared_alike(config, photo_fo
     monkeypatch.setattr(agreement, "multihost_utils", types.SimpleNamespace(**other))
     with pytest.raises(RunStoppedError, match="process 1 does not validate with the pictures"):
         evaluate_stage_one(None, None, config, photos)
+
+
+def test_the_weights_of_stage_one_are_copied_to_the_device_once(config, photo_folder, monkeypatch):
+    config.priors.update({"encoder": "conv", "teacher": "vgg"})
+    config.data.crop_size = 16
+    seen = []
+
+    def ask(params, teacher, gt, lq, *, networks):
+        seen.extend([params["kernel"], teacher["kernel"]])
+        return (np.zeros(len(gt), int), np.ones(len(gt)), np.ones(len(gt)))
+
+    monkeypatch.setattr(validate_stage_one, "_ask", ask)
+    weights = {"kernel": np.ones(3, np.float32)}
+    evaluate_stage_one(weights, weights, config, PhotoFolder(photo_folder))
+    assert seen
+    assert all(isinstance(leaf, jax.Array) for leaf in seen)

@@ -105,6 +105,7 @@ def evaluate_stage_one(
       LeftEarlyError: the run was asked to end.
     """
     names, networks = tuple(config.data.degradations), build_stage_one(config)
+    params, teacher = jax.device_put((params, teacher))  # once, not with every batch
 
     def start(pairs: list[TestPair]) -> Finish:
         check_same(pairs)
