@@ -17,7 +17,8 @@ import pytest
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tpgdiff_jax.runs import checksums
+from tpgdiff_jax.reporting.errors import RunStoppedError
+from tpgdiff_jax.runs import apart, checksums, manager
 from tpgdiff_jax.runs.keeping import TEST
 from tpgdiff_jax.runs.manager import RunCheckpoints
 from tpgdiff_jax.runs.reading import CheckpointError, abstract
@@ -330,6 +331,22 @@ def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path):
         pytest.raises(CheckpointError, match=r"steps 1, 2.*state is missing.* Move .* away"),
     ):
         checkpoints.restore_latest(shapes(make_state()))
+
+
+def test_processes_that_see_other_steps_do_not_each_go_on_from_its_own(tmp_path, monkeypatch):
+    """The other process is faked; its network disk does not show the newest files yet."""
+    saved(tmp_path, [1, 2])
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(manager, "are_apart", lambda folder: False)
+    seen = apart.FollowedSteps(epath.Path(tmp_path), only_whole=False)
+    monkeypatch.setattr(RunCheckpoints, "_open", lambda self, keep: seen)
+
+    def gathered(own):
+        return np.stack([own, np.where(own == 2, -1, own)])
+
+    monkeypatch.setattr(apart.multihost_utils, "process_allgather", gathered)
+    with pytest.raises(RunStoppedError, match=r"do not see the same steps \(here: \[1, 2\]\)"):
+        RunCheckpoints(tmp_path, keep=2)
 
 
 def test_another_shape_is_a_mistake_not_damage(tmp_path):

@@ -49,17 +49,36 @@ def common_steps(folder: epath.Path, steps: Sequence[int]) -> set[int]:
     Raises:
       RunStoppedError: there are steps, and none that all have.
     """
-    own = np.full(_COMPARED, -1, np.int32)
-    newest = list(steps)[-_COMPARED:]
-    own[: len(newest)] = newest
-    found = [set(row[row >= 0].tolist()) for row in multihost_utils.process_allgather(own)]
+    found = _steps_of_all(steps)
     common = set.intersection(*found)
     if any(found) and not common:
         raise RunStoppedError(
-            f"{folder}: the machines have copies with different steps (here: {newest}); the store "
-            "was changed meanwhile. Start the same command again."
+            f"{folder}: the machines have copies with different steps (here: {list(steps)}); the "
+            "store was changed meanwhile. Start the same command again."
         )
     return common
+
+
+def check_same_steps(folder: epath.Path, steps: Sequence[int]) -> None:
+    """Check that all processes see the same steps in a folder that they share; all must call.
+
+    Raises:
+      RunStoppedError: they do not, and would each go on from another one.
+    """
+    found = _steps_of_all(steps)
+    if any(row != found[0] for row in found):
+        raise RunStoppedError(
+            f"{folder}: the processes do not see the same steps (here: {list(steps)}). Network "
+            "disks may show new files late: start the same command again in a minute."
+        )
+
+
+def _steps_of_all(steps: Sequence[int]) -> list[set[int]]:
+    """Return the newest steps that each process sees."""
+    own = np.full(_COMPARED, -1, np.int32)
+    newest = list(steps)[-_COMPARED:]
+    own[: len(newest)] = newest
+    return [set(row[row >= 0].tolist()) for row in multihost_utils.process_allgather(own)]
 
 
 class FollowedSteps:

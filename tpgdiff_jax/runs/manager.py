@@ -16,6 +16,7 @@ from tpgdiff_jax.runs.apart import (
     ALONE,
     FollowedSteps,
     are_apart,
+    check_same_steps,
     common_steps,
     on_first_host,
 )
@@ -86,10 +87,13 @@ class RunCheckpoints:
         )
         self._damaged: dict[int, str] = {}
         # One that only some have was being deleted when a program was killed, or is just written.
-        if self._are_apart or (reads_only and jax.process_count() > 1):
+        if jax.process_count() > 1:
             steps = self._manager.all_steps()
-            for step in set(steps) - common_steps(self._folder, steps):
-                self._damaged[step] = f"Step {step} in {self._folder} is not on all machines."
+            if self._are_apart or reads_only:
+                for step in set(steps) - common_steps(self._folder, steps):
+                    self._damaged[step] = f"Step {step} in {self._folder} is not on all machines."
+            else:
+                check_same_steps(self._folder, steps)
         self._writing: int | None = None
         self._may_write = False
         self._preemption: Preemption | None = None
@@ -264,7 +268,8 @@ class RunCheckpoints:
                 multiprocessing_options=several,
             ),
         )
-        manager.tell = lambda error: peers.fail(self._unwritten(error))
+        text = f"A checkpoint could not be written to {self._folder}: "
+        manager.tell = lambda error: peers.fail(CheckpointError(text + one_line(error)))
         return manager
 
     def _prepare_writing(self) -> None:
@@ -288,10 +293,6 @@ class RunCheckpoints:
         if jax.process_index() == 0:
             for unfinished in self._folder.glob(f"*{UNFINISHED}"):
                 checksums.write(unfinished)
-
-    def _unwritten(self, error: Exception) -> CheckpointError:
-        text = f"A checkpoint could not be written to {self._folder}: {one_line(error)}"
-        return CheckpointError(text)
 
     def _write_error(self, step: int, error: Exception) -> CheckpointError:
         self._scores.pop(step, None)
