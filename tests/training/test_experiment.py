@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import tempfile
 
 import numpy as np
@@ -15,6 +16,7 @@ from tpgdiff_jax.commands.config_checks import validate
 from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
 from tpgdiff_jax.training import experiment
+from tpgdiff_jax.training.validate import LeftEarlyError
 
 
 @pytest.fixture
@@ -91,6 +93,17 @@ def test_both_stages_are_trained_scored_and_published(config, tmp_path, capsys, 
     assert experiment.train(config, workdir)
     assert built == ["diffusion"]
     assert (workdir / "diffusion" / "metrics.jsonl").read_text() == before
+
+    # One that is asked to end while it is scored has not come to its end.
+    def asked(*_, is_asked_to_end, **__):
+        signal.raise_signal(signal.SIGTERM)
+        if is_asked_to_end():
+            raise LeftEarlyError
+        yield
+
+    with monkeypatch.context() as leaving:
+        leaving.setattr(experiment, "evaluate", asked)
+        assert not experiment.train(config, workdir)
 
     # What is only read may lie where nothing can be written.
     def refuse(**_):

@@ -1,13 +1,10 @@
 """One experiment from configuration to published weights: its stages in turn, each scored."""
 
 import copy
-import functools
 import json
-import os
 import pathlib
 import platform
 import zlib
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,20 +16,19 @@ from ml_collections import ConfigDict
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, groups_of
 from tpgdiff_jax.config import stage_config
-from tpgdiff_jax.data.open_source import open_source
-from tpgdiff_jax.data.pairs import PairFolder
-from tpgdiff_jax.data.sources import PhotoFolder, Source
-from tpgdiff_jax.data.training_data import folder_or_source, open_training_data
+from tpgdiff_jax.data.sources import Source
+from tpgdiff_jax.data.training_data import open_training_data
 from tpgdiff_jax.distributed import machines, sharding
-from tpgdiff_jax.evaluation import metrics
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs.keeping import TEST
+from tpgdiff_jax.runs.preemption import Preemption
 from tpgdiff_jax.runs.reading import gather
 from tpgdiff_jax.runs.workdir import check_same_run, prepare_workdir
 from tpgdiff_jax.stores.places import shown
 from tpgdiff_jax.training import setup
 from tpgdiff_jax.training import train as training
 from tpgdiff_jax.training.earlier_starts import ema_decay, is_stage_one_finished
+from tpgdiff_jax.training.eval_data import open_eval_data
 from tpgdiff_jax.training.same_training import check_same_stages
 from tpgdiff_jax.training.stages import (
     Stage,
@@ -43,7 +39,7 @@ from tpgdiff_jax.training.stages import (
     validate_weights,
 )
 from tpgdiff_jax.training.state import TrainState, averaged
-from tpgdiff_jax.training.validate import chosen, evaluate
+from tpgdiff_jax.training.validate import LeftEarlyError, chosen, evaluate, never
 from tpgdiff_jax.training.validate_stage_one import evaluate_stage_one
 from tpgdiff_jax.training.validation_report import REPORT, Report
 
@@ -110,8 +106,14 @@ def _train_stage(config: ConfigDict, workdir: pathlib.Path) -> bool:
     publish(stage, outcome.state, mesh, path, is_new=False, writer=writer)
     if outcome.is_preempted:
         return False
-    if source is not None:
-        score(stage, workdir, source, averaged(outcome.state, config), frozen, mesh)
+    if source is None:
+        return True
+    with Preemption() as preemption:
+        try:
+            params, is_asked = averaged(outcome.state, config), preemption.reached
+            score(stage, workdir, source, params, frozen, mesh, is_asked_to_end=is_asked)
+        except LeftEarlyError:
+            return False
     return True
 
 
@@ -186,57 +188,6 @@ def _publish(
     logging.info("Weights: %s, described in the .json beside it.", shown(path))
 
 
-def open_eval_data(config: ConfigDict, training_sources: Sequence[Source] = ()) -> Source | None:
-    """Open what is evaluated on; no file of it may be among the training data.
-
-    Args:
-      config: a whole configuration; reads `data.eval_folder`: a folder of clean photos, or a source
-        of photos or pairs as in `data.train_sources`, such as pairs:PATH.
-      training_sources: what is trained on.
-
-    Returns:
-      the source; None where the configuration names none.
-
-    Raises:
-      UserError: it cannot be opened, has a weight, or shares files with the training data.
-    """
-    text = config.data.eval_folder
-    if not text:
-        return None
-    spec = folder_or_source(text, "data.eval_folder")
-    if "weight" in spec:
-        raise UserError(
-            f"config.data.eval_folder={text!r}: a source that stands alone has no weight; leave "
-            f"out *{spec['weight']:g}."
-        )
-    classes = tuple(config.data.degradations) if "pairs" in spec["kind"] else None
-    source = open_source(spec, min_size=metrics.SSIM_WINDOW, classes=classes)
-    logging.info("Evaluation data: %s.", source.summary())
-    seen = set().union(*map(_files, training_sources))
-    if shared := sorted(_files(source) & seen):
-        raise UserError(
-            f"config.data.eval_folder={text!r} shares {len(shared)} files with the training data, "
-            f"the first is {shared[0]}; keep them apart."
-        )
-    return source
-
-
-def _files(source: Source) -> set[str]:
-    """Return the files of a folder of photos or pairs, links followed; none of other sources."""
-    names: Sequence[str] = ()
-    if isinstance(source, PairFolder):  # also the truths: they may be another's photos
-        names = [name for pair in source.pairs for name in pair[:2]]
-    elif isinstance(source, PhotoFolder):
-        names = [source.name(index) for index in range(len(source))]
-    real_folder = functools.cache(os.path.realpath)  # the slow part of a million files
-
-    def real(path: str) -> str:
-        folder, name = os.path.split(path)
-        return os.path.realpath(path) if os.path.islink(path) else f"{real_folder(folder)}/{name}"
-
-    return {real(os.path.join(source.root, name)) for name in names}
-
-
 def _validation(stage: Stage, source: Source, frozen: Any, mesh: Mesh) -> training.Validate:
     """Return what scores averaged weights on a few images while they are trained."""
     config, most = stage.config, stage.config.eval.photos
@@ -276,19 +227,32 @@ def _test_number(config: ConfigDict, source: Source, most: int) -> float:
 
 
 def score(
-    stage: Stage, workdir: pathlib.Path, source: Source, params: Any, frozen: Any, mesh: Mesh
+    stage: Stage,
+    workdir: pathlib.Path,
+    source: Source,
+    params: Any,
+    frozen: Any,
+    mesh: Mesh,
+    *,
+    is_asked_to_end: training.IsAsked = never,
 ) -> None:
-    """Score averaged weights on all of a source, write the report and print its table."""
+    """Score averaged weights on all of a source, write the report and print its table.
+
+    Raises:
+      LeftEarlyError: the run was asked to end.
+    """
     config = stage.config
+    limits = {"is_asked_to_end": is_asked_to_end}
     if config.stage == "priors":
-        scores = evaluate_stage_one(_on_host(params, mesh), stage.frozen, config, source)
+        on_host = _on_host(params, mesh)
+        scores = evaluate_stage_one(on_host, stage.frozen, config, source, **limits)
         if jax.process_index() == 0:
             print(f"\nStage one, {source.unit} not trained on:\n\n{scores.table()}\n")
             print(", ".join(f"{k} {v:.4f}" for k, v in scores.metrics().items()), flush=True)
             scores.write(workdir / REPORT)
         return
     variables = {"params": params, "frozen": frozen}
-    report = Report(evaluate(variables, config, source, mesh=mesh))
+    report = Report(evaluate(variables, config, source, mesh=mesh, **limits))
     if jax.process_index() != 0:
         return
     picture = report.write(workdir / REPORT)
