@@ -61,6 +61,7 @@ def test_other_weights_do_not_finish_stage_one(first, tmp_path, changes):
 
 
 def save(workdir):
+    (workdir / "metrics.jsonl").touch()
     with RunCheckpoints(workdir / "checkpoints", keep=1) as checkpoints:
         checkpoints.save(1, {"x": np.ones(3)}, {})
 
@@ -75,6 +76,8 @@ def test_a_run_that_lost_its_only_checkpoint_does_not_begin_again(tmp_path, lost
     shutil.rmtree(tmp_path / lost)
     with pytest.raises(RunStoppedError, match=MISSING):
         earlier_starts.refuse_lost(tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()  # all that `rm -r RUN/*` removes
+    earlier_starts.refuse_lost(tmp_path)
 
 
 def test_a_run_whose_first_save_failed_begins_again(tmp_path, monkeypatch):

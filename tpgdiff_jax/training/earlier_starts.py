@@ -51,9 +51,10 @@ def refuse_lost(workdir: pathlib.Path) -> None:
     Raises:
       RunStoppedError: as said; nothing in the folder is changed.
     """
-    # Of an address the mark lies on one machine alone, also after all is removed from the store.
-    has_saved = not is_copy(workdir) and (workdir / SAVED).exists()
-    if has_saved or (workdir / published.WEIGHTS_NAME).is_file():
+    # The mark is hidden: it stays where somebody removes all, to start anew.  Of an address it lies
+    # on one machine alone.
+    has_saved = (workdir / SAVED).exists() and (workdir / "metrics.jsonl").exists()
+    if (has_saved and not is_copy(workdir)) or (workdir / published.WEIGHTS_NAME).is_file():
         where = shown(workdir / "checkpoints")
         raise RunStoppedError(
             f"The checkpoints of --workdir={shown(workdir)} are missing: there are none in "
