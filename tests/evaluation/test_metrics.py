@@ -62,3 +62,20 @@ def test_unequal_or_too_small_images_are_refused():
         metrics.psnr(TARGET, TARGET[:, 1:])
     with pytest.raises(ValueError, match="11x11"):
         metrics.ssim(TARGET[:, :12], TARGET[:, :12], crop_border=1)
+    with pytest.raises(ValueError, match="1x1 pixels inside the border; got -1x6"):
+        metrics.psnr(TARGET[:, :33], TARGET, crop_border=17)
+
+
+@pytest.mark.parametrize("image", [TARGET / 255, TARGET.astype(np.float32), TARGET[0]])
+def test_what_would_be_scored_wrongly_is_refused(image):
+    with pytest.raises(ValueError, match=r"prediction: .* need uint8 \[B, H, W, 3\]"):
+        metrics.psnr(image, TARGET)
+
+
+def test_images_of_many_sizes_share_programs():
+    programs = metrics._scored._cache_size()
+    for side in (12, 20, 27, 33):  # each with memory maps of its own would end a long loop
+        pair = [image[:1, :side, :side] for image in (NOISY, TARGET)]
+        error = np.mean((pair[0].astype(np.float64) - pair[1]) ** 2)
+        assert float(metrics.psnr(*pair)[0]) == pytest.approx(10 * np.log10(255**2 / error))
+    assert metrics._scored._cache_size() <= programs + 1

@@ -7,6 +7,7 @@ image's own size counts for nothing.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ _ROUNDING = 1e-3
 # Studio-swing luma of ITU-R BT.601 for values in 0..255.
 _LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)
 SSIM_WINDOW = 11
+_BUCKET = 64  # images are padded to multiples of so many pixels
 # Name -> weights along one side, float64: they sum to 1, and a window is their outer product.
 WINDOWS = {
     "gaussian": np.exp(-((np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2) ** 2) / (2 * 1.5**2)),
@@ -27,7 +29,6 @@ WINDOWS = {
 WINDOWS = {name: taps / taps.sum() for name, taps in WINDOWS.items()}
 
 
-@functools.partial(jax.jit, static_argnames="crop_border")
 def psnr(prediction: jax.Array, target: jax.Array, crop_border: int = 0) -> jax.Array:
     """Return the peak signal-to-noise ratio over RGB.
 
@@ -37,18 +38,18 @@ def psnr(prediction: jax.Array, target: jax.Array, crop_border: int = 0) -> jax.
 
     Returns:
       float32 [B] in dB; infinity for equal images.
+
+    Raises:
+      ValueError: images of other kinds or unequal sizes, or none is left without the border.
     """
-    return masked_psnr(*_as_float(prediction, target), _whole(target), crop_border)
+    return _score(masked_psnr, prediction, target, crop_border)
 
 
-@functools.partial(jax.jit, static_argnames="crop_border")
 def psnr_y(prediction: jax.Array, target: jax.Array, crop_border: int = 0) -> jax.Array:
     """Return the peak signal-to-noise ratio over luma; arguments as in `psnr`."""
-    images = map(luma, _as_float(prediction, target))
-    return masked_psnr(*images, _whole(target), crop_border)
+    return _score(masked_psnr, prediction, target, crop_border, of_luma=True)
 
 
-@functools.partial(jax.jit, static_argnames="crop_border")
 def ssim(prediction: jax.Array, target: jax.Array, crop_border: int = 0) -> jax.Array:
     """Return the structural similarity under the Gaussian window, the mean over RGB channels.
 
@@ -60,39 +61,56 @@ def ssim(prediction: jax.Array, target: jax.Array, crop_border: int = 0) -> jax.
       float32 [B], at most 1.
 
     Raises:
-      ValueError: the images are smaller than the window.
+      ValueError: images of other kinds or unequal sizes, or smaller than the window.
     """
-    _check_window(target, crop_border)
-    return masked_ssim(*_as_float(prediction, target), _whole(target), crop_border)
+    return _score(masked_ssim, prediction, target, crop_border, SSIM_WINDOW)
 
 
-@functools.partial(jax.jit, static_argnames="crop_border")
 def ssim_y(prediction: jax.Array, target: jax.Array, crop_border: int = 0) -> jax.Array:
     """Return the structural similarity of the luma; arguments as in `ssim`."""
-    _check_window(target, crop_border)
-    images = map(luma, _as_float(prediction, target))
-    return masked_ssim(*images, _whole(target), crop_border)
+    return _score(masked_ssim, prediction, target, crop_border, SSIM_WINDOW, of_luma=True)
 
 
-def _as_float(prediction: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _score(
+    masked: Callable[..., jax.Array],
+    prediction: jax.Array,
+    target: jax.Array,
+    border: int,
+    smallest: int = 1,
+    *,
+    of_luma: bool = False,
+) -> jax.Array:
+    """Check images, and score them by a masked function."""
+    for name, image in (("prediction", prediction), ("target", target)):
+        if image.dtype != np.uint8 or image.ndim != 4 or image.shape[-1] != 3:
+            raise ValueError(
+                f"{name}: {image.dtype} {list(image.shape)}; scores need uint8 [B, H, W, 3]."
+            )
     if prediction.shape != target.shape:
         raise ValueError(
             f"prediction {prediction.shape} and target {target.shape} differ in size; "
             "scores need equal images."
         )
-    return prediction.astype(jnp.float32), target.astype(jnp.float32)
-
-
-def _whole(image: jax.Array) -> jax.Array:
-    return jnp.tile(jnp.array(image.shape[1:3], jnp.int32), (image.shape[0], 1))
-
-
-def _check_window(image: jax.Array, border: int) -> None:
-    height, width = (side - 2 * border for side in image.shape[1:3])
-    if min(height, width) < SSIM_WINDOW:
+    height, width = (side - 2 * border for side in target.shape[1:3])
+    if min(height, width) < smallest:
         raise ValueError(
-            f"SSIM needs at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels; got {height}x{width}."
+            f"Scores need at least {smallest}x{smallest} pixels inside the border; got "
+            f"{height}x{width}."
         )
+    sizes = np.tile(np.array(target.shape[1:3], np.int32), (len(target), 1))
+    if not any(isinstance(image, jax.core.Tracer) for image in (prediction, target)):
+        # A program serves many sizes: one of each would use up a process's memory maps.
+        edges = [(0, -side % _BUCKET) for side in target.shape[1:3]]
+        prediction, target = (
+            np.pad(image, [(0, 0), *edges, (0, 0)]) for image in (prediction, target)
+        )
+    return _scored(masked, prediction, target, sizes, border, of_luma)
+
+
+@functools.partial(jax.jit, static_argnames=("masked", "border", "of_luma"))
+def _scored(masked, prediction, target, sizes, border: int, of_luma: bool) -> jax.Array:
+    images = [image.astype(jnp.float32) for image in (prediction, target)]
+    return masked(*(map(luma, images) if of_luma else images), sizes, border)
 
 
 def luma(image: jax.Array) -> jax.Array:
