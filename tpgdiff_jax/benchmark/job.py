@@ -134,7 +134,7 @@ class Job:
                 )
 
     def _done(self, tasks: Sequence[Task]) -> np.ndarray:
-        """Return which tasks have a score of the files that are there now, and their picture."""
+        """Return which tasks have all scores of the files that are there now, and their picture."""
         good, still = (
             {
                 key: row
@@ -149,7 +149,17 @@ class Job:
         lacking = self._lacking_pictures({key: still[key] for key in keys if key in still})
         if lacking:
             logging.info("%d images are restored again: their pictures are lacking.", len(lacking))
-        return np.array([key in still and key not in lacking for key in keys], bool)
+        partial = {task.key for task in tasks if self._lacks_scores(task, still.get(task.key))}
+        if partial:
+            text = "%d images are scored again: they lack scores that can be computed now."
+            logging.info(text, len(partial))
+        return np.array([key in still and key not in lacking | partial for key in keys], bool)
+
+    def _lacks_scores(self, task: Task, row: Row | None) -> bool:
+        """Tell whether an image was scored where a package was missing that is here now."""
+        if row is None or task.item.gt is None:
+            return False
+        return not row.keys() >= set(program.scores_of(task.item.size, self._worker.scores))
 
     def _lacking_pictures(self, rows: Mapping[Key, Row]) -> set[Key]:
         """Return which of the images that are scored lack a picture that is to be kept."""
@@ -181,7 +191,7 @@ class Job:
         if item.gt is not None:
             line |= {
                 prefix + name: number(numbers[prefix + name])
-                for name in self._worker.metrics(item.size)
+                for name in program.scores_of(item.size, self._worker.scores)
                 for prefix in ("", "input_")
             }
         if self._system is not None:

@@ -146,6 +146,16 @@ def scorer(protocol: Protocol, names: Sequence[str]) -> Callable[..., dict[str, 
     return run
 
 
+def scores_of(size: tuple[int, int], names: Sequence[str]) -> list[str]:
+    """Return which scores an image of (height, width) is large enough for.
+
+    Args:
+      size: of the image.
+      names: out of `protocols.SCORES` and `perceptual.NAMES`.
+    """
+    return [name for name in names if name in SCORES or min(size) >= perceptual.smallest(name)]
+
+
 def load_networks(names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
     """Read the networks of perceptual scores.
 

@@ -2,7 +2,8 @@
 
 Every process appends to a file of its own.  A line cut off by a kill, or of another kind, is
 ignored, and its image made again; so is a line of files that have changed since.  Where an image
-has several lines, the last of the best kind counts: with a picture, without one, an error.
+has several lines, the last of the best kind counts: with a picture, without one, an error; of one
+kind those that tell most, since a package for a score may have been missing at first.
 """
 
 import math
@@ -79,5 +80,5 @@ def read_rows(folder: pathlib.Path, stamps: Mapping[Key, Stamp] | None = None) -
     return dict(sorted(rows.items()))
 
 
-def _worth(row: Mapping[str, Any]) -> int:
-    return 0 if "error" in row else 1 + is_kept(row)
+def _worth(row: Mapping[str, Any]) -> tuple[bool, bool, int]:
+    return "error" not in row, is_kept(row), len(row)

@@ -34,6 +34,7 @@ class Worker:
 
     Attributes:
       devices: of this process.
+      scores: names of those that can be computed here, of every image that is large enough.
     """
 
     def __init__(self, settings: Settings, mesh: Mesh, system: System | None):
@@ -50,7 +51,7 @@ class Worker:
         names = tuple(n for n in settings.metrics if n in (*SCORES, *perceptual.NAMES))
         deep = tuple(name for name in names if name in perceptual.NAMES)
         networks, missing = program.load_networks(deep)
-        self._names = tuple(name for name in names if name not in missing)
+        self.scores = tuple(name for name in names if name not in missing)
         self._networks = program.replicate(networks, mesh)
         self._programs: dict[Any, Callable] = {}
 
@@ -111,7 +112,8 @@ class Worker:
 
     def _scorer(self, kind: Kind, *arrays: jax.Array) -> Callable:
         def make():
-            return program.scorer(PROTOCOLS[kind.protocol], self.metrics(kind.shape))
+            names = program.scores_of(kind.shape, self.scores)
+            return program.scorer(PROTOCOLS[kind.protocol], names)
 
         # Every variant has the same scores.
         key = ("score", kind._replace(variant=None), len(arrays[0]))
@@ -124,9 +126,3 @@ class Worker:
             self._programs = {k: v for k, v in self._programs.items() if k[1].shape == shape}
             self._programs[key] = program.compiled(make(), self._mesh, 1, *args)
         return self._programs[key]
-
-    def metrics(self, size: tuple[int, int]) -> list[str]:
-        """Return the metrics that images of a size are large enough for."""
-        return [
-            name for name in self._names if name in SCORES or min(size) >= perceptual.smallest(name)
-        ]

@@ -112,8 +112,29 @@ def summarise(
         "results": results,
         "averages": {name: averages(result) for name, result in results.items()},
         "confusion": {v.name: confusion(good, v.name) for v in variants},
-        "not_computed": program.load_networks(deep)[1],
+        "not_computed": _not_computed(deep, good, sets),
     }
+
+
+def _not_computed(
+    names: Sequence[str], rows: Sequence[Row], sets: Sequence[OpenSet]
+) -> dict[str, str]:
+    """Say which scores of images cannot be had here, or could not where images were scored."""
+    found = program.load_networks(tuple(names))[1]
+    paired = {opened.spec.name for opened in sets if opened.spec.layout != "unpaired"}
+    for name in [name for name in names if name not in found]:
+        lacking = sum(
+            row["set"] in paired
+            and name not in row
+            and bool(program.scores_of((row["height"], row["width"]), [name]))
+            for row in rows
+        )
+        if lacking:
+            found[name] = (
+                f"{lacking} of {len(rows)} images were scored where its package was missing; the "
+                "same command, without --merge and with the package, scores them again"
+            )
+    return found
 
 
 def _describe(found: OpenSet) -> dict[str, Any]:
