@@ -230,6 +230,12 @@ def test_wrong_keys_stop_the_job_at_once(benchmark_config, changes, words):
         read_settings(benchmark_config)
 
 
+def test_what_is_named_twice_is_restored_once(benchmark_config):
+    benchmark_config.benchmark.update({"steps": (2, 4, 2), "samplers": ("ode2", "ode2")})
+    variants = read_settings(benchmark_config).variants("posterior", 100)
+    assert [variant.name for variant in variants] == ["ode2-2", "ode2-4"]
+
+
 def test_nothing_to_score_is_an_error_that_says_where_to_look(benchmark_config, tmp_path):
     benchmark_config.benchmark.update({"root": str(tmp_path), "sets": ("lol",)})
     with pytest.raises(ValueError, match=r"none of the test sets lol can be scored[\s\S]*daooshee"):

@@ -8,11 +8,12 @@ import threading
 import jax
 import pytest
 
-from tpgdiff_jax.benchmark import run
+from tpgdiff_jax.benchmark import claiming
+from tpgdiff_jax.benchmark.claiming import claim
 from tpgdiff_jax.benchmark.finding import open_set
 from tpgdiff_jax.benchmark.job import ROWS
 from tpgdiff_jax.benchmark.rows import lines_of, read_rows
-from tpgdiff_jax.benchmark.run import claim, run_benchmark
+from tpgdiff_jax.benchmark.run import run_benchmark
 from tpgdiff_jax.benchmark.settings import read_settings
 from tpgdiff_jax.distributed.sharding import make_mesh
 from tpgdiff_jax.reporting import json_lines, locks
@@ -196,7 +197,7 @@ def test_numbers_of_another_type_are_another_job_unless_nothing_tells_of_it(tmp_
 
 def test_jobs_that_begin_together_claim_their_folder_in_turn(tmp_path):
     """Between two looks of one, the other may have written what looks foreign to the first."""
-    lock = locks.take(tmp_path / run._CLAIMING, tmp_path)
+    lock = locks.take(tmp_path / claiming._CLAIMING, tmp_path)
     other = threading.Thread(target=claim, args=(tmp_path, {"weights": "a"}, []))
     other.start()
     other.join(0.3)

@@ -60,13 +60,11 @@ class Settings:
     inception_weights: str
 
     def variants(self, sampler: str, steps: int) -> list[Variant]:
-        """List every way to restore; the arguments are the weights' own choice."""
-        return [
-            Variant(*choice)
-            for choice in itertools.product(
-                self.samplers or (sampler,), self.steps or (steps,), self.ablations
-            )
-        ]
+        """List every way to restore, each once; the arguments are the weights' own choice."""
+        choices = itertools.product(
+            self.samplers or (sampler,), self.steps or (steps,), self.ablations
+        )
+        return [Variant(*choice) for choice in dict.fromkeys(choices)]
 
     def identity(self) -> dict[str, Any]:
         """Return what must not change when a job goes on, as plain JSON data."""

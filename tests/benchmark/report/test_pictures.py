@@ -59,6 +59,11 @@ def test_no_image_is_both_worst_and_best():
     ]
 
 
+def test_images_without_a_score_are_neither_worst_nor_best():
+    found = choose([row(name) for name in "fedcba"], [*map(Item, "abcdef")])
+    assert [(p.rank, p.row["image"]) for p in found] == [("one", name) for name in "abcd"]
+
+
 def test_failed_images_other_variants_and_lost_results_are_left_out():
     rows = [row("a", 20.0), row("b", error="damaged"), row("a", 99.0) | {"variant": "sde-2"}]
     items = [Item("a"), Item("b")]

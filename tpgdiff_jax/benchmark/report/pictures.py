@@ -22,7 +22,7 @@ class Picture:
 
     Attributes:
       row: its scores.
-      rank: "worst" or "best".
+      rank: "worst" or "best"; "one" of images without a PSNR.
       lq, restored, gt: JPEG data URIs; gt is "" where there is no truth.
       width, height: in the page, pixels.
     """
@@ -45,6 +45,8 @@ def chosen_pictures(
 ) -> list[Picture]:
     """Choose, of every set, the images with the worst and best PSNR in the first variant.
 
+    Where none has a PSNR, the first by name are shown.
+
     Args:
       rows: of the job.
       sets: those that were scored.
@@ -60,15 +62,21 @@ def chosen_pictures(
             groups.setdefault(row["set"], []).append(row)
     found = []
     for group in groups.values():
-        ranked = sorted(group, key=lambda row: (float(row.get("psnr", 0)), row["image"]))
-        worst, best = ranked[:_EACH], ranked[max(_EACH, len(ranked) - _EACH) :]
-        for rank, chosen in (("worst", worst), ("best", best[::-1])):
-            for row in chosen:
-                item = items[row["set"], row["image"]]
-                output = restored(row["variant"], item)
-                if output is not None:
-                    found.append(_picture(row, rank, item, output, seed))
+        for rank, row in _ranked(group):
+            item = items[row["set"], row["image"]]
+            output = restored(row["variant"], item)
+            if output is not None:
+                found.append(_picture(row, rank, item, output, seed))
     return found
+
+
+def _ranked(rows: Sequence[Row]) -> list[tuple[str, Row]]:
+    """Return (rank, row) of the images of a set that are shown."""
+    ranked = sorted(rows, key=lambda row: (float(row.get("psnr", 0)), row["image"]))
+    if not any("psnr" in row for row in rows):
+        return [("one", row) for row in ranked[: 2 * _EACH]]
+    worst, best = ranked[:_EACH], ranked[max(_EACH, len(ranked) - _EACH) :]
+    return [("worst", row) for row in worst] + [("best", row) for row in best[::-1]]
 
 
 def _picture(row: Row, rank: str, item: Item, output: np.ndarray, seed: int) -> Picture:
