@@ -17,8 +17,8 @@ from absl.testing import flagsaver
 from fuzzing import cases, endure, mutated
 
 from tpgdiff_jax import config as configuration
+from tpgdiff_jax.benchmark.claiming import claim
 from tpgdiff_jax.benchmark.rows import read_rows
-from tpgdiff_jax.benchmark.run import claim
 from tpgdiff_jax.benchmark.settings import read_ablations
 from tpgdiff_jax.commands import flags as typed
 from tpgdiff_jax.commands import mode_flags
@@ -248,7 +248,7 @@ def test_records_that_are_anything(cases, figure, tmp_path):
         else:
             other = record | {rng.choice(list(record)): rng.choice(odd) for _ in range(2)}
             data = msgpack.packb(other)
-            with records.open_writer(path) as writer:
+            with records.record_files.open_writer(path) as writer:
                 writer.write(data if rng.random() < 0.5 else mutated(rng, [good, data]))
                 writer.write(good)
         source = records.RecordPhotos(path)

@@ -10,19 +10,17 @@ Each record is one msgpack map:
 
 import bisect
 import contextlib
-import glob
-import importlib
 import itertools
 import json
 import os
 import pathlib
-import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgpack
 import numpy as np
 
+from tpgdiff_jax.data import record_files
 from tpgdiff_jax.data.images import encode_png, read_rgb
 from tpgdiff_jax.data.labels import relabelled
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
@@ -33,7 +31,6 @@ from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable, replacing
 
 _IMAGE_KEYS = (("image",), ("lq", "gt"))
-_OPTIONS = "group_size:1"  # each record is readable by itself, and has its own checksum
 
 
 def write_records(
@@ -57,19 +54,13 @@ def write_records(
     path = pathlib.Path(path)
     count = 0
     with replacing(path) as temporary:
-        with open_writer(temporary) as writer:
+        with record_files.open_writer(temporary) as writer:
             for example in examples:
                 writer.write(_pack(example, classes, path))
                 count += 1
         if not count:
             raise UserError(f"{path}: there are no examples to write.")
     return count
-
-
-def open_writer(path: str | os.PathLike) -> contextlib.closing:
-    """Open an ArrayRecord file to write records (bytes) to; a context manager."""
-    module = _array_record("array_record_module")
-    return contextlib.closing(module.ArrayRecordWriter(os.fspath(path), _OPTIONS))
 
 
 class _Records(Source):
@@ -100,15 +91,13 @@ class _Records(Source):
         Raises:
           UserError: no such file, a damaged one, or one with another kind of records.
         """
-        files = _record_files(paths)
+        files = record_files.find(paths)
         root = paths if isinstance(paths, str | os.PathLike) else os.path.commonpath(files)
         super().__init__(root, min_size, cache_mb, report)
-        counts = [_count(file) for file in files]
+        counts = [record_files.count(file) for file in files]
         self._files = files
         self._ends = list(itertools.accumulate(counts))
-        self._data = _array_record("array_record_data_source").ArrayRecordDataSource(
-            [f"{file}[0:{count}]" for file, count in zip(files, counts, strict=True)]
-        )
+        self._data = record_files.opened(files, counts)
         self.found = len(self)
         stored = self._stored_classes()
         self.classes, self._labels = relabelled(stored, classes, self.root, class_name)
@@ -262,44 +251,3 @@ def _pack(example: Mapping[str, Any], classes: Sequence[str], path: pathlib.Path
 def as_image_file(image: np.ndarray | bytes) -> bytes:
     """Return the bytes of an image file as they are, and an array as PNG."""
     return image if isinstance(image, bytes) else encode_png(image)
-
-
-def _record_files(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
-    """Resolve a file, folder or pattern to the files it means, sorted."""
-    if not isinstance(paths, str | os.PathLike):
-        files = [os.fspath(path) for path in paths]
-    elif os.path.isdir(paths):
-        # Hidden ones are half-written, or a Mac's notes on others.
-        found = pathlib.Path(paths).glob("*.array_record*")
-        files = sorted(str(path) for path in found if not path.name.startswith("."))
-    elif os.path.exists(paths):
-        files = [os.fspath(paths)]
-    else:
-        files = sorted(glob.glob(os.fspath(paths)))
-    missing = [file for file in files if not os.path.isfile(file)]
-    if missing or not files:
-        raise UserError(
-            f"No ArrayRecord file {str(missing[0] if missing else paths)!r}; name a file, a "
-            "pattern, or a folder of *.array_record files."
-        )
-    return files
-
-
-def _count(file: str) -> int:
-    try:
-        reader = _array_record("array_record_module").ArrayRecordReader(file)
-        with contextlib.closing(reader):
-            return reader.num_records()
-    except RuntimeError as error:
-        raise UserError(
-            f"{file} is no ArrayRecord file or incomplete ({error}); write it anew."
-        ) from error
-
-
-def _array_record(module: str) -> types.ModuleType:
-    try:
-        return importlib.import_module(f"array_record.python.{module}")
-    except ImportError as error:
-        raise ImportError(
-            "ArrayRecord files need the package array_record: pip install array_record"
-        ) from error

@@ -12,7 +12,8 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tpgdiff_jax.data.records import as_image_file, open_writer
+from tpgdiff_jax.data.record_files import open_writer
+from tpgdiff_jax.data.records import as_image_file
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
 
