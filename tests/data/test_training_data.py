@@ -1,6 +1,7 @@
 """A configuration's training images: every source opened, weighed and accounted for."""
 
 import pytest
+from PIL import Image
 
 from tpgdiff_jax.data.training_data import folder_or_source, open_training_data, parse_source
 from tpgdiff_jax.reporting.errors import UserError
@@ -66,6 +67,20 @@ def test_folder_and_further_sources_come_together(tiny_config, photo_folder):
     assert data.fingerprint["images"] == 6
     assert data.weights == ()
     assert "3 photos" in data.summary()
+
+
+def test_all_sources_together_keep_no_more_photos_than_they_may(tiny_config, photo_folder):
+    for number in range(4):  # 0.75 MiB each
+        Image.new("RGB", (512, 512)).save(photo_folder / f"large_{number}.png")
+    tiny_config.data.cache_mb = 4
+    tiny_config.data.train_sources = (f"photos:{photo_folder}",) * 3
+    sources = open_training_data(tiny_config, None).sources
+    for source in sources:
+        for index in range(len(source)):
+            assert source[index] is not None
+    kept = [image for source in sources for image in source._cache.values()]
+    assert len(kept) > 3
+    assert sum(image.nbytes for image in kept) <= 4 << 20
 
 
 def test_weights_are_given_for_all_or_none(tiny_config, photo_folder):

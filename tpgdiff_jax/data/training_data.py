@@ -188,7 +188,7 @@ def open_training_data(config: ConfigDict, report_path: pathlib.Path | None) -> 
         open_source(
             spec,
             min_size=data.crop_size,
-            cache_mb=data.cache_mb,
+            cache_mb=data.cache_mb // len(specs),  # what is kept is kept of all together
             report=report,
             classes=tuple(data.degradations) if "pairs" in spec["kind"] else None,
         )
