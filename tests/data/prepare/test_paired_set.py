@@ -55,6 +55,18 @@ def test_a_photo_that_is_called_as_another_is_degraded_is_refused(
         prepare(PhotoFolder(photo_folder), config, tmp_path / "set")
 
 
+def test_a_name_that_becomes_too_long_is_refused_before_any_work(photo_folder, config, tmp_path):
+    deep = photo_folder / ("a" * 200) / ("b" * 60)
+    deep.mkdir(parents=True)
+    (photo_folder / "2.png").rename(deep / "2.png")
+    photos = PhotoFolder(photo_folder)
+    with pytest.raises(UserError, match=r"aaa/b+/2\.png, degraded, would .* format=records"):
+        prepare(photos, config, tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+    config.prepare.format = "records"
+    assert prepare(photos, config, tmp_path / "set") == 3 * 4
+
+
 def test_all_formats_hold_the_same_pairs(photos, config, tmp_path):
     sources = []
     for form, spec in (

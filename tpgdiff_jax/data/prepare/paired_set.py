@@ -23,6 +23,7 @@ from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import write_text
 from tpgdiff_jax.reporting.progress import Progress
 
+_LONGEST_NAME = 255  # bytes of a file's name, on nearly all file systems
 FORMATS = ("folder", "records", "tfds")
 
 # A contact sheet shows so many photos, and so many columns in each of its bands.
@@ -129,6 +130,19 @@ def _check_names(photos: PhotoFolder, wanted: Sequence[Plan]) -> None:
             )
 
 
+def _check_lengths(photos: PhotoFolder, wanted: Sequence[Plan]) -> None:
+    """Raise UserError where a file's name would be too long; a job must not end by it half-way."""
+    tag = max((plan.tag for plan in wanted), key=len)
+    for index in range(len(photos)):
+        name = f"{_plain_name(photos, index)}_{tag}.png"
+        if len(os.fsencode(name)) > _LONGEST_NAME:
+            raise UserError(
+                f"{photos.name(index)}, degraded, would be called {name!r}, and no file can have "
+                "so long a name; shorten the names of its folders, or write "
+                "--config.prepare.format=records."
+            )
+
+
 def class_names(config: ConfigDict) -> list[str]:
     """Return the names of a test set's recipes, in order; their numbers are the labels."""
     return list(dict.fromkeys(plan.class_name for plan in plans(config)))
@@ -150,7 +164,8 @@ def prepare(photos: PhotoFolder, config: ConfigDict, output: pathlib.Path) -> in
       the number of pairs.
 
     Raises:
-      UserError: `output` holds files already, or no photo can be read.
+      UserError: `output` holds files already, a name would be taken for another one or is too
+        long, or no photo can be read.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output={output} holds files already; choose an empty or a new folder.")
@@ -158,6 +173,7 @@ def prepare(photos: PhotoFolder, config: ConfigDict, output: pathlib.Path) -> in
     made = _Counted(examples(photos, config), total=len(photos) * len(plans(config)))
     form, classes = config.prepare.format, class_names(config)
     if form == "folder":
+        _check_lengths(photos, plans(config))
         _write_folder(made, output)
     elif form == "records":
         write_records(output / "pairs.array_record", made, classes)
