@@ -28,7 +28,7 @@ from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.training_data import parse_source
 from tpgdiff_jax.inference import run_weights
 from tpgdiff_jax.inference.log import newest_lines
-from tpgdiff_jax.inference.present import made_otherwise
+from tpgdiff_jax.inference.present import made_of
 from tpgdiff_jax.keys.table import KEYS
 from tpgdiff_jax.reporting import json_lines, json_text
 from tpgdiff_jax.reporting.errors import UserError, plain_errors
@@ -210,8 +210,8 @@ def test_files_of_jobs_and_runs_with_anything_done_to_them(cases, figure, tmp_pa
         for name in ("process_0.jsonl", "restored.jsonl"):
             (tmp_path / name).write_bytes(mutated(rng, [lines, lines + _DEEP]))
         read_rows(tmp_path)
-        found = newest_lines(tmp_path, {"o": "o", "c.png": "c.png"})
-        made_otherwise(found.values(), {"seed": 3})
+        present = {"o": "o", "c.png": "c.png"}
+        newest_lines(tmp_path, present, lambda row: made_of(row, {"seed": 3}))
         which = rng.choice(("run", "differences", "job"))
         if which == "job":
             (tmp_path / "job").mkdir(exist_ok=True)

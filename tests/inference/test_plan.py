@@ -83,6 +83,26 @@ def test_links_that_lead_nowhere_and_locked_folders_are_tasks_that_fail(tmp_path
     assert len(plan([str(folder / "*.jpg")], tmp_path / "out")) == 2
 
 
+@pytest.mark.parametrize("typed", ["in", "in/*", "in/a.jpg", "."])
+def test_a_link_to_itself_is_a_task_that_fails(tmp_path, typed):
+    _touch(tmp_path / "in", "b.jpg")
+    (tmp_path / "in" / "a.jpg").symlink_to("a.jpg")
+    tasks = plan([str(tmp_path / typed)], tmp_path / "out")
+    with pytest.raises((UnreadableImageError, OSError)):
+        read_size(next(task.source for task in tasks if task.source.name == "a.jpg"))
+
+
+def test_many_files_need_a_look_at_their_folder_alone(tmp_path, monkeypatch):
+    _touch(tmp_path / "in", *(f"{number}.jpg" for number in range(30)))
+    real, calls = os.path.realpath, []
+    monkeypatch.setattr(
+        os.path, "realpath", lambda *args, **more: calls.append(args) or real(*args, **more)
+    )
+    for typed in ("in", "in/*"):
+        assert len(plan([str(tmp_path / typed)], tmp_path / "in" / "out")) == 30
+    assert len(calls) < 30
+
+
 def test_what_was_left_out_is_said_where_nothing_is_left(tmp_path):
     _touch(tmp_path / "in", "a.dng", "b.dng", "notes.txt")
     words = r"holds no image files but 2 pictures left out, of kinds that are not read: a\.dng, b"

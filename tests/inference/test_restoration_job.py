@@ -7,6 +7,7 @@ import os
 import pathlib
 import resource
 import struct
+import time
 import zlib
 
 import jax
@@ -16,8 +17,8 @@ from PIL import Image
 
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.data.images import write_image
-from tpgdiff_jax.data.pictures import memory
-from tpgdiff_jax.inference import host_memory, job, plan, restore
+from tpgdiff_jax.data.pictures import door, memory
+from tpgdiff_jax.inference import host_memory, job, plan, present, restore
 from tpgdiff_jax.inference.input_images import NOT_FINITE, NotFiniteError, Restored
 from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.reporting.errors import UserError
@@ -105,11 +106,7 @@ def test_results_are_known_however_their_folder_is_named(folder, tmp_path, monke
     for name in (output, tmp_path / "out", pathlib.Path("../") / tmp_path.name / "out"):
         assert run(Mirror(), folder, name, sampling=other).other_settings == 3
     # Lines of older versions name a result as it was typed alone.
-    log = output / job.LOG_NAME
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    for row in rows:
-        del row["name"], row["dtype"]
-    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    without(output / job.LOG_NAME, "name", "dtype")
     assert run(Mirror(), folder, output).other_settings == 0
     assert run(Mirror(), folder, output, sampling=other).other_settings == 3
 
@@ -127,6 +124,72 @@ def test_a_result_made_from_another_file_is_listed(folder, tmp_path):
     assert "1 were not restored: their results there were made from other files" in said
     assert f"not restored: {other / '0.png'}: 0.png was made from {folder / '0.png'}" in said
     assert (output / "0.png").read_bytes() == before
+
+
+def without(log, *keys):
+    """Make a log one of an older version, whose lines lack some keys."""
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    rows = [{key: value for key, value in row.items() if key not in keys} for row in rows]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("old_log", [False, True])
+def test_a_file_that_has_changed_is_restored_anew(folder, tmp_path, old_log):
+    output, later = tmp_path / "out", (time.time() + 60,) * 2
+    run(Mirror(), folder, output)
+    if old_log:
+        without(output / job.LOG_NAME, "stamp")
+    for name in ("0.png", "1.png"):
+        os.utime(folder / name, later)  # copied anew, or touched
+    summary = run(Mirror(), folder, output)
+    assert (summary.done, summary.present, summary.is_complete) == (0, 3, True)
+    whole = (folder / "1.png").read_bytes()
+    (folder / "1.png").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # of the same length
+    os.utime(folder / "1.png", later)
+    write_image(folder / "sub" / "2.png", np.full((9, 9, 3), 7, np.uint8))
+    summary = run(Mirror(), folder, output, side_by_side=True)
+    assert (summary.done, summary.changed, summary.present) == (2, 2, 1)
+    assert "2 of the restored had changed" in job.describe(summary, output)
+    assert (np.asarray(Image.open(output / "sub" / "2.png")) == 248).all()
+    assert Image.open(output / "sub" / "2.side_by_side.png").size == (18, 9)
+    summary = run(Mirror(), folder, output)
+    assert (summary.done, summary.present) == (0, 3)
+
+
+def test_a_changed_file_that_cannot_be_read_keeps_its_result(folder, tmp_path):
+    output = tmp_path / "out"
+    run(Mirror(), folder, output)
+    before = (output / "0.png").read_bytes()
+    (folder / "0.png").write_bytes(b"half a copy")
+    for _ in range(2):
+        summary = run(Mirror(), folder, output)
+        assert (summary.done, summary.present) == (0, 2)
+        assert list(summary.failed) == [str(folder / "0.png")]
+    assert (output / "0.png").read_bytes() == before
+
+
+def test_unchanged_files_are_looked_at_but_not_read(folder, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    for path in folder.rglob("*.png"):
+        os.utime(path, (1e9, 1e9))
+    run(Mirror(), folder, output)
+    monkeypatch.setattr(present, "content_mark", None)
+    assert run(Mirror(), folder, output).present == 3
+    without(output / job.LOG_NAME, "stamp")
+    assert run(Mirror(), folder, output).present == 3
+
+
+def test_a_file_is_opened_once_to_be_restored(folder, tmp_path, monkeypatch):
+    opened, real = [], door._opened
+
+    def count(source, whole):
+        opened.extend([source] if whole else [])
+        return real(source, whole)
+
+    monkeypatch.setattr(door, "_opened", count)
+    monkeypatch.setattr(door, "content_mark", None)
+    assert run(Mirror(), folder, tmp_path / "out").done == 3
+    assert len(opened) == 3
 
 
 def test_a_name_that_changes_hands_is_noticed(folder, tmp_path):
@@ -149,10 +212,7 @@ def test_a_folder_that_was_moved_is_the_same(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(Mirror(), pathlib.Path("moved"), output).present == 3
     # Lines of older versions do not tell.
-    log = output / job.LOG_NAME
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    assert all(row.pop("content") for row in rows)
-    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    without(output / job.LOG_NAME, "content", "stamp")
     write_image(moved / "0.png", np.zeros((9, 9, 3), np.uint8))
     assert run(Mirror(), moved, output).present == 3
 
@@ -300,10 +360,10 @@ def test_a_log_that_fills_the_disk_is_mended_by_the_next_job(folder, tmp_path):
 def test_an_input_that_the_disk_does_not_give_is_listed(folder, tmp_path, monkeypatch, when):
     real = getattr(job, when)
 
-    def damaged_disk(path):
+    def damaged_disk(path, **options):
         if getattr(path, "name", "") == "1.png":
             raise OSError(errno.EIO, "Input/output error", str(path))
-        return real(path)
+        return real(path, **options)
 
     monkeypatch.setattr(job, when, damaged_disk)
     summary = run(Mirror(), folder, tmp_path / "out")
@@ -400,11 +460,11 @@ def test_a_picture_that_needs_more_than_the_machine_has_fails_alone(
 def test_a_file_too_large_for_the_memory_fails_alone(folder, tmp_path, monkeypatch, when):
     real, calls = getattr(job, when), []
 
-    def at_the_second(*args):
+    def at_the_second(*args, **options):
         calls.append(1)
         if len(calls) == 2:
             raise MemoryError
-        return real(*args)
+        return real(*args, **options)
 
     monkeypatch.setattr(job, when, at_the_second)
     summary = run(Mirror(), folder, tmp_path / "out")

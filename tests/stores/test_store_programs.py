@@ -181,6 +181,11 @@ def test_photos_of_a_store_are_restored_into_it(
     rows = [json.loads(line) for line in content(s3("out/restored.jsonl")).splitlines()]
     assert [row["input"] for row in rows].count(f"{photos}/1.png") == 2
     assert len(rows) == 4
+    for typed["input"] in ([photos], [f"{photos}/*.png"]):
+        changed = content(f"{photos}/1.png")[:-1] + bytes([len(typed["input"][0]) % 256])
+        urls.file_system(photos).pipe_file(urls.key_of(f"{photos}/1.png"), changed)
+        restore(monkeypatch, **typed)
+        assert "1 restored, 2 were there already, 0 failed" in capsys.readouterr().out
 
 
 def test_a_store_that_refuses_results_stops_the_job(weights, photos, monkeypatch, capsys):

@@ -37,6 +37,7 @@ class InputImage:
       name: decides the noise, with the seed.
       as_picture: it came as a PIL image.
       metadata: what the file says of it besides: profile, EXIF, XMP, dpi.
+      mark: tells a file's content from others', where that was asked for; see `Picture.mark`.
     """
 
     rgb: np.ndarray
@@ -46,6 +47,7 @@ class InputImage:
     name: str = ""
     as_picture: bool = False
     metadata: Metadata = NO_METADATA
+    mark: str = ""
 
     def rebuild(self, restored: np.ndarray) -> Any:
         """Give a restored image, float32 [H, W, 3] in [0, 1], the form in which it came."""
@@ -115,12 +117,13 @@ class Restored:
         return np.round(np.clip(self.deviation / _DEVIATION_WHITE, 0, 1) * 255).astype(np.uint8)
 
 
-def as_input(image: Any) -> InputImage:
+def as_input(image: Any, *, marked: bool = False) -> InputImage:
     """Take any picture apart.
 
     Args:
       image: a path, a PIL image, an array as `input_of_array` takes it, or an `InputImage`.  Files
         and PIL images are turned upright, as their EXIF orientation says.
+      marked: give what comes of a path its `mark`.
 
     Raises:
       UserError: as `input_of_array`.
@@ -129,7 +132,7 @@ def as_input(image: Any) -> InputImage:
     if isinstance(image, InputImage):
         return image
     if isinstance(image, str | os.PathLike):
-        found = _input_of_picture(read_picture(image))
+        found = _input_of_picture(read_picture(image, marked=marked))
         found.name = pathlib.Path(image).name
         return found
     if isinstance(image, Image.Image):
@@ -141,7 +144,7 @@ def as_input(image: Any) -> InputImage:
 
 def _input_of_picture(picture: Picture) -> InputImage:
     found = input_of_array(picture.pixels)
-    found.metadata = picture.metadata
+    found.metadata, found.mark = picture.metadata, picture.mark
     return found
 
 

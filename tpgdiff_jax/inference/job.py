@@ -4,17 +4,18 @@ import dataclasses
 import datetime
 import errno
 import functools
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 from absl import logging
 
 from tpgdiff_jax.data.images import write_image
-from tpgdiff_jax.data.pictures.door import content_mark, read_size
+from tpgdiff_jax.data.pictures.door import read_size
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.pictures.writing import for_format
 from tpgdiff_jax.inference import side_by_side as beside
@@ -23,19 +24,20 @@ from tpgdiff_jax.inference.input_images import InputImage, Restored, as_input
 from tpgdiff_jax.inference.log import LOG_NAME, name_within
 from tpgdiff_jax.inference.plan import Task
 from tpgdiff_jax.inference.present import look_at
+from tpgdiff_jax.inference.reading import in_threads
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
 from tpgdiff_jax.reporting.json_lines import JsonLines
 from tpgdiff_jax.reporting.progress import Progress
+from tpgdiff_jax.stores.copies import Stamp
 from tpgdiff_jax.stores.places import shown, with_addresses
 from tpgdiff_jax.stores.urls import named
 
 # Not this file is at fault but the folder or the disk: every other file would fail, too.
 _FOLDER_AT_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 _LOG_AT_FAULT = (*_FOLDER_AT_FAULT, errno.EFBIG)
-_THREADS = 4  # that read headers
 
 
 @dataclasses.dataclass
@@ -44,6 +46,7 @@ class Summary:
 
     Attributes:
       done: files restored now.
+      changed: how many of these had a result already, and have changed since that was made.
       present: files whose result was there already.
       other_settings: how many of those the log says were made with other settings or weights.
       side_by_side: how many of those got the picture of that kind which they lacked.
@@ -54,6 +57,7 @@ class Summary:
     """
 
     done: int = 0
+    changed: int = 0
     present: int = 0
     other_settings: int = 0
     side_by_side: int = 0
@@ -86,7 +90,8 @@ def run(
 ) -> Summary:
     """Restore files; those whose result is there already are left alone.
 
-    A result that was made from another file is left alone, too, and listed.  Files are read ahead
+    A file that has changed since is restored anew.  A result that was made from another file is
+    left alone, too, and listed.  Files are read ahead
     and results written behind, in threads.  Beside a result `photo.png` stand, where asked for,
     `photo.deviation.png` (white is a standard deviation of 0.1 or more) and
     `photo.side_by_side.png` (degraded | restored).
@@ -102,43 +107,48 @@ def run(
       log_name: name of the log; processes that share a folder need different ones.
       exists: tells whether a result is there already.
     """
-    marks: dict[Task, str] = {}  # of files that were read
-
-    def read(task: Task) -> InputImage:
-        picture = as_input(task.source)
-        marks[task] = content_mark(task.source)
-        return picture
-
-    def wanted(task: Task) -> bool:  # later, too: another job on this folder may have been faster
-        return not exists(task.target)
-
-    waiting = list(filter(wanted, tasks))
     settings = {
         **sampling.as_logged(),
         "weights": restorer.fingerprint,
         "dtype": restorer.config.model.dtype,
     }
-    left = set(waiting)
-    present = [task for task in tasks if task not in left]
-    there = look_at(present, output, settings)
+    are_there = list(in_threads(lambda task: exists(task.target), tasks))
+    there = look_at(list(itertools.compress(tasks, are_there)), output, settings)
+    changed = set(there.changed)
+    waiting = [
+        task
+        for task, is_there in zip(tasks, are_there, strict=True)
+        if not is_there or task in changed
+    ]
     summary = Summary(
         present=len(there.own), other_settings=there.other_settings, others=there.others
     )
+    if changed:
+        logging.info("%d files have changed since they were restored.", len(changed))
     if there.others:
         logging.warning("%d results there were made from other files.", len(there.others))
     lacking = [task for task in there.own if side_by_side and not exists(task.beside(beside.KIND))]
     chunks = list(_chunks(restorer, waiting, batch_size, sampling, summary))
+    stamps: dict[Task, Stamp | None] = {}  # of files as they were read
+
+    def read(task: Task) -> InputImage:
+        stamps[task] = task.stamp()  # before: what changes meanwhile has another one
+        return as_input(task.source, marked=True)
+
+    def wanted(task: Task) -> bool:  # another job on this folder may have been faster
+        return task in changed or not exists(task.target)
 
     def file(outcome: Outcome, writing: Future | None) -> None:
-        mark = marks.pop(outcome.source, None)
+        stamp = stamps.pop(outcome.source, None)
         if why := _failure(outcome, writing):
             summary.fail(outcome.source, why)
         elif outcome.result is None:
             summary.present += 1
         else:
             summary.done += 1
+            summary.changed += outcome.source in changed
             name = name_within(output, outcome.source.target)
-            log.write({"name": name, "content": mark, **_line(outcome), **settings})
+            log.write({"name": name, **_line(outcome), "stamp": stamp, **settings})
 
     def count_added(task: Task, writing: Future | None) -> None:
         if why := _failure(Outcome(task), writing):
@@ -177,6 +187,8 @@ def describe(summary: Summary, output: pathlib.Path) -> str:
         f"{summary.done} restored, {summary.present} were there already, {len(summary.failed)} "
         f"failed: {shown(output)}"
     ]
+    if summary.changed:
+        lines.append(f"  {summary.changed} of the restored had changed since their last result")
     if summary.side_by_side:
         lines.append(f"  {summary.side_by_side} of those there got their side-by-side picture")
     if summary.other_settings:
@@ -211,8 +223,7 @@ def _chunks(
         except (UnreadableImageError, OSError) as error:
             return error
 
-    with ThreadPoolExecutor(_THREADS) as pool:  # on network drives each header waits
-        found = list(zip(tasks, pool.map(size, tasks), strict=True))
+    found = list(zip(tasks, in_threads(size, tasks), strict=True))
     for task, answer in found:
         if isinstance(answer, Exception):
             summary.fail(task, reason(answer))
@@ -244,6 +255,7 @@ def _line(outcome: Outcome) -> dict[str, Any]:
     row = {
         "input": shown(task.source),
         "output": named(task.target),
+        "content": picture.mark,
         "height": picture.rgb.shape[0],
         "width": picture.rgb.shape[1],
         "seconds": round(outcome.seconds, 3),

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tpgdiff_jax.reporting import json_lines
@@ -22,20 +22,25 @@ def name_within(folder: pathlib.Path, result: pathlib.Path) -> str:
     return named(result) if place.parts[:1] == ("..",) else place.as_posix()
 
 
-def newest_lines(folder: pathlib.Path, present: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def newest_lines(
+    folder: pathlib.Path, present: Mapping[str, str], kept: Callable[[Mapping[str, Any]], Any]
+) -> dict[str, Any]:
     """Return what the logs say of results, by their names: of each the newest line.
 
     Args:
       folder: of the logs.
       present: how a line may call these results -> their name; lines of older versions have paths
         as they were typed.
+      kept: what is kept of a line; whole ones of a million results would fill the memory.
     """
-    if not present:
-        return {}
-    paths = sorted(folder.glob("restored*.jsonl"))
-    rows = [row for path in paths for row in json_lines.read(path)]
-    newest = {}
-    for row in sorted(rows, key=lambda row: str(row.get("finished"))):
-        if name := present.get(str(row.get("name", row.get("output")))):
-            newest[name] = row
-    return newest
+    newest: dict[str, tuple[str, Any]] = {}
+    for path in sorted(folder.glob("restored*.jsonl")) if present else ():
+        for row in json_lines.read(path):
+            name, finished = present.get(str(row.get("name", row.get("output")))), _finished(row)
+            if name and (name not in newest or newest[name][0] <= finished):
+                newest[name] = finished, kept(row)
+    return {name: line for name, (_, line) in newest.items()}
+
+
+def _finished(row: Mapping[str, Any]) -> str:
+    return str(row.get("finished"))

@@ -1,12 +1,14 @@
 """Which files are restored, and where each result goes."""
 
 import dataclasses
+import functools
 import glob
 import itertools
 import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from absl import logging
 
@@ -14,16 +16,26 @@ from tpgdiff_jax.data.folders import home, is_below_itself, list_images, picture
 from tpgdiff_jax.data.pictures.writing import WRITTEN
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable, stays_inside
-from tpgdiff_jax.stores.copies import listing
+from tpgdiff_jax.stores.copies import Stamp, listing, stamp_in, stamp_of
 from tpgdiff_jax.stores.urls import file_system, is_url, key_of, normal, reaching
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One file to restore and where its result goes."""
+    """One file to restore and where its result goes.
+
+    Attributes:
+      source, target: the file and its result.
+      listed: the stamp of an object in a store.
+    """
 
     source: pathlib.Path
     target: pathlib.Path
+    listed: Stamp | None = dataclasses.field(default=None, compare=False)
+
+    def stamp(self) -> Stamp | None:
+        """Return the source's size and time of change; None where it is gone."""
+        return self.listed or stamp_of(self.source)
 
     def beside(self, kind: str) -> pathlib.Path:
         """Return where a further picture of this task goes, such as photo.deviation.png."""
@@ -54,30 +66,51 @@ def plan(inputs: Sequence[str], output: pathlib.Path, suffix: str = ".png") -> l
             f"--output={output} is named like a picture, but results go to a folder and keep the "
             f"names of the inputs: --output=FOLDER --format={output.suffix}"
         )
-    found: dict[pathlib.Path, tuple[str, pathlib.Path, str]] = {}  # source -> how it was named
+    found: dict[pathlib.Path, tuple[str, _Found]] = {}  # source -> how it was named
     seen: set[str] = set()
     for text in inputs:
-        for root, name in _files(text, output):
-            source = root / name
+        for each in _files(text, output):
+            source = each.root / each.name
             if (place := os.path.abspath(source)) not in seen:
-                found[source] = text, root, name
+                found[source] = text, each
             seen.add(place)
-    tasks = [
-        Task(source, output / target)
-        for source, target in _targets({s: f[1:] for s, f in found.items()}, suffix).items()
-    ]
+    targets = _targets({source: each for source, (_, each) in found.items()}, suffix)
+    tasks = [Task(s, output / target, found[s][1].stamp) for s, target in targets.items()]
+    inside = functools.cache(lambda folder: stays_inside(folder / "result", output))
+    real = _real_paths()
     for task in tasks:
-        if not stays_inside(task.target, output):
+        if not inside(task.target.parent):
             raise UserError(
                 f"--input={found[task.source][0]}: the result of {task.source} would be "
                 f"{task.target}, which lies outside --output={output}; name the inputs without "
                 "'..' behind a wildcard, and keep links to other folders out of --output."
             )
-        if task.target.resolve() == task.source.resolve():
+        if real(task.target) == real(task.source):
             raise UserError(
                 f"{task.source} would be its own result; choose another --output or --format."
             )
     return sorted(tasks, key=lambda task: task.target)
+
+
+class _Found(NamedTuple):
+    """A file: the folder it was looked for in, its name within that; the stamp of an object."""
+
+    root: pathlib.Path
+    name: str
+    stamp: Stamp | None = None
+
+
+def _real_paths() -> Callable[[str | os.PathLike], str]:
+    """Return `os.path.realpath` for many files, which looks at a folder once."""
+    of_folder = functools.cache(os.path.realpath)
+
+    def real(path: str | os.PathLike) -> str:
+        if os.path.islink(path):
+            return os.path.realpath(path)
+        folder, name = os.path.split(path)
+        return os.path.join(of_folder(folder), name)
+
+    return real
 
 
 def check_besides(tasks: Sequence[Task], kinds: Sequence[str]) -> None:
@@ -96,9 +129,7 @@ def check_besides(tasks: Sequence[Task], kinds: Sequence[str]) -> None:
             )
 
 
-def _targets(
-    found: Mapping[pathlib.Path, tuple[pathlib.Path, str]], suffix: str
-) -> dict[pathlib.Path, pathlib.Path]:
+def _targets(found: Mapping[pathlib.Path, _Found], suffix: str) -> dict[pathlib.Path, pathlib.Path]:
     """Give every file a result of its own: source -> its result, relative to the output.
 
     `photo.jpg` becomes `photo.png`, unless another file would, too: then `photo.jpg.png` (and the
@@ -106,17 +137,17 @@ def _targets(
     name of the folder comes before, and then a number behind.
 
     Args:
-      found: source -> (folder it was looked for in, name within it).
+      found: the sources.
       suffix: of the results.
     """
     wanted: dict[pathlib.Path, list[pathlib.Path]] = {}
-    for source, (_, name) in found.items():
-        wanted.setdefault(pathlib.Path(name).with_suffix(suffix), []).append(source)
+    for source, each in found.items():
+        wanted.setdefault(pathlib.Path(each.name).with_suffix(suffix), []).append(source)
     targets = {sources[0]: target for target, sources in wanted.items() if len(sources) == 1}
     taken = set(targets.values())
     for sources in (sources for sources in wanted.values() if len(sources) > 1):
         for source in sorted(sources, key=lambda source: (source.suffix != suffix, source)):
-            root, name = found[source]
+            root, name, _ = found[source]
             whole = pathlib.Path(name if source.suffix == suffix else name + suffix)
             choices = [whole, pathlib.Path(root.resolve().name) / whole]
             numbered = (whole.with_suffix(f".{number}{suffix}") for number in itertools.count(2))
@@ -126,14 +157,14 @@ def _targets(
     return targets
 
 
-def _files(text: str, output: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
-    """Yield (folder, name within it) of the files an input means."""
+def _files(text: str, output: pathlib.Path) -> Iterator[_Found]:
+    """Yield the files an input means."""
     if is_url(text):
         yield from _objects(normal(text), output)
         return
     path = home(text)
     if path.is_file() or (path.is_symlink() and not path.exists()):
-        yield path.parent, path.name
+        yield _Found(path.parent, path.name)
         return
     if path.is_dir():
         if path.resolve() == output.resolve():
@@ -147,7 +178,7 @@ def _files(text: str, output: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]
         if not names:
             besides = f" but {listing.left_out()}" if listing.left_out() else ""
             raise UserError(f"--input={text}: the folder holds no image files{besides}.")
-        yield from ((path, name) for name in names)
+        yield from (_Found(path, name) for name in names)
         return
     root = _fixed_part(path)
     pattern = os.path.join(glob.escape(str(root)), path.relative_to(root))
@@ -161,16 +192,17 @@ def _files(text: str, output: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]
         )
     names = [str(pathlib.Path(name).relative_to(root)) for name in matches]
     # `a/../b` goes through one folder twice without any link.
-    names = [n for n in names if ".." in pathlib.PurePath(n).parts or not is_below_itself(root, n)]
+    loops = functools.cache(lambda folder: is_below_itself(root, os.path.join(folder, "file")))
+    names = [n for n in names if ".." in pathlib.PurePath(n).parts or not loops(os.path.dirname(n))]
     names = _without_results(root, names, output)
     if not names:
         besides = " besides results of --output" if matches else ""
         raise UserError(f"--input={text} is no file, no folder, and matches nothing{besides}.")
-    yield from ((root, name) for name in names)
+    yield from (_Found(root, name) for name in names)
 
 
-def _objects(url: str, output: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
-    """Yield (folder, name within it) of the objects that an address means, of pictures alone.
+def _objects(url: str, output: pathlib.Path) -> Iterator[_Found]:
+    """Yield the objects that an address means, of pictures alone.
 
     The address is that of one, of what they lie below, or a pattern.
     """
@@ -180,31 +212,32 @@ def _objects(url: str, output: pathlib.Path) -> Iterator[tuple[pathlib.Path, str
             "next time. Choose another --output."
         )
     root = pathlib.Path(url)
-    names = list(listing(url))
-    is_one = names == [""]  # which may be called anything
+    stamps = listing(url)
+    is_one = list(stamps) == [""]  # which may be called anything
     if is_one:
-        root, names = root.parent, [root.name]
-    elif not names and glob.has_magic(url):
+        root, stamps = root.parent, {root.name: stamps[""]}
+    elif not stamps and glob.has_magic(url):
         while glob.has_magic(str(root)):
             root = root.parent
         with reaching(url):
-            matches = file_system(url).glob(key_of(url))
+            matches = file_system(url).glob(key_of(url), detail=True)
         start = len(key_of(normal(root))) + 1
-        names = [key[start:] for key in matches]
-    names = names if is_one else pictures_among(names)
+        files = {key: info for key, info in matches.items() if info["type"] == "file"}
+        stamps = {key[start:]: stamp_in(info) for key, info in files.items()}
+    names = list(stamps) if is_one else pictures_among(stamps)
     if is_url(output):
         names = [n for n in names if not normal(root / n).startswith(f"{normal(output)}/")]
     if not names:
         raise UserError(f"--input={url}: nothing there is an image; check bucket and name.")
-    yield from ((root, name) for name in sorted(names))
+    yield from (_Found(root, name, stamps[name]) for name in sorted(names))
 
 
 def _without_results(root: pathlib.Path, names: list[str], output: pathlib.Path) -> list[str]:
     """Leave out what lies in `output`, where that is a folder below `root`."""
-    results = output.resolve()
+    results, real = output.resolve(), _real_paths()
     if root.resolve() not in results.parents:
         return names
-    return [name for name in names if not (root / name).resolve().is_relative_to(results)]
+    return [n for n in names if not pathlib.Path(real(root / n)).is_relative_to(results)]
 
 
 def _fixed_part(pattern: pathlib.Path) -> pathlib.Path:

@@ -1,21 +1,23 @@
 """Results that are there already: whose they are, and how they were made."""
 
 import dataclasses
+import datetime
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from tpgdiff_jax.data.pictures.door import content_mark
 from tpgdiff_jax.inference.log import name_within, newest_lines
 from tpgdiff_jax.inference.plan import Task
+from tpgdiff_jax.inference.reading import in_threads
 from tpgdiff_jax.reporting import json_text
 from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.stores.copies import Stamp
 from tpgdiff_jax.stores.places import shown
 from tpgdiff_jax.stores.urls import named
 
-_THREADS = 4  # on network drives each file waits
+_OWN, _CHANGED, _OF_ANOTHER = "own", "changed", "of another"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +26,33 @@ class Present:
 
     Attributes:
       own: tasks whose result it is.
+      changed: tasks whose file has changed since.
       others: file -> what its result is and was made from, where that is another file.
       other_settings: how many of the own were made with other settings or weights.
     """
 
     own: list[Task]
+    changed: list[Task]
     others: dict[str, str]
     other_settings: int
+
+
+class Made(NamedTuple):
+    """What a line says of a result.
+
+    Attributes:
+      input: the file it was made from.
+      content, stamp: of the file, see `content_mark` and `Task.stamp`; lines of older versions have
+        no stamp, or neither.
+      finished: when it was made.
+      is_otherwise: whether with other settings than now.
+    """
+
+    input: Any
+    content: Any
+    stamp: Any
+    finished: Any
+    is_otherwise: bool
 
 
 def look_at(tasks: Sequence[Task], output: pathlib.Path, settings: Mapping[str, Any]) -> Present:
@@ -41,50 +63,65 @@ def look_at(tasks: Sequence[Task], output: pathlib.Path, settings: Mapping[str, 
       output: where the logs lie.
       settings: what they would be made with now.
     """
+    wanted = json.loads(json_text.dumps(settings))
+
+    def made(row: Mapping[str, Any]) -> Made:
+        return made_of(row, wanted)
+
     by_name = {name_within(output, task.target): task for task in tasks}
     names = {named(task.target): name for name, task in by_name.items()}
-    lines = newest_lines(output, names | {name: name for name in by_name})
-    with ThreadPoolExecutor(_THREADS) as pool:
-        sources = [by_name[name].source for name in lines]
-        answers = list(pool.map(is_of_another_file, lines.values(), sources))
-    others = {name for name, is_other in zip(lines, answers, strict=True) if is_other}
+    lines = newest_lines(output, names | {name: name for name in by_name}, made)
+    pairs = [(by_name[name], line) for name, line in lines.items()]
+    fates = dict(zip(lines, in_threads(lambda pair: _fate(*pair), pairs), strict=True))
+    own = [name for name in by_name if fates.get(name, _OWN) == _OWN]
     return Present(
-        [task for name, task in by_name.items() if name not in others],
-        {
-            named(by_name[name].source): f"{name} was made from {lines[name].get('input')}"
-            for name in lines
-            if name in others
+        own=[by_name[name] for name in own],
+        changed=[by_name[name] for name, fate in fates.items() if fate == _CHANGED],
+        others={
+            named(by_name[name].source): f"{name} was made from {lines[name].input}"
+            for name, fate in fates.items()
+            if fate == _OF_ANOTHER
         },
-        made_otherwise((line for name, line in lines.items() if name not in others), settings),
+        other_settings=sum(name in lines and lines[name].is_otherwise for name in own),
     )
 
 
-def made_otherwise(rows: Iterable[Mapping[str, Any]], settings: Mapping[str, Any]) -> int:
-    """Count results that were made with other settings.
+def made_of(row: Mapping[str, Any], settings: Mapping[str, Any]) -> Made:
+    """Read a line.
 
     Args:
-      rows: a line of each.
-      settings: what they would be made with now; what a line does not tell counts as the same.
+      row: the line.
+      settings: those of now; what the line does not tell counts as the same.
     """
-    wanted = json.loads(json_text.dumps(settings))
-    return sum(any(row.get(key, wanted[key]) != wanted[key] for key in wanted) for row in rows)
+    is_otherwise = any(row.get(key, settings[key]) != settings[key] for key in settings)
+    return Made(*(row.get(key) for key in Made._fields[:-1]), is_otherwise)
 
 
-def is_of_another_file(row: Mapping[str, Any], source: pathlib.Path) -> bool:
-    """Tell whether a result was made from another file than the one that would be restored.
+def _fate(task: Task, made: Made) -> str:
+    """Tell whether a result is the task's own, or was made from what its file was, or another's.
 
-    A file that was moved or copied is known by its content, which is looked at only where the path
-    is another.
-
-    Args:
-      row: the result's line; one of an older version, which tells of no content, counts as the
-        file's.
-      source: the file.
+    Stamps tell quickly that nothing has changed.  Where they do not, the content decides: a file
+    that was moved, copied or touched is the same.
     """
-    content = row.get("content")
-    if content is None or row.get("input") == shown(source):
-        return False
+    if made.content is None:
+        return _OWN
+    is_in_place = made.input == shown(task.source)
     try:
-        return content != content_mark(source)
+        stamp = task.stamp()
+        if stamp is None or (is_in_place and _is_untouched(made, stamp)):
+            return _OWN
+        if made.content == content_mark(task.source):
+            return _OWN
     except (OSError, UserError):
-        return False  # that it cannot be read is no news while its result is there
+        return _OWN  # that it cannot be read is no news while its result is there
+    return _CHANGED if is_in_place else _OF_ANOTHER
+
+
+def _is_untouched(made: Made, stamp: Stamp) -> bool:
+    if made.stamp is not None:
+        return made.stamp == list(stamp)
+    try:
+        finished = datetime.datetime.fromisoformat(made.finished).timestamp()
+    except (TypeError, ValueError):
+        return False
+    return str(made.content).startswith(f"{stamp[0]}-") and stamp[1] <= finished * 10**9

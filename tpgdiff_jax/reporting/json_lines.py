@@ -65,10 +65,11 @@ def read(path: pathlib.Path) -> Iterator[dict[str, Any]]:
       path: of the file; one that does not exist has no rows.
     """
     if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            row = parsed(line)
-            if row is not None:
-                yield row
+        with path.open(encoding="utf-8", errors="replace") as file:  # it may have a million lines
+            for line in file:
+                row = parsed(line)
+                if row is not None:
+                    yield row
 
 
 def parsed(line: str | bytes) -> dict[str, Any] | None:

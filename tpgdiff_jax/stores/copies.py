@@ -75,7 +75,7 @@ def listing(url: str) -> dict[str, Stamp]:
     with urls.reaching(url):
         found = urls.file_system(url).find(urls.key_of(url), detail=True)
     start = len(urls.key_of(url))
-    stamps = {key[start:].removeprefix("/"): _stamp(info) for key, info in found.items()}
+    stamps = {key[start:].removeprefix("/"): stamp_in(info) for key, info in found.items()}
     folders = {str(parent) for name in stamps for parent in pathlib.PurePosixPath(name).parents}
     good, odd = {}, []
     for name, stamp in stamps.items():
@@ -198,7 +198,8 @@ def _clear(target: pathlib.Path, stamps: Mapping[str, Stamp]) -> None:
             os.rmdir(base)
 
 
-def _stamp(info: Mapping[str, Any]) -> Stamp:
+def stamp_in(info: Mapping[str, Any]) -> Stamp:
+    """Return the stamp of an object, from what its store says of it."""
     times = (info.get(key) for key in ("LastModified", "mtime", "updated", "created"))
     when = next((time for time in times if time is not None), 0)
     if isinstance(when, str):

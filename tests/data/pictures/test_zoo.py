@@ -14,7 +14,7 @@ from zoo import U8, Animal, zoo
 from tpgdiff_jax.benchmark.sets import Item, SetSpec
 from tpgdiff_jax.data.images import encode_png, read_rgb
 from tpgdiff_jax.data.pairs import PairFolder
-from tpgdiff_jax.data.pictures.door import read_picture, read_size
+from tpgdiff_jax.data.pictures.door import content_mark, read_picture, read_size
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.pictures.picture import MOST_FRAMES, to_8_bit
 from tpgdiff_jax.data.pictures.tiff import TiffFile
@@ -95,6 +95,14 @@ def test_all_readers_agree(tmp_path, name):
     assert np.abs(expected / 255 - animal.shows).mean() <= animal.tolerance
     for key, read in READERS.items():
         np.testing.assert_array_equal(read(path), expected, err_msg=key)
+
+
+def test_a_picture_is_marked_as_its_file_is(tmp_path):
+    for animal in ANIMALS.values():
+        if animal.shows is not None:
+            (tmp_path / animal.name).write_bytes(animal.data)
+            mark = read_picture(tmp_path / animal.name, marked=True).mark
+            assert mark == content_mark(animal.data), animal.name
 
 
 def test_further_frames_are_said(tmp_path, caplog):

@@ -27,12 +27,15 @@ _HEADER_BYTES = 2**17  # of a picture in a store, asked for at once
 _MARKED_BYTES = 2**16  # of each part of a file that tells it from others
 
 
-def read_picture(source: str | os.PathLike | bytes, name: str = "") -> Picture:
+def read_picture(
+    source: str | os.PathLike | bytes, name: str = "", *, marked: bool = False
+) -> Picture:
     """Read a picture of any kind, upright; its content decides, not its name.
 
     Args:
       source: a file's path or content.
       name: what errors call it; the path by default.
+      marked: also tell the content apart, see `Picture.mark`.
 
     Raises:
       UnreadableImageError: empty, no picture, truncated, damaged, too large, of a kind that is not
@@ -40,17 +43,18 @@ def read_picture(source: str | os.PathLike | bytes, name: str = "") -> Picture:
       OSError: what is wrong with the machine.
     """
     name = name or _name_of(source)
-    with _stored(source, name) as file:
+    with _stored(source, name) as (file, stream):
         pixels = file.pixels()
         # Of a header that lies, memory was not checked either.
         require(pixels.shape[:2] == file.size, "damaged (another size than its header says)")
         pixels = turned(pixels, file.orientation)
         frames = file.frames()
         metadata = file.metadata().upright(file.orientation >= 5)
+        mark = _mark(stream) if marked else ""
     if frames > 1:
         count = frames if frames <= MOST_FRAMES else f"more than {MOST_FRAMES}"
         logging.info("%s: frame 1 of %s is read.", printable(name), count)
-    return Picture(pixels, frames, metadata)
+    return Picture(pixels, frames, metadata, mark)
 
 
 def read_size(source: str | os.PathLike | bytes, name: str = "") -> tuple[int, int]:
@@ -63,7 +67,7 @@ def read_size(source: str | os.PathLike | bytes, name: str = "") -> tuple[int, i
     Raises:
       UnreadableImageError: as far as the header tells; damage behind it is found when it is read.
     """
-    with _stored(source, name or _name_of(source), whole=False) as file:
+    with _stored(source, name or _name_of(source), whole=False) as (file, _):
         height, width = file.size
         return (width, height) if file.orientation >= 5 else (height, width)
 
@@ -81,11 +85,15 @@ def content_mark(source: str | os.PathLike | bytes) -> str:
       UserError: it is no file.
     """
     with _opened(source, whole=False) as file:
-        length, checksum = file.seek(0, os.SEEK_END), 0
-        last = max(0, length - _MARKED_BYTES)
-        for start in (0, last // 2, last):
-            file.seek(start)
-            checksum = zlib.crc32(file.read(_MARKED_BYTES), checksum)
+        return _mark(file)
+
+
+def _mark(file: BinaryIO) -> str:
+    length, checksum = file.seek(0, os.SEEK_END), 0
+    last = max(0, length - _MARKED_BYTES)
+    for start in (0, last // 2, last):
+        file.seek(start)
+        checksum = zlib.crc32(file.read(_MARKED_BYTES), checksum)
     return f"{length}-{checksum:08x}"
 
 
@@ -108,8 +116,8 @@ def _name_of(source: str | os.PathLike | bytes) -> str:
 @contextlib.contextmanager
 def _stored(
     source: str | os.PathLike | bytes, name: str, *, whole: bool = True
-) -> Iterator[Stored]:
-    """Open a picture, turning whatever goes wrong before the block ends into one exception."""
+) -> Iterator[tuple[Stored, BinaryIO]]:
+    """Open a picture, and its file; whatever goes wrong before the block ends is one exception."""
     try:
         with _opened(source, whole) as file:
             head = file.read(HEAD_BYTES)
@@ -118,7 +126,7 @@ def _stored(
                 file
             )
             memory.check(*stored.size)
-            yield stored
+            yield stored, file
     except (MemoryError, UnreadableImageError):
         raise
     except Exception as error:  # damaged files make decoders raise anything

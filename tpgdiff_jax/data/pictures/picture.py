@@ -22,11 +22,13 @@ class Picture:
       frames: how many pages or frames the file holds; this is the first.  More than `MOST_FRAMES`
         need not be counted.
       metadata: what else the file says of it.
+      mark: `door.content_mark` of the file, where it was asked for.
     """
 
     pixels: np.ndarray
     frames: int = 1
     metadata: Metadata = NO_METADATA
+    mark: str = ""
 
     def rgb8(self) -> np.ndarray:
         """Return uint8 [H, W, 3]: grey repeated, alpha dropped, deeper values rounded."""
