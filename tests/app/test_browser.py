@@ -209,6 +209,17 @@ def test_a_picture_that_is_pasted_is_taken(open_page, photo):
     assert "image.jpg, 130x100 pixels" in page.find(".chosen").text
 
 
+def test_of_two_quick_presses_on_examples_the_last_counts(open_page):
+    page = open_page()
+    names = page.run(
+        """const found = [...document.querySelectorAll("button[data-sample]")];
+        found.forEach((button, number) => setTimeout(() => button.click(), 20 * number));
+        return found.map((button) => button.dataset.sample);"""
+    )
+    chosen = page.find("#chosen")
+    WebDriverWait(page.driver, PATIENCE).until(lambda _: f"{names[-1]}." in chosen.text)
+
+
 def test_two_visitors_one_waits_and_the_other_cancels(open_page, photo):
     first, second = open_page(), open_page()
     for page in (first, second):

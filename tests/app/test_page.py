@@ -59,8 +59,18 @@ def test_a_second_press_shows_the_second_picture_alone(handlers, service, monkey
 
 def test_a_picture_can_be_asked_for_while_another_one_is_made(service):
     with page.build(service, is_local=True) as blocks:
-        found = {fn.fn.__name__: fn.trigger_mode for fn in blocks.fns.values()}
-    assert found["restore"] == found["degrade"] == "multiple"
+        found = {fn.fn.__name__: fn for fn in blocks.fns.values()}
+    assert found["restore"].trigger_mode == found["degrade"].trigger_mode == "multiple"
+
+
+def test_pictures_are_chosen_one_after_the_other_and_none_is_dropped(service):
+    """The last press counts, also of an upload and an example."""
+    with page.build(service, is_local=True) as blocks:
+        found = {fn.fn.__name__: fn for fn in blocks.fns.values()}
+    choosing = [found[name] for name in ("accept", "accept_sample")]
+    assert {fn.trigger_mode for fn in choosing} == {"multiple"}
+    assert {fn.concurrency_id for fn in choosing} == {"choosing"}
+    assert {fn.concurrency_limit for fn in choosing} == {"default"}
 
 
 def test_a_result_that_cannot_be_kept_is_one_sentence(handlers, service, monkeypatch):

@@ -114,11 +114,14 @@ def build(service: Service, is_local: bool) -> gr.Blocks:
         handlers = Handlers(service, tuple(settings.strengths), tuple(severities))
         shows = [picture, chosen, status, result]
         options: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        # Gradio would drop what is asked for while the same is done.
+        options |= {"trigger_mode": "multiple"}
+        choosing = options | {"concurrency_id": "choosing"}  # in turn: the last choice counts
         # As the browser says it: Gradio would lose the name.
-        upload.upload(handlers.accept, upload, [upload, *shows], preprocess=False, **options)
-        samples.click(handlers.accept_sample, None, shows, **options)
+        upload.upload(handlers.accept, upload, [upload, *shows], preprocess=False, **choosing)
+        samples.click(handlers.accept_sample, None, shows, **choosing)
         # A picture that is asked for while another one is made takes its place.
-        options |= {"concurrency_limit": None, "trigger_mode": "multiple"}
+        options |= {"concurrency_limit": None}
         asked = [picture, *settings.components()]
         outputs = [status, result, cancel]
         restore.click(handlers.restore, asked, outputs, **options)
