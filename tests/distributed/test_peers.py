@@ -36,7 +36,10 @@ with ending_together(pathlib.Path(folder)):
                 break
             if word == "abort":
                 os.abort()
-            raise {"user": UserError, "ours": RuntimeError}[word]("the disk is full")
+            if word == "slow":
+                linger = peers.linger
+                peers.linger = lambda: time.sleep(1.5) or linger()
+            raise {"ours": RuntimeError}.get(word, UserError)("the disk is full")
         time.sleep(0.05)
 print("ended", flush=True)
 """
@@ -145,6 +148,15 @@ def test_a_process_that_fails_tells_the_other_why(two, tmp_path, failing, word, 
     assert "the disk is full" in text
     assert ("Traceback" in text) == (word == "ours")
     assert f"process {failing} of 2" in text
+
+
+def test_processes_that_fail_together_each_say_why(two, tmp_path):
+    """Process 0 holds the service without which JAX aborts the other."""
+    for index, word in enumerate(("user", "slow")):
+        (tmp_path / f"trouble_{index}").write_text(word)
+    for process in two("busy"):
+        code, _, said = end_of(process)
+        assert (code, said.splitlines()[-1]) == (2, "error: the disk is full"), said
 
 
 def test_processes_wait_for_each_others_end(two, tmp_path):

@@ -27,6 +27,7 @@ PEER_FAILED = 3  # exit code of a process that ends because another one did
 _BEAT = 1.0  # seconds between two signs of life
 _SILENCE = 30.0  # without one: far longer than a busy machine delays a thread
 _LINGER = 10.0  # process 0 holds the store: so long the others may read of its end
+_LEAVING = 0.3  # what one that has read takes to print a sentence and leave
 _UNWIND = 20.0  # a process that failed may wait in vain for others while it cleans up
 _HOUR = 3_600_000  # milliseconds
 _ROOT = "tpgdiff_jax"
@@ -142,8 +143,9 @@ class _Watch:
         try:
             self._set(f"read/{self.index}", "1")
             while self.index == 0 and time.monotonic() < until:
-                gone = self._all("ended").keys() | self._all("read").keys()
-                if len(gone | self._all("done").keys()) >= self.count:
+                # Not those that have failed as well: they have still to say so.
+                if len(self._all("read").keys() | self._all("done").keys()) >= self.count:
+                    time.sleep(_LEAVING)
                     break
                 time.sleep(0.1)
         except jax.errors.JaxRuntimeError:  # the store is gone: there is nobody to wait for
@@ -159,6 +161,7 @@ class _Watch:
                 self._heard[index] = number, now
             elif now - before[1] > _SILENCE and index not in self._all("done"):
                 text = f"{who} has died: no sign of it for {_SILENCE:.0f} s"
+                self._set(f"read/{index}", "1")  # nobody waits for it
                 self._set(f"ended/{index}", text)
 
     def _beat(self) -> None:
