@@ -36,7 +36,8 @@ for ((index = 0; index < count; index++)); do
         processes+=($!)
         continue
     fi
-    exec {output}> >(exec sed -u "s/^/[$index] /" >&2)
+    # It stays until its process has ended: what that says after Ctrl-C is to be seen.
+    exec {output}> >(trap '' INT TERM; exec sed -u "s/^/[$index] /" >&2)
     filters+=($!)
     "${command[@]}" >&"$output" 2>&1 &
     processes+=($!)

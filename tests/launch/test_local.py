@@ -43,6 +43,25 @@ def test_a_mistyped_number_is_one_sentence(local, count):
     assert said == f"error: the first argument is the number of processes; found '{count}'.\n"
 
 
+SAVES = """
+import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+print("begun", flush=True)
+signal.sigwait([signal.SIGINT])
+sys.exit("saved")
+"""
+
+
+def test_what_processes_say_after_ctrl_c_is_shown(local, tmp_path):
+    (tmp_path / "saves.py").write_text(SAVES)
+    process = local(2, "--x", program=f"exec {sys.executable} {tmp_path / 'saves.py'}")
+    assert process.stdout.readline() == "begun\n"
+    assert process.stderr.readline() == "[1] begun\n"
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert sorted(errors.splitlines()) == ["[1] saved", "saved"]
+
+
 # -- Real processes -----------------------------------------------------------------------------
 
 
