@@ -188,3 +188,11 @@ def test_a_bad_argument_is_named_with_its_value(key, value):
 def test_an_unknown_schedule_lists_the_known_ones():
     with pytest.raises(ValueError, match="cosine, linear, constant"):
         theta_schedule("sigmoid", 10)
+
+
+def test_every_time_of_a_long_chain_has_noise():
+    sde = IRSDE(num_steps=100_000)
+    assert sde.sigma_bars[0] == 0
+    assert (sde.sigma_bars[1:] > 0).all()
+    score = sde.score_from_noise(jnp.ones((1, 2, 2, 3)), jnp.array([1]))
+    assert jnp.isfinite(score).all()

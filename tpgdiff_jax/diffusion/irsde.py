@@ -123,8 +123,11 @@ class IRSDE:
     @functools.cached_property
     def sigma_bars(self) -> np.ndarray:
         """Standard deviations of the marginals p(x_t | x_0)."""
-        kept_variance = _round32(np.exp(-2 * self.thetas_cumsum * self.dt))
-        return self.stationary_std * np.sqrt((1 - kept_variance).astype(np.float64))
+        kept_variance = np.exp(-2 * self.thetas_cumsum * self.dt)
+        variance = (1 - _round32(kept_variance)).astype(np.float64)
+        # The first of thousands of steps would be rounded to no noise, by which scores divide.
+        variance = np.where(variance > 0, variance, 1 - kept_variance)
+        return self.stationary_std * np.sqrt(variance)
 
     @functools.cached_property
     def decays(self) -> np.ndarray:
