@@ -404,3 +404,18 @@ def test_metadata_is_plain_json_on_disk(tmp_path):
     assert json.loads((tmp_path / "3" / "metadata" / "metadata").read_text()) == {
         "versions": {"jax": "1"}
     }
+
+
+def test_steps_removed_meanwhile_cost_no_later_one(tmp_path):
+    folder = tmp_path / "checkpoints"
+    with RunCheckpoints(folder, keep=2) as checkpoints:
+        for step in (1, 2):
+            shutil.rmtree(folder)
+            checkpoints.save(step, make_state(step), {"batches": step})
+            checkpoints.wait()
+    with RunCheckpoints(folder, keep=2) as checkpoints:
+        assert checkpoints.restore_latest(shapes(make_state()))[0] == 2
+    with RunCheckpoints(folder, keep=2) as checkpoints:
+        shutil.rmtree(tmp_path)
+        with pytest.raises(CheckpointError, match="Step 3 could not be written"):
+            checkpoints.save(3, make_state(3), {})

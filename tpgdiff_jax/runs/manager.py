@@ -177,6 +177,7 @@ class RunCheckpoints:
         try:
             if self._are_apart:
                 items[STATE] = ocp.args.PyTreeSave(state := on_first_host(state))
+            self._folder.mkdir(exist_ok=True)  # somebody may have removed it, but not the run's
             check_space(self._folder, state)
             # `force`: the caller decides when to save, orbax would skip what it finds untimely.
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
