@@ -1,6 +1,9 @@
 """A run's folder belongs to one configuration, and to one program at a time."""
 
+import io
 import json
+import os
+import tempfile
 
 import pytest
 
@@ -18,6 +21,13 @@ def test_two_programs_do_not_train_in_one_folder(tmp_path):
         pass
     with only_run(tmp_path):  # free again
         pass
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full device here")
+def test_a_full_disk_is_said_before_anything_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: io.FileIO("/dev/full", "w"))
+    with pytest.raises(UserError, match=r"\(No space left on device\)\. Check free space"):
+        prepare_workdir(base_config(), tmp_path / "run")
 
 
 def test_sources_may_move_but_not_change(tmp_path):

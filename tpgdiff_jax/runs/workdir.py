@@ -13,6 +13,8 @@ from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
 from tpgdiff_jax.reporting.files import write_text
 from tpgdiff_jax.reporting.locks import held
 
+_NEEDED = 2**16  # bytes; what a start writes takes less
+
 
 def prepare_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Make the run's folder, or check that the run in it is this one.
@@ -44,11 +46,12 @@ def check_writable(workdir: pathlib.Path) -> None:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir, prefix="."):
-            pass
+        with tempfile.TemporaryFile(dir=workdir, prefix=".") as file:
+            file.write(bytes(_NEEDED))  # a full disk still makes files
     except OSError as error:
         raise UserError(
-            f"--workdir={workdir} cannot be written ({error.strerror}); choose another folder."
+            f"--workdir={workdir} cannot be written ({error.strerror}). Check free space and "
+            "permissions, or choose another folder."
         ) from error
 
 
