@@ -1,10 +1,12 @@
 """Both stages of an experiment in one program, on eight devices: trained, scored, published."""
 
+import errno
 import json
 import os
 import shutil
 import signal
 import tempfile
+import types
 
 import numpy as np
 import pytest
@@ -145,6 +147,18 @@ def test_weights_for_stage_two_that_do_not_fit_are_refused_before_stage_one(conf
     with pytest.raises(UserError, match=r"start\.safetensors"):
         experiment.train(config, tmp_path / "run")
     assert not list((tmp_path / "run").rglob("metrics.jsonl"))
+
+
+def test_a_full_disk_at_the_end_is_a_sentence(tiny_config, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name, instead in (("_publish", full), ("averaged", dict), ("_on_host", lambda *_: {})):
+        monkeypatch.setattr(experiment, name, lambda *_, instead=instead: instead())
+    stage, state = types.SimpleNamespace(config=tiny_config), types.SimpleNamespace(step=4)
+    words = r"run\.safetensors cannot be written: No space left on device\. Check free space"
+    with pytest.raises(RunStoppedError, match=words):
+        experiment.publish(stage, state, None, tmp_path / "run.safetensors")
 
 
 @pytest.mark.parametrize("stage", ["diffusion", "both"])

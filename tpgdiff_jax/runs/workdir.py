@@ -69,6 +69,22 @@ def check_same_run(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
+def writing(what: object) -> Iterator[None]:
+    """Say in a sentence that a part of a run cannot be written.
+
+    Raises:
+      RunStoppedError: as said.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunStoppedError(
+            f"{what} cannot be written: {error.strerror or error}. Check free space and "
+            "permissions, then start the same command again."
+        ) from error
+
+
+@contextlib.contextmanager
 def only_run(workdir: pathlib.Path) -> Iterator[None]:
     """Hold a run's folder for this program alone while it trains; the first process does for all.
 

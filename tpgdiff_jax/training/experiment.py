@@ -23,7 +23,7 @@ from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs.keeping import TEST
 from tpgdiff_jax.runs.preemption import Preemption
 from tpgdiff_jax.runs.reading import gather
-from tpgdiff_jax.runs.workdir import check_same_run, prepare_workdir
+from tpgdiff_jax.runs.workdir import check_same_run, prepare_workdir, writing
 from tpgdiff_jax.stores.places import shown
 from tpgdiff_jax.training import setup
 from tpgdiff_jax.training import train as training
@@ -164,7 +164,8 @@ def publish(
     """
     params = _on_host(averaged(state, stage.config), mesh)
     if jax.process_index() == writer:
-        _publish(stage, params, int(state.step), path, is_new, dtype)
+        with writing(shown(path)):
+            _publish(stage, params, int(state.step), path, is_new, dtype)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"published {path.name}")  # the next stage reads it
 
@@ -249,13 +250,15 @@ def score(
         if jax.process_index() == 0:
             print(f"\nStage one, {source.unit} not trained on:\n\n{scores.table()}\n")
             print(", ".join(f"{k} {v:.4f}" for k, v in scores.metrics().items()), flush=True)
-            scores.write(workdir / REPORT)
+            with writing(shown(workdir / REPORT)):
+                scores.write(workdir / REPORT)
         return
     variables = {"params": params, "frozen": frozen}
     report = Report(evaluate(variables, config, source, mesh=mesh, **limits))
     if jax.process_index() != 0:
         return
-    picture = report.write(workdir / REPORT)
+    with writing(shown(workdir / REPORT)):
+        picture = report.write(workdir / REPORT)
     print(f"\n{config.eval.sampler}, {config.eval.steps} steps, {source.unit} not trained on:\n")
     print(report.table())
     print(f"\nPicture (degraded | restored | truth): {shown(picture)}", flush=True)

@@ -1,11 +1,11 @@
 """What a run tells its user while it works: progress, metrics, pictures, events."""
 
-import contextlib
 import datetime
 import math
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,9 @@ from absl import logging
 
 from tpgdiff_jax.data.images import write_image
 from tpgdiff_jax.reporting import json_lines
-from tpgdiff_jax.reporting.errors import RunStoppedError
 from tpgdiff_jax.reporting.files import write_text
 from tpgdiff_jax.reporting.progress import Progress, log, time_left
+from tpgdiff_jax.runs.workdir import writing
 from tpgdiff_jax.training.tensorboard import EventFile
 
 
@@ -134,15 +134,8 @@ class RunReport:
                 self._metrics.close()
                 self._board.close()
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise RunStoppedError(
-                f"The reports of --workdir={self._workdir} cannot be written: {error.strerror}. "
-                "Check free space and permissions, then start the same command again."
-            ) from error
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing(f"The reports of --workdir={self._workdir}")
 
 
 def drop_lines_after(path: pathlib.Path, step: int) -> None:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from tpgdiff_jax.reporting import json_text
 from tpgdiff_jax.reporting.errors import RunStoppedError
 from tpgdiff_jax.reporting.files import write_text
+from tpgdiff_jax.runs.workdir import writing
 
 
 class NonFiniteError(RunStoppedError):
@@ -126,7 +127,8 @@ class Watch:
     def _write(self, record: StepRecord) -> pathlib.Path:
         suffix = f"_{jax.process_index()}" if jax.process_count() > 1 else ""
         path = self._workdir / f"bad_step_{record.step}{suffix}.json"
-        write_text(path, json_text.dumps(record.described(self._config), indent=2) + "\n")
+        with writing(path):
+            write_text(path, json_text.dumps(record.described(self._config), indent=2) + "\n")
         return path
 
 
