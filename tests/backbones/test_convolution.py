@@ -13,7 +13,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tpgdiff_jax.backbones import xla_convolution
-from tpgdiff_jax.backbones.convolution import Conv, Conv3x3, Dense, conv3x3
+from tpgdiff_jax.backbones.convolution import Conv, Conv3x3, Dense, convolve
 from tpgdiff_jax.backbones.xla_convolution import blocked_kernel_gradient
 
 SMALL = [(2, 8, 8, 4, 6), (1, 5, 7, 3, 8), (3, 1, 1, 2, 2), (1, 1, 9, 5, 3), (1, 40, 40, 63, 8)]
@@ -52,7 +52,7 @@ def operands(shape, dtype=jnp.float32, seed: int = 0):
 @pytest.mark.parametrize("shape", SMALL + BLOCKED)
 def test_value_and_both_gradients_equal_xlas(assert_near, shape):
     x, kernel, dy = operands(shape)
-    found = value_and_gradients(conv3x3, x, kernel, dy)
+    found = value_and_gradients(convolve, x, kernel, dy)
     expected = value_and_gradients(native, x, kernel, dy)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == jnp.float32
@@ -104,7 +104,7 @@ def test_wide_layers_at_high_resolution_use_the_blocked_form_on_cpus(monkeypatch
 @pytest.mark.parametrize("shape", [(2, 8, 8, 4, 6), (2, 32, 32, 64, 64)])
 def test_bfloat16_keeps_its_type_and_sums_in_float32(assert_near, shape):
     x, kernel, dy = operands(shape, jnp.bfloat16)
-    found = value_and_gradients(conv3x3, x, kernel, dy)
+    found = value_and_gradients(convolve, x, kernel, dy)
     exact = value_and_gradients(native, *(a.astype(jnp.float32) for a in (x, kernel, dy)))
     for ours, reference in zip(found, exact, strict=True):
         assert ours.dtype == jnp.bfloat16
@@ -125,7 +125,7 @@ def test_the_blocked_gradient_sums_its_blocks_in_float32(monkeypatch):
 def test_vmap_gives_each_example_its_own_gradient(assert_near, shape):
     parts = [operands(shape, seed=seed) for seed in range(3)]
     stacked = (jnp.stack(part) for part in zip(*parts, strict=True))
-    together = jax.jit(jax.vmap(functools.partial(value_and_gradients, conv3x3)))(*stacked)
+    together = jax.jit(jax.vmap(functools.partial(value_and_gradients, convolve)))(*stacked)
     for i, part in enumerate(parts):
         for ours, theirs in zip(together, value_and_gradients(native, *part), strict=True):
             assert_near(ours[i], theirs, 1e-5)
@@ -145,7 +145,7 @@ def test_sharded_batches_give_the_same_gradients(assert_near, make_mesh, shape, 
     mesh = make_mesh(data=sizes[0], spatial=sizes[1])
     images, whole = NamedSharding(mesh, spec), NamedSharding(mesh, PartitionSpec())
     found = value_and_gradients(
-        conv3x3,
+        convolve,
         jax.device_put(x, images),
         jax.device_put(kernel, whole),
         jax.device_put(dy, images),

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from tpgdiff_jax.backbones.convolution import conv3x3
+from tpgdiff_jax.backbones.convolution import convolve
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.distributed import batches, sharding
 from tpgdiff_jax.models import tpgdiff
@@ -84,15 +84,15 @@ def test_the_rows_asked_for_are_enough_for_right_gradients(
     pads = ((1, 1), (1, 1)) if stride == 2 else "SAME"
 
     def run(x, kernel, dy):
-        def convolve(x, kernel):
+        def layer(x, kernel):
             if (size, stride) == (3, 1):
-                return conv3x3(x, kernel)
+                return convolve(x, kernel)
             numbers = ("NHWC", "HWIO", "NHWC")
             return jax.lax.conv_general_dilated(
                 x, kernel, (stride, stride), pads, dimension_numbers=numbers
             )
 
-        y, vjp = jax.vjp(convolve, x, kernel)
+        y, vjp = jax.vjp(layer, x, kernel)
         return y, *vjp(dy)
 
     m = mesh(spatial=spatial)

@@ -17,12 +17,12 @@ from absl import logging
 logging.set_verbosity(logging.INFO)
 import jax.numpy as jnp
 from tpgdiff_jax import native
-from tpgdiff_jax.backbones.convolution import conv3x3
+from tpgdiff_jax.backbones.convolution import convolve
 try:
     native.choose(sys.argv[1])
 except ValueError as error:
     sys.exit(f"refused: {error}")
-print(float(conv3x3(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, 1, 1, 0]))
+print(float(convolve(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, 1, 1, 0]))
 """
 
 

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tpgdiff_jax import native
 from tpgdiff_jax.backbones import convolution, products
-from tpgdiff_jax.backbones.convolution import conv3x3, convolve
+from tpgdiff_jax.backbones.convolution import convolve
 from tpgdiff_jax.backbones.products import gram, pointwise
 from tpgdiff_jax.native import choice
 
@@ -139,7 +139,7 @@ def test_what_follows_a_convolution_is_fused_with_it(assert_near, dtype, silu, h
 
 def test_a_bfloat16_kernel_gets_a_bfloat16_gradient():
     (x, kernel, _, dy), _ = operands("3x3", SHAPES[0], jnp.bfloat16)
-    found = value_and_gradients(conv3x3, x, kernel.astype(jnp.bfloat16), dy)
+    found = value_and_gradients(convolve, x, kernel.astype(jnp.bfloat16), dy)
     assert {a.dtype.name for a in found} == {"bfloat16"}
 
 
@@ -157,10 +157,10 @@ def test_nan_and_infinity_spread_as_in_xla(silu):
 def test_vmap_merges_images_into_one_call(assert_near):
     (x, kernel, _, _), _ = operands("3x3", (6, 8, 7, 4, 8), jnp.float32)
     stacked = jnp.moveaxis(x.reshape(3, 2, 8, 7, 4), 0, 1)
-    program = jax.jit(jax.vmap(conv3x3, in_axes=(1, None), out_axes=1))
+    program = jax.jit(jax.vmap(convolve, in_axes=(1, None), out_axes=1))
     assert program.lower(stacked, kernel).as_text().count("@tpgdiff_onednn_convolution") == 1
     assert_near(
-        jnp.moveaxis(program(stacked, kernel), 1, 0).reshape(6, 8, 7, 8), conv3x3(x, kernel), 1e-6
+        jnp.moveaxis(program(stacked, kernel), 1, 0).reshape(6, 8, 7, 8), convolve(x, kernel), 1e-6
     )
 
 
@@ -169,7 +169,7 @@ def test_vmap_over_kernels_and_gradients_of_each_example(assert_near):
     x, dy = x[:, None], dy[:, None]
     kernels = jnp.stack([kernel, 2 * kernel, -kernel])
     for in_axes, second in (((0, 0, 0), kernels), ((0, None, 0), kernel)):
-        function = functools.partial(value_and_gradients, conv3x3)
+        function = functools.partial(value_and_gradients, convolve)
         together = jax.jit(jax.vmap(function, in_axes=in_axes))(x, second, dy)
         for i in range(3):
             alone = function(x[i], second[i] if in_axes[1] == 0 else second, dy[i])
@@ -221,7 +221,7 @@ def test_programs_over_several_devices_run_through_xla(make_mesh, spec):
     mesh = make_mesh(data=2, spatial=4)
     x = jax.device_put(x, NamedSharding(mesh, spec))
     kernel = jax.device_put(kernel, NamedSharding(mesh, PartitionSpec()))
-    lowered = jax.jit(conv3x3).lower(x, kernel)
+    lowered = jax.jit(convolve).lower(x, kernel)
     assert not any(target in lowered.as_text() for target in TARGETS)
     assert "all-gather" not in lowered.compile().as_text()
 
@@ -230,10 +230,10 @@ def test_each_device_calls_onednn_on_its_own_part(assert_near, make_mesh):
     (x, kernel, _, _), _ = operands("3x3", (8, 8, 8, 4, 6), jnp.float32)
     mesh = make_mesh(data=8)
     specs = (PartitionSpec("data"), PartitionSpec())
-    local = jax.shard_map(conv3x3, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=False)
+    local = jax.shard_map(convolve, mesh=mesh, in_specs=specs, out_specs=specs[0], check_vma=False)
     lowered = jax.jit(local).lower(x, kernel)
     assert TARGETS[0] in lowered.as_text()
-    assert_near(jax.jit(local)(x, kernel), conv3x3(x, kernel), 1e-6)
+    assert_near(jax.jit(local)(x, kernel), convolve(x, kernel), 1e-6)
 
 
 def test_programs_of_other_platforms_do_not_know_onednn():
@@ -249,13 +249,13 @@ def test_programs_of_other_platforms_do_not_know_onednn():
 def test_other_dtypes_run_through_xla(dtype):
     with jax.enable_x64(True):
         x, kernel = jnp.ones((1, 4, 4, 2), dtype), jnp.ones((3, 3, 2, 2), dtype)
-        lowered = jax.jit(conv3x3).lower(x, kernel)
+        lowered = jax.jit(convolve).lower(x, kernel)
         assert TARGETS[0] not in lowered.as_text()
-        assert jax.jit(conv3x3)(x, kernel).dtype == dtype
+        assert jax.jit(convolve)(x, kernel).dtype == dtype
 
 
 def test_empty_batches_run_through_xla():
-    assert conv3x3(jnp.zeros((0, 4, 4, 2)), jnp.ones((3, 3, 2, 5))).shape == (0, 4, 4, 5)
+    assert convolve(jnp.zeros((0, 4, 4, 2)), jnp.ones((3, 3, 2, 5))).shape == (0, 4, 4, 5)
 
 
 def test_what_onednn_refuses_runs_through_xla_and_is_said_once(assert_near, caplog, monkeypatch):
@@ -263,7 +263,7 @@ def test_what_onednn_refuses_runs_through_xla_and_is_said_once(assert_near, capl
     monkeypatch.setattr(library, "describe", lambda *_: (False, "too odd"))
     (x, kernel, _, _), _ = operands("3x3", (1, 5, 6, 2, 3), jnp.float32)
     with caplog.at_level("INFO", logger="absl"):
-        for program in (jax.jit(lambda x, k: conv3x3(x, k)), jax.jit(lambda x, k: conv3x3(x, k))):
+        for program in (jax.jit(lambda x, k: convolve(x, k)), jax.jit(lambda x, k: convolve(x, k))):
             assert TARGETS[0] not in program.lower(x, kernel).as_text()
     assert sum("too odd" in record.message for record in caplog.records) == 1
 
@@ -273,7 +273,7 @@ def test_the_chosen_way_is_what_programs_are_compiled_to(assert_near):
     answers = {}
     for way in ("xla", "auto"):
         native.choose(way)
-        program = jax.jit(lambda x, k: conv3x3(x, k))
+        program = jax.jit(lambda x, k: convolve(x, k))
         assert (TARGETS[0] in program.lower(x, kernel).as_text()) == (way == "auto")
         answers[way] = program(x, kernel)
     assert_near(answers["auto"], answers["xla"], 1e-6)

@@ -148,11 +148,6 @@ def _kernel_form(stride, padding, size, has_bias, dtype):
     return form
 
 
-def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolve [B, H, W, C] with a kernel [3, 3, C, O], stride 1, zero padding 1."""
-    return convolve(x, kernel)
-
-
 def _kernel_of(parameter: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Round a parameter of an unusual type; float32 ones are rounded where they are used."""
     return parameter if parameter.dtype == jnp.float32 else parameter.astype(dtype)

@@ -9,11 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from tpgdiff_jax.backbones.conv_tower import ConvTower
-from tpgdiff_jax.backbones.vgg import Vgg16
 from tpgdiff_jax.backbones.vit import ClipImageTower
-
-# What may teach: anything that turns a view [B, S, S, 3] into a vector [B, features].
-Teacher = ClipImageTower | Vgg16
 
 
 class SemanticPrior(nn.Module):
