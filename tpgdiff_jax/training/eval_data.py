@@ -61,6 +61,7 @@ def _files(source: Source) -> set[str]:
 
     def real(path: str) -> str:
         folder, name = os.path.split(path)
-        return os.path.realpath(path) if os.path.islink(path) else f"{real_folder(folder)}/{name}"
+        is_link = os.path.islink(path)
+        return os.path.realpath(path) if is_link else os.path.join(real_folder(folder), name)
 
     return {real(os.path.join(source.root, name)) for name in names}
