@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tpgdiff_jax.data import sources
 from tpgdiff_jax.data.folders import list_images
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.data.sources import PhotoFolder
@@ -195,3 +196,14 @@ def test_all_photos_failing_to_decode_stops_instead_of_looping(tmp_path):
     photos = PhotoFolder(tmp_path)
     with pytest.raises(ValueError, match=r"None of the .*broken\.jpg"):
         photos[0]
+
+
+def test_headers_of_many_files_are_read_in_parts_and_told_of(folder, monkeypatch, caplog):
+    paths = [path for path in sorted(folder.rglob("*.*")) if path.is_file()] * 3
+    caplog.set_level(logging.INFO)
+    whole = sources.scan_sizes(paths)
+    assert "reading headers" not in caplog.text
+    monkeypatch.setattr(sources, "_MANY", 2)
+    monkeypatch.setattr(sources, "_TOGETHER", 2)
+    assert sources.scan_sizes(paths) == whole
+    assert f"reading headers: {len(paths)} of {len(paths)} files" in caplog.text

@@ -22,10 +22,13 @@ from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.pictures.kinds import EXTENSIONS
 from tpgdiff_jax.data.skipped import SkipReport
 from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.progress import Progress
 
 _NEEDED_BY = "data.crop_size or scores need"
 _END_BYTES = 2**16  # of a large file, at each end
 _SCAN_THREADS = 8  # headers are read in parallel: on network drives each waits
+_TOGETHER = 4096  # headers asked for at once: what waits takes 2 KB of memory each
+_MANY = 20_000  # headers take so long that a reader wants to know how far they are
 
 
 class Source(abc.ABC):
@@ -262,8 +265,15 @@ def scan_sizes(paths: Sequence[pathlib.Path]) -> list[tuple[int, int] | str]:
         except UnreadableImageError as error:
             return error.reason
 
-    with ThreadPoolExecutor(_SCAN_THREADS) as pool:
-        return list(pool.map(scan, paths))
+    found: list[tuple[int, int] | str] = []
+    with (
+        Progress(len(paths), "reading headers", unit="file", speaks=len(paths) >= _MANY) as bar,
+        ThreadPoolExecutor(_SCAN_THREADS) as pool,
+    ):
+        for start in range(0, len(paths), _TOGETHER):
+            found += pool.map(scan, paths[start : start + _TOGETHER])
+            bar.advance(len(found) - start)
+    return found
 
 
 def too_small(size: tuple[int, int], min_size: int) -> str | None:
