@@ -47,7 +47,7 @@ def test_sources_are_written_as_text(text, spec):
     assert parse_source(text) == spec
 
 
-@pytest.mark.parametrize("text", ["/data/clean", "photos:", ""])
+@pytest.mark.parametrize("text", ["/data/clean", "photos:", "", "tfds_photos:/data::coco"])
 def test_other_texts_are_refused(text):
     with pytest.raises(ValueError, match=r"is not of the form KIND:PATH"):
         parse_source(text)

@@ -19,11 +19,11 @@ from tpgdiff_jax.reporting.errors import UserError
 _WEIGHT = r"(?:\*(?P<weight>-?[\d.]+))?"
 # Only TFDS sets have names and splits: folders of others may be called `user@firm` or `a::b`.
 _TFDS = re.compile(
-    r"(?P<kind>tfds_\w+):(?P<path>.+?)(?:::(?P<name>[^@*]+))?(?:@(?P<split>[^@*]+))?" + _WEIGHT
+    r"(?P<kind>tfds_\w+):(?P<path>.+?)(?:::(?P<name>[^@*]+))?@(?P<split>[^@*]+)" + _WEIGHT
 )
 _SPEC = re.compile(r"(?P<kind>\w+):(?P<path>.+?)(?:\?(?P<keys>\w+=[^?]*?))?" + _WEIGHT)
 _YES_NO = {"yes": True, "no": False}
-_FORMS = "KIND:PATH[*WEIGHT], tfds_KIND:PATH[::NAME][@SPLIT][*WEIGHT] or pairs:PATH?KEY=VALUE&..."
+_FORMS = "KIND:PATH[*WEIGHT], tfds_KIND:PATH[::NAME]@SPLIT[*WEIGHT] or pairs:PATH?KEY=VALUE&..."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class TrainingData:
 
 
 def parse_source(text: str, key: str = "data.train_sources") -> dict[str, Any]:
-    """Read KIND:PATH[*WEIGHT], of TFDS KIND:PATH[::NAME][@SPLIT][*WEIGHT].
+    """Read KIND:PATH[*WEIGHT], of TFDS KIND:PATH[::NAME]@SPLIT[*WEIGHT].
 
     Examples: `photos:/data/clean`, `pairs:/data/rain*0.5`, `tfds_pairs:/data/tfds@train`,
     `tfds_photos:/data/tfds::coco/2017@train`, and of pairs with other names than LQ and GT

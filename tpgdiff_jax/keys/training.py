@@ -29,7 +29,7 @@ DATA = Group(
         (),
         tuple_of(text()),
         "more sources, each KIND:PATH[*WEIGHT], of pairs also pairs:PATH?lq=FOLDER&gt=FOLDER, of "
-        "TFDS KIND:PATH[::NAME][@SPLIT]; kinds: photos pairs record_photos record_pairs "
+        "TFDS KIND:PATH[::NAME]@SPLIT; kinds: photos pairs record_photos record_pairs "
         "tfds_photos tfds_pairs",
         example=("pairs:/data/rain",),
     ),
