@@ -47,8 +47,8 @@ def _read_all(source) -> None:
 def test_good_photos_are_found_and_bad_ones_listed(folder):
     photos = PhotoFolder(folder, min_size=32)
     decoded = [photos[i] for i in range(len(photos))]
-    used = {p.name for p, image in zip(photos.paths, decoded, strict=True) if image is not None}
-    assert used == {"a.jpg", "b.png", "grey.png"}
+    used = {name for name, image in zip(photos.names, decoded, strict=True) if image is not None}
+    assert used == {"a.jpg", "b.png", "deeper/grey.png"}
     bad = {name.removeprefix(f"{folder}/"): why for name, why in photos.report.items().items()}
     assert bad == {
         "text.png": "not an image, whatever its name says",

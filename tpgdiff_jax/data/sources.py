@@ -185,7 +185,7 @@ class PhotoFolder(Source):
 
     Attributes:
       folder: where they are.
-      paths: the usable files.
+      names: of the usable files, relative to the folder.
     """
 
     def __init__(
@@ -211,38 +211,38 @@ class PhotoFolder(Source):
         if not self.folder.is_dir():
             raise UserError(f"Photo folder {self.root!r} does not exist or is no folder.")
         listing = list_images(self.folder)
-        found = [self.folder / name for name in listing.names]
-        self.found = len(found) + len(listing.troubles)
+        self.found = len(listing.names) + len(listing.troubles)
         for name, reason in listing.troubles.items():
             self._skip(self.folder / name, reason)
-        if not found:
+        if not listing.names:
             besides = f" but {listing.left_out()}" if listing.left_out() else ""
             raise UserError(
                 f"Photo folder {self.root!r} holds no image files ({', '.join(EXTENSIONS)})"
                 f"{besides}; put photos there or name another folder."
             )
-        self.paths: list[pathlib.Path] = []
-        for path, size in zip(found, scan_sizes(found), strict=True):
+        self.names: list[str] = []
+        sizes = scan_sizes([self.folder / name for name in listing.names])
+        for name, size in zip(listing.names, sizes, strict=True):
             reason = size if isinstance(size, str) else too_small(size, min_size)
             if reason:
-                self._skip(path, reason)
+                self._skip(self.folder / name, reason)
             else:
-                self.paths.append(path)
-        if not self.paths:
+                self.names.append(name)
+        if not self.names:
             raise UserError(
-                f"None of the {len(found)} image files in {self.root!r} is usable: "
+                f"None of the {len(listing.names)} image files in {self.root!r} is usable: "
                 f"{self.report.describe(self.report.items(self.root))}"
             )
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.names)
 
     def name(self, index: int) -> str:
         """Return a photo's path relative to the folder."""
-        return self.paths[index].relative_to(self.folder).as_posix()
+        return self.names[index]
 
     def _read(self, index: int) -> np.ndarray:
-        return read_rgb(self.paths[index])
+        return read_rgb(self.folder / self.names[index])
 
 
 def file_identity(path: str | os.PathLike) -> str:
