@@ -54,6 +54,8 @@ def test_pairs_and_test_sets_are_those_of_the_store(store, put):
     np.testing.assert_array_equal(source[0]["gt"], png(ord("a"))[0])
     spec = SetSpec(name="rain", folder="rain")
     assert [item.name for item in open_set(spec, store("sets")).items] == ["a.png", "b.png"]
+    spec = SetSpec(name="rain", folder=".")
+    assert len(open_set(spec, store("sets/rain")).items) == 2
     with pytest.raises(AbsentSetError, match=r"haze: nothing lies there"):
         open_set(SetSpec(name="haze", folder="haze"), store("sets"))
 

@@ -85,7 +85,7 @@ def _folder(spec: SetSpec, root: pathlib.Path) -> pathlib.Path:
     below = pathlib.PurePath(spec.folder)
     try:
         if is_url(root) and not (is_url(below) or below.is_absolute()):
-            return here(join(root, spec.folder))
+            return here(join(root, "/".join(below.parts)))  # "." is the root itself
         return here(root) / here(spec.folder)
     except NothingThereError as error:
         source = spec.source or "wherever it was made"
