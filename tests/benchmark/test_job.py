@@ -211,6 +211,29 @@ def test_a_truncated_truth_costs_one_image(run_job, benchmarks, plain_rows, tmp_
     assert all("psnr" in row for name, row in rows.items() if name != "1.png")
 
 
+@pytest.mark.parametrize("side", [100, 50])
+def test_a_picture_that_changes_its_size_while_a_job_runs_costs_one_image(
+    run_job, benchmarks, tmp_path, monkeypatch, side
+):
+    root = tmp_path / "root"
+    shutil.copytree(benchmarks, root)
+    find = job.read_stamps
+
+    def then_change(*args):  # between the look at all files and the reading of each
+        found = find(*args)
+        Image.new("RGB", (side, side)).save(root / "pairs/LQ/1.png")
+        return found
+
+    monkeypatch.setattr(job, "read_stamps", then_change)
+    predictions = Predictions(benchmarks / "pairs/LQ", ["pairs"])
+    sets = ({"name": "pairs", "folder": "pairs"},)
+    run_job(tmp_path / "job", system=None, predictions=predictions, root=str(root), sets=sets)
+    rows = read_rows(tmp_path / "job" / ROWS)
+    errors = [row["error"] for row in rows.values() if "error" in row]
+    assert len(rows) == 5
+    assert errors == [f"{root}/pairs/LQ/1.png: has another size than when the job began"]
+
+
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_processes_share_the_work_evenly_and_leave_nothing_out(processes):
     def task(size, index):

@@ -17,6 +17,7 @@ from tpgdiff_jax.data.degradations.coding import jpeg
 from tpgdiff_jax.data.degradations.mix import degrade, parse
 from tpgdiff_jax.data.folders import check_side
 from tpgdiff_jax.data.images import cut_like, read_rgb
+from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.evaluation.protocols import (
     PROTOCOLS,
     Protocol,
@@ -172,7 +173,7 @@ class Item:
           (degraded, true) uint8 [H, W, 3]; the truth is None in unpaired sets.
 
         Raises:
-          UnreadableImageError: a file that is damaged.
+          UnreadableImageError: a file that is damaged, or has changed its size.
         """
         lq, gt = (None if path is None else read_rgb(path) for path in (self.lq, self.gt))
         if self.spec.centre_crop and lq is not None and gt is not None:
@@ -180,6 +181,9 @@ class Item:
         lq, gt = (
             None if image is None else centre_cropped(self.protocol, image) for image in (lq, gt)
         )
+        for path, image in ((self.lq, lq), (self.gt, gt)):
+            if image is not None and image.shape[:2] != self.size:
+                raise UnreadableImageError(path, "has another size than when the job began")
         if self.spec.layout == "clean":
             lq = gt
             if self.spec.recipe:
