@@ -14,6 +14,7 @@ from tpgdiff_jax.benchmark.report.tables import short_table
 from tpgdiff_jax.benchmark.run import run_benchmark
 from tpgdiff_jax.benchmark.sets import SetSpec
 from tpgdiff_jax.benchmark.settings import read_settings
+from tpgdiff_jax.benchmark.work import kept_name
 from tpgdiff_jax.distributed.sharding import make_mesh
 
 NAME = b"caf\xe9"  # Latin-1
@@ -69,3 +70,11 @@ def test_seeds_come_from_the_names_bytes(root):
     noisy = np.clip(gt + 25.0 * rng.standard_normal(gt.shape), 0, 255)
     np.testing.assert_array_equal(lq, np.round(noisy).astype(np.uint8))
     assert len(content_hash(opened.items)) == 64
+
+
+def test_the_result_of_an_image_has_a_name_that_files_can_have():
+    assert [kept_name(f"s/a.{suffix}") for suffix in ("png", "jpg")] == ["s/a.png", "s/a.jpg.png"]
+    for suffix in ("jpg", "png", "jpeg"):
+        name = kept_name("s/" + "\u96e8" * 83 + f".{suffix}")
+        assert name.endswith(".png")
+        assert len(name.encode()) <= 2 + 255

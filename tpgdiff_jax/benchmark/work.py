@@ -1,6 +1,7 @@
 """Divide images among processes and buckets, and read them."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,6 +17,8 @@ from tpgdiff_jax.evaluation.protocols import centre_cropped
 from tpgdiff_jax.inference.batch import name_hashes
 from tpgdiff_jax.inference.sizes import alike, padded_to
 from tpgdiff_jax.reporting.errors import UserError
+
+_LONGEST_NAME = 255  # bytes of a file's name, on nearly all file systems
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,9 +213,14 @@ class Predictions:
 def kept_name(image: str) -> str:
     """Return the name under which the result of an image is kept: its whole name, as a PNG.
 
-    The suffix stays, so that `a.jpg` and `a.png` of one set do not become one file.
+    The suffix stays, so that `a.jpg` and `a.png` of one set do not become one file; it goes where
+    no file can have so long a name.
     """
-    return image if pathlib.PurePath(image).suffix == ".png" else f"{image}.png"
+    path = pathlib.PurePath(image)
+    is_short = len(os.fsencode(path.name)) + len(".png") <= _LONGEST_NAME
+    if path.suffix != ".png" and is_short:
+        return f"{image}.png"
+    return str(path.with_suffix(".png"))
 
 
 def _stem(name: str) -> str:
