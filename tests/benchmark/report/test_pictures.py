@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from tpgdiff_jax.benchmark.report.pictures import chosen_pictures
+from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 
 
 @dataclasses.dataclass
@@ -57,6 +58,17 @@ def test_no_image_is_both_worst_and_best():
         *(("worst", "a"), ("worst", "c")),
         ("best", "b"),
     ]
+
+
+def test_a_picture_that_was_damaged_since_costs_no_report(caplog):
+    def restored(variant, item):
+        if item.name == "a":
+            raise UnreadableImageError("job/a.png", "truncated")
+        return np.zeros((*item.size, 3), np.uint8)
+
+    found = choose([row("a", 20.0), row("b", 30.0)], [Item("a"), Item("b")], restored)
+    assert [p.row["image"] for p in found] == ["b"]
+    assert "a is not shown: job/a.png: truncated" in caplog.text
 
 
 def test_images_without_a_score_are_neither_worst_nor_best():

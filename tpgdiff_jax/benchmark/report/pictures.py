@@ -6,10 +6,13 @@ import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from absl import logging
 from PIL import Image
 
 from tpgdiff_jax.benchmark.rows import Row
 from tpgdiff_jax.benchmark.sets import Item, OpenSet
+from tpgdiff_jax.data.pictures.errors import UnreadableImageError
+from tpgdiff_jax.reporting.files import printable
 
 _EACH = 2  # so many worst and so many best images of a set
 _SIDE = 360  # pixels, at most
@@ -64,9 +67,12 @@ def chosen_pictures(
     for group in groups.values():
         for rank, row in _ranked(group):
             item = items[row["set"], row["image"]]
-            output = restored(row["variant"], item)
-            if output is not None:
-                found.append(_picture(row, rank, item, output, seed))
+            try:
+                output = restored(row["variant"], item)
+                if output is not None:
+                    found.append(_picture(row, rank, item, output, seed))
+            except (UnreadableImageError, OSError) as error:  # must not cost the report
+                logging.warning("%s is not shown: %s", printable(item.name), error)
     return found
 
 
