@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -684,3 +685,24 @@ def test_a_cloud_is_brighter_where_the_light_comes_from(monkeypatch):
     assert image[85] > image[115] + 0.01
     # And the ground is darker where the shadow falls.
     assert image[100 - 60] > image[100 + 60]
+
+
+def test_a_long_frame_gets_its_streaks_in_parts_that_fit_together(monkeypatch):
+    image = photo()[:90]
+    for seed in range(8):
+        params = rain.sample_rain(np.random.default_rng(seed), 4.0) | {"style": "streaks"}
+        whole = rain.rain(image, **params)
+        with monkeypatch.context() as patched:
+            patched.setattr(rain, "_LONGEST", 64)
+            np.testing.assert_allclose(rain.rain(image, **params), whole, atol=1e-3)
+
+
+def test_rain_on_a_panorama_needs_no_square_of_its_length():
+    panorama = np.full((16, 24_000, 3), 0.5, np.float32)
+    params = rain.sample_rain(np.random.default_rng(1), 1.0) | {"style": "streaks", "layers": 1}
+    tracemalloc.start()
+    try:
+        rain.rain(panorama, **params)
+        assert tracemalloc.get_traced_memory()[1] < 2**29  # the square would take 4 GiB
+    finally:
+        tracemalloc.stop()

@@ -1,12 +1,15 @@
 """What falls between the scene and the camera: rain."""
 
 import dataclasses
+import itertools
 
 import cv2
 import numpy as np
 import scipy.ndimage
 
 from tpgdiff_jax.data.degradations.image_ops import geometric_ramp, ramp, splat
+
+_LONGEST = 8192  # pixels: longer frames get streaks in parts, for a square round them is too large
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,19 +152,48 @@ def _streaks(
     count = round(coverage * side * side / area)
     # Drawn drop by drop, so that denser rain keeps the streaks of lighter rain.
     drops = rng.random((count, 3), dtype=np.float32)
-    rows, columns = ((drops[:, i] * side).astype(np.intp) for i in range(2))
-    points = splat(rows, columns, np.float32(0.3) + np.float32(0.7) * drops[:, 2], side, side)
+    places = (drops[:, :2] * side).astype(np.intp)
+    light = np.float32(0.3) + np.float32(0.7) * drops[:, 2]
     # Two boxes one after the other: flat in the middle, fading at both ends.
     long, short = max(1, round(0.75 * length)), max(1, round(0.4 * length))
-    smeared = cv2.blur(points, (1, long), borderType=cv2.BORDER_CONSTANT)
-    smeared = cv2.blur(smeared, (1, short), borderType=cv2.BORDER_CONSTANT)
-    smeared = cv2.GaussianBlur(smeared, (0, 1), sigmaX=width, sigmaY=1e-3)
     turn = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), angle, 1.0)
     turn[:, 2] -= (side - width_px) / 2, (side - height) / 2
-    field = cv2.warpAffine(smeared, turn, (width_px, height), flags=cv2.INTER_LINEAR)
+    field = np.empty((height, width_px), np.float32)
+    for top, left in itertools.product(*(range(0, extent, _LONGEST) for extent in field.shape)):
+        part = field[top : top + _LONGEST, left : left + _LONGEST]
+        (y, tall), (x, wide) = (0, side), (0, side)
+        if part.shape != field.shape:
+            (y, tall), (x, wide) = _needed(turn, top, left, part.shape, long + short, side)
+        points = splat(places[:, 0] - y, places[:, 1] - x, light, tall, wide)
+        smeared = cv2.blur(points, (1, long), borderType=cv2.BORDER_CONSTANT)
+        smeared = cv2.blur(smeared, (1, short), borderType=cv2.BORDER_CONSTANT)
+        smeared = cv2.GaussianBlur(smeared, (0, 1), sigmaX=width, sigmaY=1e-3)
+        own = turn.copy()
+        own[:, 2] += turn[:, :2] @ (x, y) - (left, top)
+        part[:] = cv2.warpAffine(smeared, own, part.shape[::-1], flags=cv2.INTER_LINEAR)
     # Both blurs spread a point's strength; this restores that of a streak's core.
     field *= np.float32(hardness * max(long, short) * max(width, 0.4) * (2 * np.pi) ** 0.5)
     return np.minimum(field, 1)
+
+
+def _needed(
+    turn: np.ndarray, top: int, left: int, size: tuple[int, int], reach: int, side: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return where the upright streaks of a part of the frame lie: (start, length) of both axes.
+
+    Args:
+      turn: from upright into the frame, [2, 3].
+      top, left, size: of the part, pixels.
+      reach: of a streak, pixels.
+      side: of the square that holds the whole frame, whatever its angle.
+    """
+    bottom, right = top + size[0], left + size[1]
+    corners = np.array([(x, y, 1) for x in (left, right) for y in (top, bottom)])
+    places = corners @ cv2.invertAffineTransform(turn).T  # (x, y) of each
+    first = np.maximum(np.floor(places.min(axis=0)).astype(int) - reach - 8, 0)
+    last = np.minimum(np.ceil(places.max(axis=0)).astype(int) + reach + 8, side)
+    (x, y), (wide, tall) = first.tolist(), (last - first).tolist()
+    return (y, tall), (x, wide)
 
 
 def _drops(
