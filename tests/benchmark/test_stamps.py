@@ -136,9 +136,9 @@ def test_the_lines_of_other_files_never_count(tmp_path):
     ("change", "words"),
     [
         ({"root": "other"}, "differs in root"),
-        ({"lq": "GT"}, "differs in pairs"),
-        ({"gt": "LQ"}, "differs in pairs"),
-        ({"gt_rename": ("^x", "y")}, "differs in pairs"),
+        ({"lq": "GT"}, "differs in lq of pairs"),
+        ({"gt": "LQ"}, "differs in gt of pairs"),
+        ({"gt_rename": ("^x", "y")}, "differs in gt_rename of pairs"),
     ],
 )
 def test_other_files_are_another_job(benchmarks, benchmark_config, tmp_path, change, words):

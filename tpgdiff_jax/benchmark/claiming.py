@@ -52,7 +52,13 @@ def _claim(folder: pathlib.Path, identity: Mapping[str, Any], sets: Sequence[Ope
             name: {key: value for key, value in spec.items() if key != "degradation"}
             for name, spec in old["sets"].items()
         }
-        differing += [name for name in specs if before.get(name, specs[name]) != specs[name]]
+        differing += [
+            f"{key} of {name}"
+            for name, spec in specs.items()
+            if name in before
+            for key in {**before[name], **spec}
+            if before[name].get(key) != spec.get(key)
+        ]
         if differing:
             raise UserError(
                 f"{folder} holds the results of another job; it differs in {', '.join(differing)}. "
