@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from tpgdiff_jax.data.folders import home
+
 _INCEPTION = "inception_v3_weights_fid.pickle"
 _WITHOUT_TRUTH = ("niqe", "musiq")
 NAMES = ("fid", *_WITHOUT_TRUTH)
@@ -42,7 +44,7 @@ def load(name: str, inception_weights: str = "") -> Score:
         raise NotComputedError(f"the package {package} cannot be imported ({error})") from error
     if name != "fid":
         return _by_pyiqa(module, name)
-    weights = pathlib.Path(inception_weights or ".") / _INCEPTION
+    weights = home(inception_weights or ".") / _INCEPTION
     if not weights.is_file():
         raise NotComputedError(
             f"{weights} is missing; put fidax's Inception weights into a folder and name it in "
