@@ -16,6 +16,9 @@ class KeptPrograms:
 
     JAX forgets the programs of a function all at once.  What comes back is read from the disk, see
     `compile_cache`; jobs need no shape again, since pictures of one size follow each other.
+
+    Attributes:
+      made: shapes that programs were made for so far; one that came back counts again.
     """
 
     def __init__(self, *functions: Any, most: int = MOST):
@@ -28,6 +31,7 @@ class KeptPrograms:
         self._functions, self._most = functions, most
         self._lock = threading.Lock()
         self._shapes: set[Hashable] = set()
+        self.made = 0
 
     def make_room(self, shape: Hashable) -> None:
         """Prepare for calls of a shape: if there are too many, free the programs of all others.
@@ -38,9 +42,12 @@ class KeptPrograms:
           shape: all that decides which programs the functions need.
         """
         with self._lock:
-            if shape not in self._shapes and len(self._shapes) >= self._most:
+            if shape in self._shapes:
+                return
+            if len(self._shapes) >= self._most:
                 self._free()
             self._shapes.add(shape)
+            self.made += 1
 
     def clear(self) -> None:
         """Free all programs."""
