@@ -19,6 +19,7 @@ from tpgdiff_jax.config import base_config
 from tpgdiff_jax.data.images import write_image
 from tpgdiff_jax.data.pictures import door, memory
 from tpgdiff_jax.inference import host_memory, job, plan, present, restore
+from tpgdiff_jax.inference.devices import Devices
 from tpgdiff_jax.inference.input_images import NOT_FINITE, NotFiniteError, Restored
 from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.reporting.errors import UserError
@@ -44,11 +45,11 @@ class Mirror(restore.Restorer):
     """A `Restorer` where the network does not matter: negates every picture."""
 
     on_call = staticmethod(lambda: None)
-    _mesh = None
 
     def __init__(self, dtype="float32"):
         self.fingerprint, self.config = "abc", base_config()
         self.config.model.dtype = dtype
+        self._devices = Devices(None, self.config.model)
 
     def groups(self, shapes, batch_size, sampling):
         return [[index] for index in range(len(shapes))]
@@ -451,9 +452,24 @@ def test_a_picture_that_needs_more_than_the_machine_has_fails_alone(
     }
     found = list(restorer.iterate([np.zeros((480, 560))], samples=2))
     assert isinstance(found[0].error, UserError)
-    host_memory.check((480, 400), 1, None)
+    host_memory.check((480, 400), 1, 0, 0, is_here=True)
     with pytest.raises(UserError, match="400x480 pixels need"):
-        host_memory.check((480, 400), 9, None)
+        host_memory.check((480, 400), 9, 0, 0, is_here=True)
+
+
+def test_a_picture_that_is_seen_whole_needs_more_memory_than_in_windows(restorer, monkeypatch):
+    monkeypatch.setattr(memory, "total", lambda: 500 * 2**20)
+    image = np.zeros((1200, 1200))
+    devices, size = restorer._devices, image.shape
+    for sampling in (Sampling(), Sampling(tile=768), Sampling(tile=64, windows=9)):
+        devices.check_memory(size, sampling)
+    words = r"1200x1200 pixels need 0\.\d+ GiB of memory.*; let it be seen in smaller windows"
+    for sampling in (Sampling(tile=0), Sampling(tile=1152), Sampling(tile=512, windows=9)):
+        with pytest.raises(UserError, match=words):
+            devices.check_memory(size, sampling)
+    (found,) = restorer.iterate([image], tile=0)
+    assert "smaller windows" in str(found.error)
+    host_memory.check(size, 1, 10**12, 64, is_here=False)  # the device says so itself
 
 
 @pytest.mark.parametrize("when", ["as_input", "for_format"])

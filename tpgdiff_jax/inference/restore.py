@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, groups_of
 from tpgdiff_jax.diffusion.irsde import IRSDE
-from tpgdiff_jax.distributed.batches import batch_sharding, place
-from tpgdiff_jax.distributed.sharding import AXES, make_mesh, replicated
-from tpgdiff_jax.inference import host_memory, sizes
+from tpgdiff_jax.distributed.sharding import AXES, make_mesh
+from tpgdiff_jax.inference import sizes
 from tpgdiff_jax.inference.batch import classify, name_hashes, noise_keys
 from tpgdiff_jax.inference.compile_cache import keep_compiled_programs
+from tpgdiff_jax.inference.devices import Devices
 from tpgdiff_jax.inference.engine import Finish, Outcome, stream
 from tpgdiff_jax.inference.guidance import AS_TRAINED, Guidance, is_guidable
 from tpgdiff_jax.inference.input_images import InputImage, NotFiniteError, Restored, as_input
@@ -26,7 +26,7 @@ from tpgdiff_jax.inference.reading import read_named, windows
 from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.inference.stepwise import Watch, run_stepwise
 from tpgdiff_jax.inference.weights import load_suited
-from tpgdiff_jax.models.tpgdiff import TPGDiff, laid_over
+from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.precision import at_precision
 from tpgdiff_jax.priors.degradation import class_probabilities
 from tpgdiff_jax.reporting.errors import require_whole
@@ -61,15 +61,9 @@ class Restorer:
         """
         self.config = config
         self.fingerprint = fingerprint or fingerprint_of(groups_of(variables))
-        self._sde, self._mesh = IRSDE(**config.diffusion), mesh
-        self._variables = jax.device_put(variables, None if mesh is None else replicated(mesh))
-        # Devices that share a batch of images; devices that share the rows of one, which must
-        # divide by them at every level of the network.
-        self._sharing = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
-        self._spatial = 1 if mesh is None else mesh.shape["spatial"]
-        tensor = 1 if mesh is None else mesh.shape["tensor"]
-        self._model = laid_over(model, tensor=tensor, spatial=self._spatial)
-        self._rows = self._spatial * 2 ** len(config.model.multipliers)
+        self._sde, self._devices = IRSDE(**config.diffusion), Devices(mesh, config.model)
+        self._variables = self._devices.replicate(variables)
+        self._model = self._devices.lay_over(model)
 
     @staticmethod
     def load(
@@ -178,7 +172,7 @@ class Restorer:
         named = zip(images, unnamed, strict=names is not None)
 
         def results() -> Iterator[Restored]:
-            chunks = windows(named, 4 * batch_size * self._sharing)
+            chunks = windows(named, 4 * batch_size * self._devices.sharing)
             made = self.outcomes(chunks, read_named, batch_size, sampling, watch=watch)
             for index, each in enumerate(made):
                 error = each.error
@@ -205,7 +199,7 @@ class Restorer:
 
         def read_if_it_fits(source: Any) -> InputImage:
             picture = read(source)
-            host_memory.check(picture.rgb.shape[:2], sampling.samples, self._mesh)
+            self._devices.check_memory(picture.rgb.shape[:2], sampling)
             return picture
 
         start = functools.partial(self.start, sampling=sampling, watch=watch)
@@ -213,7 +207,7 @@ class Restorer:
 
     def checked(self, sampling: Sampling) -> Sampling:
         """Fill in what the weights decide, and check the rest; see `Sampling.checked`."""
-        return sampling.checked(self.config, self._sde, self._spatial)
+        return sampling.checked(self.config, self._sde, self._devices.spatial)
 
     def degradations(self, image: Any, *, exact_size: bool = False) -> dict[str, float]:
         """Say what degraded an image.
@@ -230,8 +224,7 @@ class Restorer:
         if self._model.encoder is None and self._model.degradation is None:
             return {}
         rgb = as_input(image).rgb
-        size = sizes.padded_size(rgb.shape[:2], self._rows, exact=exact_size)
-        padded = sizes.padded_to(size, rgb)[None]
+        padded = sizes.padded_to(self._devices.padded(rgb.shape[:2], exact_size), rgb)[None]
         with self._precision():
             logits = classify(self._variables, padded, model=self._model)
         return self._named(logits[0])
@@ -240,9 +233,7 @@ class Restorer:
         self, shapes: Sequence[tuple[int, int]], batch_size: int, sampling: Sampling
     ) -> Iterator[list[int]]:
         """Yield indices of images [(height, width)] that are restored together."""
-        devices = (self._rows, self._sharing, self._spatial)
-        options = (sampling.samples, sampling.exact_size)
-        return sizes.groups(shapes, batch_size, sampling.tile, *devices, *options)
+        return self._devices.groups(shapes, batch_size, sampling)
 
     def start(
         self, pictures: Sequence[InputImage], sampling: Sampling, watch: Watch | None = None
@@ -256,12 +247,12 @@ class Restorer:
         Returns:
           what waits for their `Restored`, each of its picture's size; see `engine.stream`.
         """
-        exact, samples = sampling.exact_size, sampling.samples
-        size = sizes.padded_size(pictures[0].rgb.shape[:2], self._rows, exact=exact)
-        tile = sizes.tile_for(size, sampling.tile, self._spatial)
+        devices, samples = self._devices, sampling.samples
+        size = devices.padded(pictures[0].rgb.shape[:2], sampling.exact_size)
+        tile = devices.tile(size, sampling)
         # A tiled image is alone, and its windows fill the devices.  Other batches are filled up
         # with copies, so that few programs serve all numbers of images.
-        rows = 1 if tile else sizes.filled_up(len(pictures), self._sharing)
+        rows = 1 if tile else sizes.filled_up(len(pictures), devices.sharing)
         filled = [*pictures, *pictures[:1] * (rows - len(pictures))]
         images = np.stack([sizes.padded_to(size, picture.rgb) for picture in filled])
         # Weights whose strengths may vary have one program for all of them.
@@ -270,8 +261,8 @@ class Restorer:
         with self._precision():
             answer = run_stepwise(
                 self._variables,
-                self._placed(images, by_rows=not tile),
-                keys if self._mesh is None else jax.device_put(keys, replicated(self._mesh)),
+                devices.place(images, by_rows=not tile),
+                devices.replicate(keys),
                 model=self._model,
                 sde=self._sde,
                 sampler=sampling.sampler,
@@ -279,11 +270,11 @@ class Restorer:
                 prediction=self.config.model.prediction,
                 clamp=sampling.clamp,
                 tile=tile,
-                windows=sampling.windows * (1 if self._mesh is None else self._mesh.size),
+                windows=devices.windows(sampling),
                 guidance=Guidance.of(sampling.guidance) if varies else AS_TRAINED,
                 samples=samples,
-                at_once=sizes.samples_at_once(size, samples, tile, sampling.windows, self._spatial),
-                mesh=self._mesh,
+                at_once=devices.samples_at_once(size, sampling),
+                mesh=devices.mesh,
                 watch=watch,
             )
 
@@ -305,8 +296,3 @@ class Restorer:
         probabilities = class_probabilities(logits, self.config.priors.classification)
         named = zip(self.config.data.degradations, map(float, probabilities), strict=True)
         return dict(sorted(named, key=lambda pair: -pair[1]))
-
-    def _placed(self, images: np.ndarray, by_rows: bool) -> Any:
-        if self._mesh is None:
-            return images
-        return place(images, batch_sharding(self._mesh, 4) if by_rows else replicated(self._mesh))

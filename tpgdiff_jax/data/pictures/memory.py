@@ -8,6 +8,7 @@ from tpgdiff_jax.reporting.errors import UserError
 
 # A reader holds a picture as float32 RGB, and what it is made of.
 BYTES_PER_PIXEL = 24
+_REMEDY = "cut it into parts"
 _UNKNOWN = 8 * 2**30  # of machines that do not say how much memory they have
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -25,22 +26,22 @@ def check(height: int, width: int, stored_bytes: int = 0) -> None:
         raise UserError(_sentence(height, width, needed, "half of "))
 
 
-def check_work(height: int, width: int, bytes_per_pixel: int) -> None:
+def check_work(height: int, width: int, needed: int, remedy: str = _REMEDY) -> None:
     """Raise UserError where work on a picture needs more than all of the machine's memory.
 
     Args:
       height, width: of the picture, pixels.
-      bytes_per_pixel: that the work holds at once.
+      needed: bytes that the work holds at once.
+      remedy: what to do then.
     """
-    needed = height * width * bytes_per_pixel
     if needed > total():
-        raise UserError(_sentence(height, width, needed))
+        raise UserError(_sentence(height, width, needed, remedy=remedy))
 
 
-def _sentence(height: int, width: int, needed: int, part: str = "") -> str:
+def _sentence(height: int, width: int, needed: int, part: str = "", remedy: str = _REMEDY) -> str:
     return (
         f"{width}x{height} pixels need {needed / 2**30:.3g} GiB of memory, more than {part}the "
-        f"{total() / 2**30:.3g} GiB there are; cut it into parts"
+        f"{total() / 2**30:.3g} GiB there are; {remedy}"
     )
 
 
