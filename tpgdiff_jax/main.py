@@ -22,21 +22,20 @@ FLAGS = flags.FLAGS
 def main(_) -> None:
     """Check the configuration, start JAX, run the mode."""
     stopped_exit_code()  # a mistake in it is told now, not once a run stops
-    config = typed.checked_config(FLAGS["config"].value)
+    experiment = FLAGS["config"].value
+    config = typed.checked_config(experiment)
     from tpgdiff_jax.commands.addresses import check_addresses
 
-    check_addresses(config, FLAGS)
+    check_addresses(None if experiment is None else config, FLAGS)
     typed.quiet_libraries()
     wanted = joining(FLAGS)
     check_processes(wanted)
     join_processes(wanted)
     # Imported after the checks: a mistyped key should not cost the import of JAX.
-    from tpgdiff_jax.commands import modes
     from tpgdiff_jax.commands.mode_flags import chosen_program
     from tpgdiff_jax.commands.together import ending_together, folder_of
     from tpgdiff_jax.distributed import peers
     from tpgdiff_jax.inference.compile_cache import keep_compiled_programs
-    from tpgdiff_jax.planning import command as planning
     from tpgdiff_jax.precision import use_precision
     from tpgdiff_jax.stores.places import naming_addresses
 
@@ -46,7 +45,10 @@ def main(_) -> None:
     if FLAGS.compile_cache:
         shared = folder_of(FLAGS) / ".compiled" if peers.are_watched() else None
         keep_compiled_programs(shared)
-    run = planning.run if chosen_program(FLAGS) == "plan" else modes.run
+    if chosen_program(FLAGS) == "plan":
+        from tpgdiff_jax.planning.command import run
+    else:
+        from tpgdiff_jax.commands.modes import run
     with ending_together(folder_of(FLAGS)), naming_addresses():
         run(config, FLAGS)
 

@@ -1,15 +1,38 @@
 """A bug inside a mode is not shown as the user's fault."""
 
 import contextlib
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 
-from tpgdiff_jax.commands import modes
+from tpgdiff_jax.commands import config_checks, modes
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs import preemption
 from tpgdiff_jax.training import experiment
+
+_OF_OTHER_MODES = ("cv2", "grain", "optax", "orbax", "scipy", "tensorstore")
+_START = """
+import sys
+from tpgdiff_jax.commands import flags, addresses, modes
+flags.checked_config(None)
+print(*sys.modules)
+"""
+
+
+def test_restoring_starts_without_what_other_modes_need():
+    """A photo should not wait for training; such imports took half a second."""
+    said = subprocess.run(
+        [sys.executable, "-c", _START], capture_output=True, text=True, check=True
+    )
+    assert {"jax", "flax"} <= set(said.stdout.split())
+    assert not set(_OF_OTHER_MODES) & set(said.stdout.split())
+
+
+def test_the_settings_of_who_names_no_experiment_are_valid():
+    config_checks.validate(base_config())
 
 
 def _broken(*_, **__):

@@ -8,6 +8,7 @@ from tpgdiff_jax.config import base_config
 from tpgdiff_jax.inference.guidance import BRANCHES, Guidance, check_strengths, guided
 from tpgdiff_jax.priors import Priors
 
+SHAPE = (1,)  # of its answer
 WORTH = {"degradation": 1.0, "semantic": 10.0, "structure": 100.0}
 
 
@@ -32,14 +33,13 @@ def additive(priors):
 )
 def test_every_branch_counts_with_its_strength(strengths, expected):
     priors = Priors(*(jnp.ones((1, 2)) for _ in BRANCHES))
-    assert guided(additive, priors, Guidance.of(strengths)) == pytest.approx(expected)
+    assert guided(additive, priors, Guidance.of(strengths), SHAPE) == pytest.approx(expected)
 
 
 def test_a_branch_that_is_absent_stays_so():
     priors = Priors(degradation=jnp.ones((1, 2)))
-    assert guided(
-        additive, priors, Guidance.of({"semantic": 3.0, "structure": 0.5})
-    ) == pytest.approx(1001)
+    strengths = Guidance.of({"semantic": 3.0, "structure": 0.5})
+    assert guided(additive, priors, strengths, SHAPE) == pytest.approx(1001)
 
 
 def test_a_strength_between_zero_and_one_lies_between(assert_near):
@@ -50,7 +50,7 @@ def test_a_strength_between_zero_and_one_lies_between(assert_near):
         return jnp.sin(priors.share("semantic", 2, jnp.float32) * priors.semantic * 2)[0]
 
     def at(strength):
-        return guided(network, priors, Guidance.of({"semantic": strength}))
+        return guided(network, priors, Guidance.of({"semantic": strength}), (3,))
 
     assert_near(at(0.5), (at(0) + at(1)) / 2, 1e-6)
     assert_near(at(0.01), at(0) + 0.01 * at(1), 1e-3)
@@ -66,11 +66,26 @@ def test_only_the_calls_that_count_are_made():
 
     made = {}
     for strength in (1.0, 0.0, 2.0):
-        guided(watched, priors, Guidance.of({"semantic": strength})).block_until_ready()
+        strengths = Guidance.of({"semantic": strength})
+        guided(watched, priors, strengths, SHAPE).block_until_ready()
         jax.effects_barrier()
         made[strength] = len(calls)
         calls.clear()
     assert made == {1.0: 1, 0.0: 1, 2.0: 2}
+
+
+def test_the_network_is_traced_once():
+    """Whatever the strengths are; tracing is most of what a new size of pictures waits for."""
+    priors, traced = Priors(*(jnp.ones((1, 2)) for _ in BRANCHES)), []
+
+    def counted(priors):
+        traced.append(1)
+        return additive(priors)
+
+    jax.jit(lambda strengths: guided(counted, priors, Guidance.of(strengths), SHAPE))(
+        {"semantic": 2.0}
+    )
+    assert len(traced) == 1
 
 
 def test_strengths_are_checked_against_what_was_trained():

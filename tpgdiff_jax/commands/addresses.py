@@ -3,10 +3,7 @@
 from absl.flags import FlagValues
 from ml_collections import ConfigDict
 
-from tpgdiff_jax.benchmark.settings import read_settings
 from tpgdiff_jax.config import get
-from tpgdiff_jax.data.open_source import refuse_address
-from tpgdiff_jax.data.training_data import folder_or_source
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.stores.urls import check, is_url, named
 
@@ -15,11 +12,11 @@ _KEYS = ("data.train_folder", "priors.weights", "priors.stage_one", "init_from",
 _LOCAL_KEYS = ("benchmark.inception_weights",)
 
 
-def check_addresses(config: ConfigDict, flags: FlagValues) -> None:
+def check_addresses(config: ConfigDict | None, flags: FlagValues) -> None:
     """Check every path that was typed; no store is asked, and no file looked at.
 
     Args:
-      config: the checked configuration.
+      config: the checked configuration; None where no experiment file was named.
       flags: of `mode_flags.define_flags`, parsed.
 
     Raises:
@@ -30,6 +27,14 @@ def check_addresses(config: ConfigDict, flags: FlagValues) -> None:
         value = flags[name].value
         for path in value if isinstance(value, list) else [value]:
             check(path or "", f"--{name}=")
+    if config is not None:
+        _check_keys(config)
+
+
+def _check_keys(config: ConfigDict) -> None:
+    # Imported late: programs without an experiment file start without test sets.
+    from tpgdiff_jax.benchmark.settings import read_settings
+
     for key in _KEYS:
         check(get(config, key), f"config.{key}=")
     for key in _LOCAL_KEYS:
@@ -43,6 +48,9 @@ def check_addresses(config: ConfigDict, flags: FlagValues) -> None:
 
 def _check_source(text: str) -> None:
     """Check KIND:PATH, or a path alone."""
+    from tpgdiff_jax.data.open_source import refuse_address
+    from tpgdiff_jax.data.training_data import folder_or_source
+
     key = "data.train_sources, data.eval_folder"
     spec = folder_or_source(text, key)
     check(spec["path"], f"config.{key}: ")

@@ -239,10 +239,11 @@ def _check_overrides(argv: Sequence[str], config: ConfigDict) -> None:
 def checked_config(config: ConfigDict | None) -> ConfigDict:
     """Lock and validate a configuration, also against the keys every program expects.
 
-    None, from programs that go without an experiment file, stands for the released settings.
+    None, from programs that go without an experiment file, stands for the released settings, which
+    are valid.
     """
     if config is None:
-        config = configuration.base_config()
+        return configuration.base_config()
     expected = dict(configuration.flat_items(configuration.base_config()))
     found = dict(configuration.flat_items(config))
     for key in sorted(expected.keys() ^ found.keys()):

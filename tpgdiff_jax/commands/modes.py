@@ -9,20 +9,12 @@ import jax
 from absl.flags import FlagValues
 from ml_collections import ConfigDict
 
-from tpgdiff_jax.benchmark.program import check_mesh, fix_cpu_threads
-from tpgdiff_jax.benchmark.report.tables import short_table
-from tpgdiff_jax.benchmark.run import run_benchmark
-from tpgdiff_jax.benchmark.settings import read_settings
-from tpgdiff_jax.benchmark.worker import System
-from tpgdiff_jax.checkpoints import assemble
 from tpgdiff_jax.commands.ending import INTERRUPTED, stopped_exit_code
 from tpgdiff_jax.commands.flags import parse_strengths
 from tpgdiff_jax.commands.mode_flags import SAMPLING, chosen_program
 from tpgdiff_jax.commands.processes import check_devices
 from tpgdiff_jax.commands.together import RESTORED, typed_folder
 from tpgdiff_jax.data import folders
-from tpgdiff_jax.data.prepare import paired_set as prepared
-from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.distributed import peers, sharding
@@ -40,8 +32,8 @@ from tpgdiff_jax.stores.outputs import writing
 from tpgdiff_jax.stores.places import shown, with_addresses
 from tpgdiff_jax.stores.sending import send_folder
 from tpgdiff_jax.stores.urls import is_url, join, named
-from tpgdiff_jax.training import experiment
-from tpgdiff_jax.training.state import averaged
+
+# Functions import what their mode alone needs: restoring a photo waits for no training.
 
 
 def run(config: ConfigDict, flags: FlagValues) -> None:
@@ -79,6 +71,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
 
     A run that is stopped before its end leaves with the exit code for that, if it is not 0.
     """
+    from tpgdiff_jax.training import experiment
+
     with on_store.training_in(workdir) as folder:
         is_finished = experiment.train(config, folder)
     if is_finished:
@@ -94,6 +88,9 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> None:
 
 def eval_(config: ConfigDict, workdir: str | pathlib.Path) -> None:
     """Score the newest checkpoint in `workdir` on the images of `data.eval_folder`."""
+    from tpgdiff_jax.training import experiment
+    from tpgdiff_jax.training.state import averaged
+
     if not config.data.eval_folder:
         raise UserError("config.data.eval_folder is empty; name a folder of photos or pairs:PATH.")
     whole = on_store.reading(workdir)
@@ -115,6 +112,12 @@ def benchmark(config: ConfigDict, flags: FlagValues, folder: str | pathlib.Path)
       flags: `checkpoint` or `predictions`, `share`, `merge`.
       folder: of the job.
     """
+    from tpgdiff_jax.benchmark.program import check_mesh, fix_cpu_threads
+    from tpgdiff_jax.benchmark.report.tables import short_table
+    from tpgdiff_jax.benchmark.run import run_benchmark
+    from tpgdiff_jax.benchmark.settings import read_settings
+    from tpgdiff_jax.benchmark.worker import System
+
     checkpoint, predictions = flags.checkpoint, flags.predictions
     if checkpoint and predictions:
         raise UserError("--checkpoint and --predictions exclude each other; give one.")
@@ -220,6 +223,8 @@ def export(
     config: ConfigDict, workdir: str | pathlib.Path, output: str | None, weights_dtype: str
 ) -> None:
     """Publish the averaged weights of the newest checkpoint in `workdir` as one file."""
+    from tpgdiff_jax.training import experiment
+
     if not output:
         raise UserError("--mode=export needs --output=FILE.safetensors.")
     with writing(output) as path:
@@ -230,6 +235,9 @@ def export(
 
 def prepare(config: ConfigDict, inputs: Sequence[str], output: str | None, preview: bool) -> None:
     """Write a fixed paired test set from clean photos, or a contact sheet of what would be done."""
+    from tpgdiff_jax.data.prepare import paired_set as prepared
+    from tpgdiff_jax.data.sources import PhotoFolder
+
     if len(inputs) != 1 or not output:
         raise UserError("--mode=prepare needs one --input (a folder of photos) and --output.")
     photos = PhotoFolder(inputs[0])
@@ -247,6 +255,8 @@ def convert(
     config: ConfigDict, inputs: Sequence[str], output: str | None, to: str, weights_dtype: str
 ) -> None:
     """Convert weights: PyTorch files to one published file, or such a file to released ones."""
+    from tpgdiff_jax.checkpoints import assemble
+
     if not inputs or not output:
         raise UserError("--mode=convert needs --input (one or several) and --output.")
     if to == "released":

@@ -135,7 +135,7 @@ def network_of(
         def answer(priors):
             return model.apply(variables, x_t, mu, t, priors, method="denoise")
 
-        return guided(answer, theirs, guidance)
+        return guided(answer, theirs, guidance, x_t.shape)
 
     if tile:
         return tiled(denoise, tile, tile // 8, windows, placer(mesh, by_rows=False))

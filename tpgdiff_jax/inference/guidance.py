@@ -80,7 +80,12 @@ def check_strengths(strengths: Mapping[str, float] | None, config: ConfigDict) -
     return {name: float(strength) for name, strength in strengths.items() if strength != 1}
 
 
-def guided(answer: Callable[[Priors], jax.Array], priors: Priors, guidance: Guidance) -> jax.Array:
+def guided(
+    answer: Callable[[Priors], jax.Array],
+    priors: Priors,
+    guidance: Guidance,
+    shape: tuple[int, ...],
+) -> jax.Array:
     """Return the network's answer with every branch at its strength.
 
     With strengths the sum above is taken term by term, and terms of weight 0 are not computed: one
@@ -91,6 +96,7 @@ def guided(answer: Callable[[Priors], jax.Array], priors: Priors, guidance: Guid
         `Priors.present`.
       priors: of the images.
       guidance: of the branches that count otherwise than in training.
+      shape: of the answer; asking the network for it would trace it twice.
     """
     priors = priors.replace(**dict.fromkeys(guidance.left_out))
     given = {name: getattr(priors, name) for name in BRANCHES}
@@ -113,8 +119,7 @@ def guided(answer: Callable[[Priors], jax.Array], priors: Priors, guidance: Guid
         weight = weights[number]
         return jax.lax.cond(weight != 0, lambda: total + weight * term(number), lambda: total)
 
-    nothing = jnp.zeros(jax.eval_shape(term, 0).shape, jnp.float32)
-    return jax.lax.fori_loop(0, len(weights), add, nothing)
+    return jax.lax.fori_loop(0, len(weights), add, jnp.zeros(shape, jnp.float32))
 
 
 def _terms(strengths: jax.Array) -> tuple[jax.Array, jax.Array]:

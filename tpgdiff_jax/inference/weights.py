@@ -10,7 +10,6 @@ from tpgdiff_jax import native
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, groups_of
 from tpgdiff_jax.checkpoints.published import DEFAULT, DEFAULT_WEIGHTS
-from tpgdiff_jax.inference.run_weights import load_run
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.reporting.errors import UserError
@@ -80,6 +79,9 @@ def load_any(
             is_file = named(path).endswith(".safetensors")
             return load_any(local(path) if is_file else local(path, newest_steps, "newest"))
     if pathlib.Path(path).is_dir():
+        # Imported late: it takes a while, and few weights are those of a run's folder.
+        from tpgdiff_jax.inference.run_weights import load_run
+
         model, variables, config = load_run(path)
         return model, variables, config, fingerprint_of(groups_of(variables))
     return *published.load_system(path), published.fingerprint(path)

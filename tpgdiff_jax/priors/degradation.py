@@ -11,7 +11,6 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from tpgdiff_jax.backbones.conv_tower import ConvTower
 from tpgdiff_jax.backbones.transformer import geglu, layer_norm
@@ -93,6 +92,8 @@ def classification_loss(
     Raises:
       UserError: an unknown kind.
     """
+    import optax  # here, since it takes a while and restoring has no loss
+
     logits = logits.astype(jnp.float32)
     require_known("priors.classification", kind, CLASSIFICATIONS)
     rows = jax.nn.one_hot(label, logits.shape[-1]) if label.ndim == 1 else label
