@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from tpgdiff_jax import Restorer
 from tpgdiff_jax.data.degradations.mix import degrade, parse
-from tpgdiff_jax.data.images import read_rgb, write_image
+from tpgdiff_jax.data.images import cut_like, read_rgb, write_image
 from tpgdiff_jax.evaluation import metrics
 from tpgdiff_jax.inference.input_images import Restored
 from tpgdiff_jax.reporting.errors import UserError
@@ -57,7 +57,7 @@ def samples(folder: pathlib.Path = PHOTOS) -> list[Sample]:
         recipe = parse(entry["recipe"], seed=entry["seed"])
         found.append(Sample(_name(entry), recipe.name, degrade(gt, recipe), gt))
     for entry in plan["real"]:
-        lq = _centre(read_rgb(folder / entry["photo"]), plan["size"])
+        lq = cut_like(read_rgb(folder / entry["photo"]), plan["size"])
         found.append(Sample(_name(entry), entry["harm"], lq, None))
     return found
 
@@ -70,12 +70,6 @@ def _fitted(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _name(entry: dict) -> str:
     return pathlib.PurePath(entry["photo"]).stem
-
-
-def _centre(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Cut the central (height, width) of an image uint8 [H, W, 3], or as much as there is."""
-    top, left = (max(0, side - want) // 2 for side, want in zip(image.shape, size, strict=False))
-    return image[top : top + size[0], left : left + size[1]]
 
 
 def scores(image: np.ndarray, gt: np.ndarray) -> tuple[float, float]:

@@ -15,6 +15,7 @@ computed once, and only these two matrices are fitted.
 import itertools
 import pathlib
 import sys
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +31,7 @@ from tpgdiff_jax.models.layers import DegradationPrompt
 from tpgdiff_jax.models.tpgdiff import degradation_prior
 from tpgdiff_jax.priors.degradation import classification_loss
 from tpgdiff_jax.reporting.errors import UserError
+from tpgdiff_jax.reporting.files import replacing
 from tpgdiff_jax.training.state import to_unit_range
 
 _CROP, _BATCH = 128, 32
@@ -232,6 +234,31 @@ def fit_classes(vectors: np.ndarray, label: np.ndarray, classes: Arrays) -> Arra
     return {"kernel": kernel, "bias": np.asarray(bias + move[1]) - middle @ kernel}
 
 
+def _kept(path: pathlib.Path | None, weights: str, lessons: int) -> Arrays | None:
+    """Return the statistics that an earlier start has kept; None where it has not.
+
+    Args:
+      path: of their file.
+      weights: fingerprint of those that looked at the lessons.
+      lessons: how many there were.
+
+    Raises:
+      UserError: the file is damaged, or its statistics are of other weights or lessons.
+    """
+    if path is None or not path.exists():
+        return None
+    try:
+        found = dict(np.load(path))
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"--statistics={path} is damaged; remove it.") from error
+    if (found.pop("weights", weights), found.pop("lessons", lessons)) != (weights, lessons):
+        raise UserError(
+            f"--statistics={path} are those of other weights, or of another number of lessons; "
+            "name another file, or remove this one."
+        )
+    return found
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Teach and write the weights; return the exit status."""
     parser = tower_lessons.parser(__doc__.splitlines()[0])
@@ -246,13 +273,14 @@ def main(arguments: list[str] | None = None) -> int:
         with config.unlocked():
             config.model.dtype = "float32"  # on CPUs XLA's convolutions are faster in it
         tower = weights["degradation"]
-        if flags.statistics and flags.statistics.exists():
-            found = dict(np.load(flags.statistics))
-        else:
+        found = _kept(flags.statistics, description["weights"], flags.lessons)
+        if found is None:
             lessons = lessons_of(flags.photos, tuple(config.data.degradations))
             found = statistics(degradation_prior(config), tower, lessons, flags.lessons)
-        if flags.statistics:
-            np.savez(flags.statistics, **found)
+            if flags.statistics:
+                about = {"weights": description["weights"], "lessons": flags.lessons}
+                with replacing(flags.statistics) as path, path.open("wb") as file:
+                    np.savez(file, **found, **about)
         prompt = weights["unet"]["degradation"]
         right = corrected(found, tower["classes"], tuple(config.data.degradations))
         projection = fit_projection(right, tower["backbone"]["proj"], prompt)

@@ -95,11 +95,15 @@ def device_idle(folder: pathlib.Path) -> list[DeviceIdle]:
       one entry per device.
 
     Raises:
-      UserError: there is no trace, or none in which an operation ran.
+      UserError: there is no trace, a damaged one, or none in which an operation ran.
     """
     path = newest_trace(folder)
     operations: dict[str, list[_Operation]] = collections.defaultdict(list)
-    for operation in _operations(jax.profiler.ProfileData.from_file(str(path))):
+    try:
+        trace = jax.profiler.ProfileData.from_file(str(path))
+    except RuntimeError as error:
+        raise UserError(f"{path} is damaged or no profiler trace; take another one.") from error
+    for operation in _operations(trace):
         operations[operation.device].append(operation)
     if not operations:
         raise UserError(f"{path} holds no operation of a device; trace at least one whole step.")

@@ -7,7 +7,7 @@ import numpy as np
 
 from tpgdiff_jax.data.degradations.mix import Recipe, degrade
 from tpgdiff_jax.data.folders import list_images
-from tpgdiff_jax.data.images import read_rgb
+from tpgdiff_jax.data.images import centre_crop, read_rgb
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.priors.degradation import NOTHING, verdict
 from tpgdiff_jax.reporting.errors import UserError
@@ -35,7 +35,7 @@ def bench_naming(weights: str | None, photos: str, crop: int) -> list[dict[str, 
     kind = restorer.config.priors.classification
     if kind != "multi" or not restorer.degradations(np.zeros((64, 64, 3), np.uint8)):
         raise UserError(f"{weights or 'default'}: these weights do not name mixed degradations.")
-    clean = [_centre(read_rgb(path), crop) for path in _paths(pathlib.Path(photos))]
+    clean = [centre_crop(read_rgb(path), crop) for path in _paths(pathlib.Path(photos))]
     rows = []
     for name in (*restorer.config.data.degradations, NOTHING):
         firsts, verdicts = [], []
@@ -69,8 +69,3 @@ def _paths(folder: pathlib.Path) -> list[pathlib.Path]:
     if not found:
         raise UserError(f"--photos={folder} holds no picture.")
     return found
-
-
-def _centre(image: np.ndarray, crop: int) -> np.ndarray:
-    top, left = (max(side - crop, 0) // 2 for side in image.shape[:2])
-    return image[top : top + crop, left : left + crop]

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from tpgdiff_jax.data.images import read_rgb
+from tpgdiff_jax.data.folders import list_images
+from tpgdiff_jax.data.images import centre_crop, read_rgb
 from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.evaluation import metrics
 from tpgdiff_jax.inference.restore import Restorer
@@ -65,9 +66,9 @@ def bench_tiles(
 
 def _paths(folder: pathlib.Path, each: int) -> list[tuple[pathlib.Path, pathlib.Path]]:
     found = []
-    for group in sorted(path for path in folder.iterdir() if (path / "LQ").is_dir()):
-        names = sorted(path.name for path in (group / "LQ").iterdir())[:each]
-        found += [(group / "LQ" / name, group / "GT" / name) for name in names]
+    for side in sorted(folder.glob("*/LQ")):
+        names = list_images(side).names[:each]
+        found += [(side / name, side.parent / "GT" / name) for name in names]
     if not found:
         raise UserError(f"--pairs={folder} holds no set; expected SET/LQ and SET/GT below it.")
     return found
@@ -76,8 +77,9 @@ def _paths(folder: pathlib.Path, each: int) -> list[tuple[pathlib.Path, pathlib.
 def _read_pairs(folder: pathlib.Path, each: int, crop: int) -> tuple[np.ndarray, np.ndarray]:
     def centre(path):
         image = read_rgb(path)
-        top, left = ((side - crop) // 2 for side in image.shape[:2])
-        return image[top : top + crop, left : left + crop]
+        if min(image.shape[:2]) < crop:
+            raise UserError(f"{path} is smaller than --crop={crop}; choose a smaller crop.")
+        return centre_crop(image, crop)
 
     paths = _paths(folder, each)
     return tuple(np.stack([centre(pair[kind]) for pair in paths]) for kind in (0, 1))

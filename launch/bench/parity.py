@@ -13,7 +13,7 @@ from launch.bench.model import Planned, Row
 from launch.bench.sample import plan_chain
 from launch.bench.weights import random_system
 from tpgdiff_jax.data.degradations.mix import Recipe, degrade
-from tpgdiff_jax.data.images import read_rgb
+from tpgdiff_jax.data.images import centre_crop, read_rgb
 from tpgdiff_jax.inference.weights import load_any
 from tpgdiff_jax.reporting.errors import UserError
 
@@ -119,9 +119,8 @@ def squares(folder: str, size: int, count: int) -> np.ndarray:
     for path in sorted(pathlib.Path(folder).iterdir()):
         if path.suffix.lower() in (".jpg", ".jpeg", ".png"):
             image = read_rgb(path)
-            top, left = ((side - size) // 2 for side in image.shape[:2])
-            if top >= 0 and left >= 0:
-                found.append(image[top : top + size, left : left + size])
+            if min(image.shape[:2]) >= size:
+                found.append(centre_crop(image, size))
     if not found:
         raise UserError(f"--photos={folder} holds no photo of {size}x{size} pixels or more.")
     return np.stack([found[index % len(found)] for index in range(count)])

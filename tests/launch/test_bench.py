@@ -225,12 +225,17 @@ def test_samplers_and_tiles(tiny, tmp_path, monkeypatch):
     for kind in ("LQ", "GT"):
         (tmp_path / "pairs" / "noise" / kind).mkdir(parents=True)
         Image.fromarray(sample.picture((64, 64))).save(tmp_path / "pairs/noise" / kind / "a.png")
+    (tmp_path / "pairs/noise/LQ/.DS_Store").touch()  # of a file manager
     few = {"posterior": pairs.samplers.SAMPLERS["posterior"]}
     monkeypatch.setattr(pairs.samplers, "SAMPLERS", few)
     rows = pairs.bench_samplers(str(path), str(tmp_path / "pairs"), 1, 16, calls=(1,))
     assert [row["sampler"] for row in rows] == ["input", "posterior"]
     rows = pairs.bench_tiles(str(path), str(tmp_path / "pairs"), 1, tiles=(0,))
     assert rows[0]["pictures"] == 1
+    with pytest.raises(UserError, match=r"a\.png is smaller than --crop=100"):
+        pairs.bench_samplers(str(path), str(tmp_path / "pairs"), 1, 100)
+    with pytest.raises(UserError, match="nowhere holds no set"):
+        pairs.bench_tiles(str(path), str(tmp_path / "nowhere"), 1)
 
 
 def test_naming_counts_first_names_and_verdicts(tmp_path, monkeypatch):

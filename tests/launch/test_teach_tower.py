@@ -71,6 +71,13 @@ def test_lessons_change_projection_and_classes_and_nothing_else(
     assert " of 3" not in capsys.readouterr().out
     assert published.fingerprint(again) == published.fingerprint(output)
 
+    for wrong in ("--lessons=2", f"--checkpoint={output}"):
+        assert teach_tower.main([*command, wrong, f"--output={tmp_path / 'no'}"]) == 2
+        assert "are those of other weights, or of another number" in capsys.readouterr().err
+    kept.write_bytes(kept.read_bytes()[:-100])
+    assert teach_tower.main([*command, f"--output={tmp_path / 'no'}"]) == 2
+    assert "is damaged; remove it" in capsys.readouterr().err
+
     assert teach_tower.main([*command, f"--output={again}", "--checkpoint=none.safetensors"]) == 2
     assert "error: " in capsys.readouterr().err
 

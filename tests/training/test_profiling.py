@@ -48,6 +48,12 @@ def test_traces_the_steps_asked_for_and_sees_pauses(tmp_path, step_fn, capsys):
     assert f"{paused.idle_between:.2%}" in capsys.readouterr().out
 
 
+def test_a_trace_that_is_cut_off_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "a.xplane.pb").write_bytes(b"half a trace")
+    assert trace_idle.main([str(tmp_path)]) == 2
+    assert "a.xplane.pb is damaged or no profiler trace" in capsys.readouterr().err
+
+
 def test_a_resumed_run_traces_what_is_left_of_the_window(tmp_path, step_fn):
     (found,) = device_idle(train(tmp_path, step_fn, pause=0, start=5))
     assert found.runs == 2
