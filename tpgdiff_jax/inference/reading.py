@@ -17,7 +17,7 @@ from tpgdiff_jax.inference.input_images import InputImage, as_input
 
 _WINDOW_PIXELS = 2**24
 _THREADS = 4  # that look at files
-_PART = 64  # files that one of them looks at in turn
+_PART = 64  # files that one of them looks at in turn, at most
 
 
 def read_named(named: tuple[Any, str | None]) -> InputImage:
@@ -42,7 +42,8 @@ def windows(named: Iterable[tuple[Any, Any]], most: int) -> Iterator[list[tuple[
 
 def in_threads(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
     """Return what a function answers of each item, in order; on network disks each file waits."""
-    parts = (items[first : first + _PART] for first in range(0, len(items), _PART))
+    size = min(_PART, 1 + len(items) // (4 * _THREADS))  # so that all threads end together
+    parts = (items[first : first + size] for first in range(0, len(items), size))
     with ThreadPoolExecutor(_THREADS) as pool:
         answers = pool.map(lambda part: list(map(function, part)), parts)
         return itertools.chain.from_iterable(list(answers))
