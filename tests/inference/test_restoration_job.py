@@ -329,6 +329,28 @@ def test_a_full_disk_stops_the_job_and_leaves_nothing_half_written(
     assert run(Mirror(), folder, output).done == summary.left
 
 
+def test_what_is_written_as_ctrl_c_comes_is_logged(folder, tmp_path, monkeypatch):
+    """Else nothing would tell how these results were made, and whether their files have changed."""
+    restorer, calls, real, output = Mirror(), [], job.write_image, tmp_path / "out"
+
+    def press():
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    def slow(*args):
+        time.sleep(0.2)
+        real(*args)
+
+    restorer.on_call = press
+    monkeypatch.setattr(job, "write_image", slow)
+    with pytest.raises(KeyboardInterrupt):
+        run(restorer, folder, output)
+    written = {path.relative_to(output).as_posix() for path in output.rglob("*.png")}
+    lines = (output / job.LOG_NAME).read_text().splitlines()
+    assert {json.loads(line)["name"] for line in lines} == written != set()
+
+
 def test_a_log_that_fills_the_disk_is_mended_by_the_next_job(folder, tmp_path):
     output = tmp_path / "out"
     run(Mirror(), folder, output)

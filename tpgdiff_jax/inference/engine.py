@@ -129,8 +129,7 @@ class WriteBehind:
 
     def written(self) -> int:
         """Count results that were written but could not be filed, after an error."""
-        futures = (future for _, future in self._waiting if future is not None)
-        return sum(not future.cancelled() and future.exception() is None for future in futures)
+        return sum(_is_written(future) for _, future in self._waiting)
 
     def __enter__(self) -> "WriteBehind":
         return self
@@ -141,6 +140,10 @@ class WriteBehind:
                 self._settle(0)
         finally:
             self._pool.shutdown(cancel_futures=True)
+        if kind is KeyboardInterrupt:  # who presses Ctrl-C waits for these
+            for result, future in self._waiting:
+                if _is_written(future):
+                    self._file(result, future)
 
     def _settle(self, most: int) -> None:
         while waiting := self._waiting:
@@ -149,6 +152,10 @@ class WriteBehind:
                 return
             waiting.popleft()
             self._file(result, future)
+
+
+def _is_written(future: Future | None) -> bool:
+    return future is not None and not future.cancelled() and future.exception() is None
 
 
 def is_out_of_memory(error: Exception) -> bool:
