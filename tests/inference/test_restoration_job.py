@@ -494,6 +494,29 @@ def test_a_picture_that_is_seen_whole_needs_more_memory_than_in_windows(restorer
     host_memory.check(size, 1, 10**12, 64, is_here=False)  # the device says so itself
 
 
+@pytest.mark.parametrize(("part", "most"), [(100, 4), (1, 2)])
+def test_results_that_wait_for_the_disk_do_not_fill_the_memory(
+    folder, tmp_path, monkeypatch, part, most
+):
+    """A device may be much faster than the compression of large pictures."""
+    for number in range(3, 9):
+        (folder / f"{number}.png").write_bytes((folder / "0.png").read_bytes())
+    written, seen, real = [], [], job.write_image
+    restorer = Mirror()
+
+    def slow(*args):
+        time.sleep(0.1)
+        real(*args)
+        written.append(1)
+
+    restorer.on_call = lambda: seen.append(len(seen) - len(written))  # of those begun
+    monkeypatch.setattr(job, "write_image", slow)
+    monkeypatch.setattr(host_memory, "check", lambda *_, **__: None)
+    monkeypatch.setattr(memory, "total", lambda: part * 4 * memory.BYTES_PER_PIXEL * 48 * 56)
+    assert run(restorer, folder, tmp_path / "out").done == 9
+    assert max(seen) <= most + 2 if part == 1 else max(seen) > most  # two are in the device
+
+
 @pytest.mark.parametrize("when", ["as_input", "for_format"])
 def test_a_file_too_large_for_the_memory_fails_alone(folder, tmp_path, monkeypatch, when):
     real, calls = getattr(job, when), []

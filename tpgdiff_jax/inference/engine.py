@@ -118,14 +118,19 @@ class WriteBehind:
         self._pool = ThreadPoolExecutor(_THREADS)
         self._waiting: collections.deque[tuple[Any, Future | None]] = collections.deque()
 
-    def put(self, result: Any, *args: Any) -> None:
-        """Take a result, and the arguments of `write`; without any, nothing is written.
+    def put(self, result: Any, *args: Any, room: int | None = None) -> None:
+        """Take a result.
+
+        Args:
+          result: what `file` is told.
+          args: of `write`; without any, nothing is written.
+          room: results that fit into memory, where that is less than may wait.
 
         Raises:
           Exception: what `file` raises about an earlier one.
         """
         self._waiting.append((result, self._pool.submit(self._write, *args) if args else None))
-        self._settle(self._most)
+        self._settle(self._most if room is None else min(room, self._most))
 
     def written(self) -> int:
         """Count results that were written but could not be filed, after an error."""

@@ -15,6 +15,7 @@ import numpy as np
 from absl import logging
 
 from tpgdiff_jax.data.images import write_image
+from tpgdiff_jax.data.pictures import memory
 from tpgdiff_jax.data.pictures.door import read_size
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.pictures.writing import for_format
@@ -164,8 +165,11 @@ def run(
             writer,
         ):
             for outcome in restorer.outcomes(chunks, read, batch_size, sampling, wanted):
-                made = (outcome.source, outcome.item, outcome.result)
-                writer.put(outcome, *() if outcome.result is None else made)
+                if outcome.result is None:
+                    writer.put(outcome)
+                else:
+                    made = (outcome.source, outcome.item, outcome.result)
+                    writer.put(outcome, *made, room=_room(outcome.item))
                 bar.advance(1)
         with WriteBehind(beside.add, count_added) as adding:
             for task in lacking:
@@ -230,6 +234,12 @@ def _chunks(
     usable = [(task, answer) for task, answer in found if isinstance(answer, tuple)]
     for chosen in restorer.groups([shape for _, shape in usable], batch_size, sampling):
         yield [usable[index][0] for index in chosen]
+
+
+def _room(picture: InputImage) -> int:
+    """Return how many results of this size may wait for the disk: they fill a quarter of memory."""
+    held = picture.rgb[..., 0].size * memory.BYTES_PER_PIXEL
+    return max(1, memory.total() // (4 * held))
 
 
 def _failure(outcome: Outcome, writing: Future | None) -> str:
