@@ -122,6 +122,6 @@ def _is_untouched(made: Made, stamp: Stamp) -> bool:
         return made.stamp == list(stamp)
     try:
         finished = datetime.datetime.fromisoformat(made.finished).timestamp()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return str(made.content).startswith(f"{stamp[0]}-") and stamp[1] <= finished * 10**9
