@@ -5,7 +5,7 @@ Command:   python -m tpgdiff_jax.main --config=configs/finetune.py --workdir=run
                --config.data.eval_folder='pairs:PAIRS/test?class_name=other'
            PAIRS/train and PAIRS/test hold LQ and GT, matched by name; `other` says that none of the
            weights' degradations describes them.  Clean photos beside them, here three of ten
-           examples, keep alive what the weights know:
+           examples, keep alive part of what the weights know:
                --config.data.train_sources='("pairs:PAIRS/train?class_name=other*0.7",
                "photos:PHOTOS*0.3")'
 Weights:   those of the package; configs/finetune.py:FILE for other published ones.  What they are
