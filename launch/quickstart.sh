@@ -11,6 +11,10 @@ flags=()
 for flag in "$@"; do
     case $flag in
         --train=yes | --train=no) train=${flag#--train=} ;;
+        -h | --help)
+            sed -n '2,5s/^# \{0,1\}//p' launch/quickstart.sh
+            exit
+            ;;
         --train | --train=*) fail "$flag: expected --train=yes or --train=no." ;;
         *) flags+=("$flag") ;;
     esac

@@ -129,7 +129,7 @@ def _naming(config: ConfigDict, flag: flags.FlagValues) -> Rows:
     from launch.bench import naming
 
     photos = flag.photos or str(options.PHOTOS / "eval")
-    return naming.bench_naming(flag.checkpoint, photos, flag.crop)
+    return naming.bench_naming(flag.checkpoint, photos, flag.crop, flag.draws)
 
 
 def _page(config: ConfigDict, flag: flags.FlagValues) -> Rows:

@@ -1,5 +1,6 @@
 """How often weights name right what degraded a picture: fixed recipes on clean photos."""
 
+import itertools
 import pathlib
 from typing import Any
 
@@ -15,13 +16,16 @@ from tpgdiff_jax.reporting.errors import UserError
 SEVERITY = 3.0
 
 
-def bench_naming(weights: str | None, photos: str, crop: int) -> list[dict[str, Any]]:
+def bench_naming(
+    weights: str | None, photos: str, crop: int, draws: int = 1
+) -> list[dict[str, Any]]:
     """Degrade every photo by each degradation that the weights know, and ask for its name.
 
     Args:
       weights: a .safetensors file or a run's folder; None for the weights of the package.
       photos: folder of clean photos; the n-th is degraded with seed n, from 1.
       crop: side of the centre crop that is looked at, pixels; smaller photos are taken whole.
+      draws: how often each is degraded; the second time with seed 1000 + n, and so on.
 
     Returns:
       a row for each degradation, one for clean photos and the mean: `first`, the share of photos
@@ -39,8 +43,11 @@ def bench_naming(weights: str | None, photos: str, crop: int) -> list[dict[str, 
     rows = []
     for name in (*restorer.config.data.degradations, NOTHING):
         firsts, verdicts = [], []
-        for seed, image in enumerate(clean, 1):
-            lq = image if name == NOTHING else degrade(image, Recipe(((name, SEVERITY),), seed))
+        times = 1 if name == NOTHING else draws
+        for draw, (number, image) in itertools.product(range(times), enumerate(clean, 1)):
+            lq = image
+            if name != NOTHING:
+                lq = degrade(image, Recipe(((name, SEVERITY),), 1000 * draw + number))
             found = restorer.degradations(lq)
             firsts.append(next(iter(found)))
             verdicts.append(verdict(found, kind)[0])
@@ -48,14 +55,17 @@ def bench_naming(weights: str | None, photos: str, crop: int) -> list[dict[str, 
         print(rows[-1], flush=True)
     known = rows[:-1]
     means = {key: float(np.mean([row[key] for row in known])) for key in ("first", "verdict")}
-    return [*rows, {"degradation": "mean of the degradations", "photos": len(clean), **means}]
+    return [
+        *rows,
+        {"degradation": "mean of the degradations", "pictures": len(clean) * draws, **means},
+    ]
 
 
 def _row(name: str, firsts: list[str], verdicts: list[str]) -> dict[str, Any]:
     wrong = [first for first in firsts if first != name]
     row = {
         "degradation": name,
-        "photos": len(firsts),
+        "pictures": len(firsts),
         "first": firsts.count(name) / len(firsts),
         "verdict": verdicts.count(name) / len(verdicts),
         "instead": max(sorted(set(wrong)), key=wrong.count) if wrong else "",

@@ -93,6 +93,7 @@ def _define(config: str) -> flags.FlagValues:
     flags.DEFINE_integer(
         "crop", 128, "samplers, naming: side of the centre crop, pixels.", 1, **own
     )
+    flags.DEFINE_integer("draws", 1, "naming: how often each photo is degraded.", 1, **own)
     flags.DEFINE_list("sizes", None, "restore: pictures, e.g. 256x256,1080x1920.", **own)
     flags.DEFINE_integer("batches", 20_000, "memory: how many to follow.", 1, **own)
     flags.DEFINE_float("seconds", 20.0, "data: that each mixture is followed.", 0, **own)

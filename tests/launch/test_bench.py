@@ -251,10 +251,11 @@ def test_naming_counts_first_names_and_verdicts(tmp_path, monkeypatch):
 
     real = naming.Restorer.load
     monkeypatch.setattr(naming.Restorer, "load", lambda *a, **k: Answers(real(*a, **k)))
-    rows = {row["degradation"]: row for row in naming.bench_naming(None, str(tmp_path), 32)}
+    rows = {row["degradation"]: row for row in naming.bench_naming(None, str(tmp_path), 32, 2)}
     assert rows["noise"]["first"] == rows["noise"]["verdict"] == 1
     assert rows["jpeg"]["first"] == rows["jpeg"]["verdict"] == 0
     assert rows["jpeg"]["instead"] == "noise"
+    assert (rows["noise"]["pictures"], rows["nothing"]["pictures"]) == (2, 1)
     assert rows["nothing"]["verdict"] == 0
     assert rows["mean of the degradations"]["first"] == pytest.approx(1 / 11)
 

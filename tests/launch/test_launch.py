@@ -106,6 +106,15 @@ def test_the_quickstart_restores_first_and_trains_if_wanted(tmp_path, flags, tra
     assert second.endswith("ran -m tpgdiff_jax.main --config=configs/quickstart.py --seed=3\n")
 
 
+def test_the_quickstart_explains_itself_before_it_installs_anything(tmp_path):
+    words = ["bash", ROOT / "launch" / "quickstart.sh", "--help"]
+    environment = os.environ | {"TPGDIFF_VENV": str(tmp_path / "venv")}
+    found = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "bash launch/quickstart.sh [--train=no]" in found.stdout
+    assert not (tmp_path / "venv").exists()
+
+
 def test_a_mistyped_switch_of_the_quickstart_gets_one_sentence():
     words = ["bash", ROOT / "launch" / "quickstart.sh", "--train=maybe"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)

@@ -1,5 +1,6 @@
 """A folder kept in a store: whatever is killed when, what is there can be gone on with."""
 
+import errno
 import json
 import os
 
@@ -204,12 +205,12 @@ def test_large_files_are_sent_in_parts(tmp_path, sender, s3, monkeypatch):
 def test_the_thread_sends_and_goes_on_after_an_outage(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(sending, "SECONDS", 0.02)
     write(tmp_path / "run", "a", "1")
-    real, outages = sending.put_data, [1, 1]
+    full = OSError(errno.ENOSPC, "No space left on device")
+    real, outages = sending.put_data, [full, *[urls.StoreError("out of reach")] * 2]
 
     def put_data(url, data):
         if outages:
-            outages.pop()
-            raise urls.StoreError("out of reach")
+            raise outages.pop()
         real(url, data)
 
     monkeypatch.setattr(sending, "put_data", put_data)
@@ -221,4 +222,5 @@ def test_the_thread_sends_and_goes_on_after_an_outage(tmp_path, monkeypatch, cap
     one.stop()
     assert stored() == {"a": "1"}
     assert caplog.text.count("out of reach It is tried again") == 2
+    assert "No space left on device" in caplog.text  # of this machine: here, too, it goes on
     assert json.loads((tmp_path / "run" / ".sent.json").read_text())["writer"] == "me"

@@ -12,6 +12,7 @@ from typing import Any
 from absl import logging
 
 from tpgdiff_jax.reporting import json_text
+from tpgdiff_jax.reporting.errors import UserError, one_line
 from tpgdiff_jax.reporting.files import write_text
 from tpgdiff_jax.stores import urls
 from tpgdiff_jax.stores.copies import Stamp, files_below
@@ -187,8 +188,9 @@ class Sender:
         while not self._stopped.wait(SECONDS):
             try:
                 self.send()
-            except urls.StoreError as error:
-                logging.warning("%s It is tried again; %s has all.", error, own_path(self._folder))
+            except (OSError, UserError) as error:  # the store's, or this machine's full disk
+                text = "%s It is tried again; %s has all."
+                logging.warning(text, one_line(error), own_path(self._folder))
 
     def _put_step(self, step: str, files: Mapping[str, Stamp]) -> None:
         """Send what the store lacks of a step, and last the file by which it counts there."""
