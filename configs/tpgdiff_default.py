@@ -167,7 +167,7 @@ def _structure(config: ConfigDict) -> None:
 
 
 def _short(config: ConfigDict) -> None:
-    """Learn from nothing on a CPU, to compare variants: without a prior, say; see the card."""
+    """Learn from nothing on a CPU, to compare variants, such as one without a prior."""
     _start(config)
     config.model.width = 32
     config.data.weights = tuple(_SHARES.values())

@@ -52,6 +52,12 @@ def test_config_file_missing(arguments, words):
     assert all(word in str(error.value) for word in words)
 
 
+def test_what_an_experiment_file_says_is_wrong_is_said_in_its_own_words(parse):
+    weights = ROOT / "configs" / "finetune.py:nowhere.safetensors"
+    with pytest.raises(UserError, match=r"finetune\.py: nowhere\.safetensors is no file"):
+        parse(f"--config={weights}")
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

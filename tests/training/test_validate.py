@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import shutil
 import types
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tpgdiff_jax.data.degradations.mix import parse
+from tpgdiff_jax.data.labels import OTHER
 from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.distributed import agreement, sharding
@@ -207,6 +209,25 @@ def test_the_validation_of_stage_one_is_left_and_compared_alike(config, photo_fo
     monkeypatch.setattr(agreement, "multihost_utils", types.SimpleNamespace(**other))
     with pytest.raises(RunStoppedError, match="process 1 does not validate with the pictures"):
         evaluate_stage_one(None, None, config, photos)
+
+
+def test_stage_one_cannot_be_right_about_pairs_that_no_class_describes(
+    config, photo_folder, tmp_path, monkeypatch
+):
+    config.priors.update({"encoder": "conv", "teacher": "vgg"})
+    config.data.crop_size = 16
+    for side in ("LQ", "GT"):
+        shutil.copytree(photo_folder, tmp_path / "pairs" / side)
+    names = tuple(config.data.degradations)
+    source = PairFolder(tmp_path / "pairs", classes=names, class_name=OTHER)
+
+    def ask(params, teacher, gt, lq, *, networks):
+        return (np.zeros(len(gt), int), np.full(len(gt), 0.5), np.ones(len(gt)))
+
+    monkeypatch.setattr(validate_stage_one, "_ask", ask)
+    scores = evaluate_stage_one({}, {}, config, source)
+    assert scores.confusion.sum() == scores.accuracy == 0
+    assert scores.cosine == 0.5  # but they are looked at
 
 
 def test_the_weights_of_stage_one_are_copied_to_the_device_once(config, photo_folder, monkeypatch):
