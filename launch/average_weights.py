@@ -1,11 +1,12 @@
 """Average published weights of one shape: often better than each of them, and free.
 
     python launch/average_weights.py --output=FILE.safetensors [--only=unet]
-        0.4=FIRST.safetensors 0.6=SECOND.safetensors
+        [--weights-dtype=bfloat16] 0.4=FIRST.safetensors 0.6=SECOND.safetensors
 
 Runs that started from the same weights end near enough to one another that what lies between them
 restores well, too (Wortsman et al., arXiv 2203.05482).  What `--only` does not name is the last
-file's, and so is the description.
+file's, and so is the description.  Kernels stored as bfloat16 are the same numbers whether they
+are computed with in float32 or bfloat16, so that both restore alike.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import numpy as np
 import tower_lessons
 
 from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.checkpoints.storing import STORED_TYPES
 from tpgdiff_jax.reporting.errors import UserError
 
 # Of a description: what may differ between files that mean the same.
@@ -77,11 +79,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, required=True, help="weights to write")
     parser.add_argument("--only", default="", help="groups, with commas: unet,structure,...")
+    parser.add_argument(
+        "--weights-dtype", choices=STORED_TYPES, help="of kernels; by default the last file's"
+    )
     parser.add_argument("parts", type=_part, nargs="+", metavar="SHARE=FILE")
     flags = parser.parse_args(arguments)
     shares, paths = zip(*flags.parts, strict=True)
     only = tuple(filter(None, flags.only.split(",")))
-    return tower_lessons.write(flags.output, lambda: average(shares, paths, only))
+
+    def averaged():
+        description, weights = average(shares, paths, only)
+        stored_as = flags.weights_dtype or description["stored_as"]
+        return description | {"stored_as": stored_as}, weights
+
+    return tower_lessons.write(flags.output, averaged)
 
 
 if __name__ == "__main__":

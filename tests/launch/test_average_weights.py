@@ -58,6 +58,17 @@ def test_groups_that_are_named_are_averaged_and_the_others_are_the_last_files(
     assert values(average_weights.average((0.5, 0.5), files)[1]) == {2.0}
 
 
+def test_kernels_may_be_stored_as_another_type(average_weights, files, tmp_path):
+    output = tmp_path / "mean.safetensors"
+    parts = [f"0.999={files[0]}", f"0.001={files[1]}"]
+    arguments = [f"--output={output}", "--weights-dtype=bfloat16", *parts]
+    assert average_weights.main(arguments) == 0
+    description, weights = published.load(output)
+    assert description["stored_as"] == "bfloat16"
+    kernels = [leaf for leaf in jax.tree.leaves(weights) if leaf.ndim > 1]
+    assert values(kernels) == {1.0}  # 1.002 before
+
+
 def test_what_does_not_belong_together_is_refused(average_weights, files, tmp_path, capsys):
     output = tmp_path / "mean.safetensors"
 

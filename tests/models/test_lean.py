@@ -41,6 +41,17 @@ def lean(random_params):
     return model, random_params(model, *inputs()), jax.jit(model.apply)
 
 
+def test_bfloat16_answers_with_float32s_image_level(lean):
+    model, params, apply = lean
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), params)
+    narrow = jax.jit(model.clone(dtype=jnp.bfloat16).apply)
+    both = [run({"params": params}, *inputs(32, 32), priors()) for run in (apply, narrow)]
+    apart = np.asarray(both[1] - both[0])
+    assert 1e-4 < np.abs(apart).max() / np.abs(both[0]).max() < 3e-2  # it was used
+    # What is left is noise from pixel to pixel, not an error of the whole image.
+    assert np.abs(apart.mean(axis=(1, 2))).max() < 0.3 * apart.std()
+
+
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (1, 3)])
 def test_any_size_comes_back_as_float32(lean, size):
     _, params, apply = lean

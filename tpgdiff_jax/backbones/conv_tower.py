@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tpgdiff_jax.backbones.convolution import SAME_3X3, Conv, Conv3x3
+from tpgdiff_jax.backbones.convolution import SAME_3X3, Conv, Conv3x3, Dense
+from tpgdiff_jax.backbones.transformer import layer_norm
 from tpgdiff_jax.backbones.typed import TypedModule
 
 
@@ -41,17 +42,17 @@ class ConvTower(TypedModule):
         Returns:
           float32 [B, features], not normalised to unit length.
         """
-        x = view.astype(self.dtype)
-        statistics = []
+        x, statistics = view, []
         for index, width in enumerate(self.widths):
             down = {"stride": 2, "padding": SAME_3X3, "name": f"down_{index}"}
+            down["exact_input"] = index == 0  # dark pixels lie at -1, where bfloat16 is coarse
             x = Conv(width, use_bias=True, silu=True, **down, **self.dtypes)(x)
             conv = Conv3x3(width, use_bias=True, silu=True, name=f"conv_{index}", **self.dtypes)
             x = conv(x, residual=x)
             statistics += _mean_and_spread(x)
         pooled = jnp.concatenate(statistics, axis=-1)
-        pooled = nn.LayerNorm(use_fast_variance=False, name="norm", **self.dtypes)(pooled)
-        return nn.Dense(self.features, name="proj", **self.dtypes)(pooled).astype(jnp.float32)
+        pooled = layer_norm("norm", 1e-6, jnp.float32, self.param_dtype)(pooled)
+        return Dense(self.features, exact=True, name="proj", **self.dtypes)(pooled)
 
 
 def _mean_and_spread(x: jax.Array) -> list[jax.Array]:

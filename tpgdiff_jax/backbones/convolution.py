@@ -19,10 +19,11 @@ from tpgdiff_jax.backbones.products import pointwise
 from tpgdiff_jax.backbones.typed import TypedModule
 from tpgdiff_jax.backbones.xla_convolution import SAME_3X3, Padding
 from tpgdiff_jax.native.problems import FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT
+from tpgdiff_jax.precision import EXACT
 
 # A TPU convolves images of fewer channels in a layout of up to 20 times their size.  That copy is
 # not kept for the gradient, but made again when the gradient comes to it.
-_FEW = 8
+_FEW = 16
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -48,7 +49,7 @@ def convolve(
       stride: of rows and columns.
       padding: zeros put at ((top, bottom), (left, right)).
       silu: apply SiLU.
-      scale, shift: [B, O] in x's dtype, or both None.
+      scale, shift: [B, O], float32 or x's dtype, or both None.
       residual: [B, H', W', O] in x's dtype, or None.
 
     Returns:
@@ -161,12 +162,15 @@ class Dense(TypedModule):
       use_bias: add a bias.
       zero_init: start the matrix at zero.
       init_gain: otherwise, by how much larger than the usual scale the matrix starts.
+      exact: compute in float32, rounding nothing, whatever `dtype` is: for vectors that change all
+        of an image alike.  Each pixel's rounding is noise, but theirs is an error of its level.
     """
 
     features: int
     use_bias: bool = True
     zero_init: bool = False
     init_gain: float = 1.0
+    exact: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -176,6 +180,10 @@ class Dense(TypedModule):
         bias = None
         if self.use_bias:
             bias = self.param("bias", zeros, (self.features,), self.param_dtype)
+        if self.exact:
+            x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
+            y = jnp.matmul(x, kernel, precision=EXACT)
+            return y if bias is None else y + bias.astype(jnp.float32)
         return pointwise(x.astype(self.dtype), _kernel_of(kernel, self.dtype), bias)
 
 
@@ -197,6 +205,8 @@ class Conv(TypedModule):
       padding: zeros put at ((top, bottom), (left, right)), or "same" as in `nn.Conv`; None:
         (size - stride) / 2 on every side, which needs both as odd or as even.
       silu: apply SiLU.
+      exact_input: take a float32 input as it is, not rounded to `dtype`: for images, of which
+        bfloat16 keeps no more than 8 bits.
     """
 
     features: int
@@ -207,6 +217,7 @@ class Conv(TypedModule):
     stride: int = 1
     silu: bool = False
     padding: Padding | str | None = None
+    exact_input: bool = False
 
     @nn.compact
     def __call__(
@@ -224,6 +235,8 @@ class Conv(TypedModule):
         bias = None
         if self.use_bias:
             bias = self.param("bias", zeros, (self.features,), self.param_dtype)
+        if self.exact_input and self.dtype == jnp.bfloat16:
+            x, kernel = _halves(x), jnp.concatenate([kernel, kernel], axis=2)
         x = x.astype(self.dtype)
         after = (self.silu, scale, shift, residual)
         return convolve(x, kernel, bias, self.stride, self._padding(x.shape[1:3]), *after)
@@ -237,6 +250,16 @@ class Conv(TypedModule):
             return self.padding
         side = ((self.size - self.stride) // 2,) * 2
         return (side, side)
+
+
+def _halves(x: jax.Array) -> jax.Array:
+    """Return what bfloat16 keeps of an image, and beside it what it loses: [..., C] -> [..., 2C].
+
+    The sum of both has 16 bits, and a convolution of both with the same kernel adds them up.
+    """
+    x = x.astype(jnp.float32)
+    kept = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+    return jnp.concatenate([kept, x - kept], axis=-1)
 
 
 class Conv3x3(Conv):

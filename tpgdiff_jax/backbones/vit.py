@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tpgdiff_jax.backbones.convolution import Dense
 from tpgdiff_jax.backbones.preprocessing import grey_levels, normalise
 from tpgdiff_jax.backbones.resizing import resize, resize_bytes
 from tpgdiff_jax.backbones.transformer import Block, layer_norm
@@ -186,6 +187,5 @@ class ClipImageTower(TypedModule):
             **self.dtypes,
         )
         token = trunk(view)[-1][:, 0]
-        token = layer_norm("norm_last", 1e-5, **self.dtypes)(token)
-        embedding = nn.Dense(self.features, use_bias=False, name="proj", **self.dtypes)(token)
-        return embedding.astype(jnp.float32)
+        token = layer_norm("norm_last", 1e-5, jnp.float32, self.param_dtype)(token)
+        return Dense(self.features, use_bias=False, exact=True, name="proj", **self.dtypes)(token)

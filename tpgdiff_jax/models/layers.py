@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from tpgdiff_jax.backbones.convolution import Conv, Conv3x3, Dense
 from tpgdiff_jax.backbones.kept import kept_alone
+from tpgdiff_jax.backbones.transformer import layer_norm
 from tpgdiff_jax.backbones.typed import TypedModule
 
 
@@ -120,16 +121,16 @@ def sinusoidal_embedding(t: jax.Array, width: int) -> jax.Array:
 
 
 class TimeEmbedding(TypedModule):
-    """Turn times [B] into the conditioning vector [B, 4 * width]."""
+    """Turn times [B] into the conditioning vector, float32 [B, 4 * width]."""
 
     width: int
 
     @nn.compact
     def __call__(self, t: jax.Array) -> jax.Array:
-        x = sinusoidal_embedding(t, self.width).astype(self.dtype)
-        x = Dense(4 * self.width, name="dense_in", **self.dtypes)(x)
+        x = sinusoidal_embedding(t, self.width)
+        x = Dense(4 * self.width, exact=True, name="dense_in", **self.dtypes)(x)
         x = nn.gelu(x, approximate=False)
-        return Dense(4 * self.width, name="dense_out", **self.dtypes)(x)
+        return Dense(4 * self.width, exact=True, name="dense_out", **self.dtypes)(x)
 
 
 class DegradationPrompt(TypedModule):
@@ -145,14 +146,14 @@ class DegradationPrompt(TypedModule):
 
     @nn.compact
     def __call__(self, degradation: jax.Array) -> jax.Array:
-        x = Dense(self.features, name="dense_in", **self.dtypes)(degradation)
+        exact = {"exact": True, **self.dtypes}
+        x = Dense(self.features, name="dense_in", **exact)(degradation)
         gain = 4.0 if self.wide_init else 1.0
-        x = Dense(self.features, init_gain=gain, name="dense_out", **self.dtypes)(nn.silu(x))
+        x = Dense(self.features, init_gain=gain, name="dense_out", **exact)(nn.silu(x))
         normal = nn.initializers.normal(self.features**0.5 if self.wide_init else 1.0)
         prompt = self.param("prompt", normal, (1, self.features), self.param_dtype)
-        weights = jax.nn.softmax(x.astype(jnp.float32), axis=-1)
-        x = (weights * prompt.astype(jnp.float32)).astype(self.dtype)
-        return Dense(self.features, name="prompt_out", **self.dtypes)(x)
+        x = jax.nn.softmax(x, axis=-1) * prompt.astype(jnp.float32)
+        return Dense(self.features, name="prompt_out", **exact)(x)
 
 
 class ResBlock(TypedModule):
@@ -169,11 +170,9 @@ class ResBlock(TypedModule):
 
     @nn.compact
     def __call__(self, x: jax.Array, time: jax.Array) -> jax.Array:
-        modulate = Dense(
-            2 * self.features, zero_init=self.zero_init, name="modulation", **self.dtypes
-        )
-        modulation = modulate(nn.silu(time))
-        scale, shift = jnp.split(modulation, 2, axis=-1)
+        how = {"zero_init": self.zero_init, "exact": True, **self.dtypes}
+        modulate = Dense(2 * self.features, name="modulation", **how)
+        scale, shift = jnp.split(modulate(nn.silu(time)), 2, axis=-1)
         h = Conv3x3(self.features, silu=True, name="conv_in", **self.dtypes)(x, scale, shift)
         if x.shape[-1] != self.features:
             x = Dense(self.features, use_bias=False, name="skip", **self.dtypes)(x)
@@ -194,12 +193,10 @@ class StructuralFiLM(TypedModule):
 
     @nn.compact
     def __call__(self, x: jax.Array, token: jax.Array, share: jax.Array | float = 1.0) -> jax.Array:
-        norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name="norm", **self.dtypes)
-        modulate = Dense(
-            2 * x.shape[-1], zero_init=self.zero_init, name="modulation", **self.dtypes
-        )
-        modulation = modulate(norm(token)) * share
-        gamma, beta = jnp.split(modulation[:, None, None, :].astype(jnp.float32), 2, axis=-1)
+        norm = layer_norm("norm", 1e-5, jnp.float32, self.param_dtype)
+        how = {"zero_init": self.zero_init, "exact": True, **self.dtypes}
+        modulation = Dense(2 * x.shape[-1], name="modulation", **how)(norm(token)) * share
+        gamma, beta = jnp.split(modulation[:, None, None, :], 2, axis=-1)
         # In float32, rounded once: much faster on CPUs than bfloat16 at every step.
         return (x * (1 + gamma) + beta).astype(self.dtype) if self.active else x
 

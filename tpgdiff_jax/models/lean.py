@@ -30,7 +30,8 @@ class LeanBlock(TypedModule):
     @nn.compact
     def __call__(self, x: jax.Array, time: jax.Array) -> jax.Array:
         features = x.shape[-1]
-        modulate = Dense(2 * features, zero_init=True, name="modulation", **self.dtypes)
+        how = {"zero_init": True, "exact": True, **self.dtypes}
+        modulate = Dense(2 * features, name="modulation", **how)
         scale, shift = jnp.split(modulate(nn.silu(time)), 2, axis=-1)
         h = Conv3x3(features, silu=True, name="conv_in", **self.dtypes)(x, scale, shift)
         last = Conv3x3(features, use_bias=True, zero_init=True, name="conv_out", **self.dtypes)
@@ -46,8 +47,10 @@ class SemanticShift(TypedModule):
 
     @nn.compact
     def __call__(self, x: jax.Array, semantic: jax.Array, share: jax.Array | float) -> jax.Array:
-        value = Dense(x.shape[-1], use_bias=False, zero_init=True, name="value", **self.dtypes)
-        return x + (share * value(unit_length(semantic)))[:, None, None, :]
+        how = {"zero_init": True, "exact": True, **self.dtypes}
+        value = Dense(x.shape[-1], use_bias=False, name="value", **how)
+        summand = share * value(unit_length(semantic))
+        return (x + summand[:, None, None, :]).astype(self.dtype)
 
 
 class LeanUNet(GuidedUNet):
@@ -80,7 +83,7 @@ class LeanUNet(GuidedUNet):
                 return self._film(x, priors, True, f"{name}_film")
             return self._shift(x, priors, f"{name}_semantic")
 
-        x = Conv3x3(widths[0], use_bias=True, name="stem", **self.dtypes)(x)
+        x = Conv3x3(widths[0], use_bias=True, exact_input=True, name="stem", **self.dtypes)(x)
         stem, skips = x, []
         for level, width in enumerate(widths):
             name = f"down_{level}"
@@ -99,7 +102,9 @@ class LeanUNet(GuidedUNet):
             if level:
                 widen = Dense(4 * widths[level - 1], name=f"{name}_resample", **self.dtypes)
                 x = channels_to_pixels(widen(x))
-        return Conv3x3(3, True, self.identity_init, name="final_conv", **self.dtypes)(x + stem)
+        # The answer is an image, which bfloat16 would round to fewer than 256 levels.
+        exact = self.dtypes | {"dtype": jnp.float32}
+        return Conv3x3(3, True, self.identity_init, name="final_conv", **exact)(x + stem)
 
     def _check(self, priors: Priors) -> None:
         super()._check(priors)
@@ -116,7 +121,7 @@ class LeanUNet(GuidedUNet):
             return x
         if semantic is None:
             semantic = jnp.zeros((x.shape[0], self.prior_dim))
-        share = priors.share("semantic", 2, self.dtype)
+        share = priors.share("semantic", 2)
         return SemanticShift(name=name, **self.dtypes)(x, semantic, share)
 
 

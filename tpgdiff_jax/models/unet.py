@@ -108,7 +108,7 @@ class GuidedUNet(TypedModule):
         priors = Priors() if priors is None else priors
         self._check(priors)
         height, width = x_t.shape[1:3]
-        x = jnp.concatenate([x_t - mu, mu], axis=-1).astype(self.dtype)
+        x = jnp.concatenate([x_t - mu, mu], axis=-1)
         x = pad_to_multiple(x, 2 ** len(self.multipliers))  # as the released program pads
         x = self._run(x, t, priors)
         return x[:, :height, :width].astype(jnp.float32)
@@ -140,8 +140,7 @@ class GuidedUNet(TypedModule):
         prompt = DegradationPrompt(
             time.shape[-1], self.identity_init, name="degradation", **self.dtypes
         )
-        share = priors.share("degradation", 2, self.dtype)
-        return time + share * prompt(degradation.astype(self.dtype))
+        return time + priors.share("degradation", 2) * prompt(degradation)
 
     def _film(self, x, priors, active, name):
         structure = priors.structure
@@ -150,8 +149,8 @@ class GuidedUNet(TypedModule):
         if structure is None:
             structure = jnp.zeros((x.shape[0], 1, self.structure_dim))
         film = StructuralFiLM(active, self.identity_init, name=name, **self.dtypes)
-        token = structure.astype(self.dtype).mean(axis=1)
-        return film(x, token, priors.share("structure", 2, self.dtype))
+        token = structure.astype(jnp.float32).mean(axis=1)
+        return film(x, token, priors.share("structure", 2))
 
 
 class ConditionalUNet(GuidedUNet):

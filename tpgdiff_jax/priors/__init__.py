@@ -4,6 +4,7 @@ from typing import Any
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 
 BRANCHES = ("degradation", "semantic", "structure")
 
@@ -27,7 +28,7 @@ class Priors:
     structure: jax.Array | None = None
     present: jax.Array | None = None
 
-    def share(self, name: str, ndim: int, dtype: Any) -> jax.Array | float:
+    def share(self, name: str, ndim: int, dtype: Any = jnp.float32) -> jax.Array | float:
         """Return the weight [B, 1, ...] with which a prior's contribution counts.
 
         Args:

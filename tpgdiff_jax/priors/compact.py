@@ -9,7 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tpgdiff_jax.backbones.convolution import Conv
+from tpgdiff_jax.backbones.convolution import Conv, Dense
+from tpgdiff_jax.backbones.transformer import layer_norm
 from tpgdiff_jax.backbones.typed import TypedModule
 
 # Four convolutions of stride 2.
@@ -48,8 +49,9 @@ class CompactEncoder(TypedModule):
         mean = x.mean(axis=(1, 2))
         spread = jnp.sqrt(jnp.square(x - mean[:, None, None]).mean(axis=(1, 2)) + 1e-6)
         pooled = jnp.concatenate([mean, spread], axis=-1)
-        pooled = nn.LayerNorm(use_fast_variance=False, name="norm", **self.dtypes)(pooled)
-        degradation = nn.Dense(self.features, name="degradation", **self.dtypes)(pooled)
-        logits = nn.Dense(self.num_classes, name="classes", **self.dtypes)(nn.silu(degradation))
-        semantic = nn.Dense(self.features, name="semantic", **self.dtypes)(pooled)
-        return tuple(a.astype(jnp.float32) for a in (degradation, semantic, logits))
+        pooled = layer_norm("norm", 1e-6, jnp.float32, self.param_dtype)(pooled)
+        exact = {"exact": True, **self.dtypes}
+        degradation = Dense(self.features, name="degradation", **exact)(pooled)
+        logits = Dense(self.num_classes, name="classes", **exact)(nn.silu(degradation))
+        semantic = Dense(self.features, name="semantic", **exact)(pooled)
+        return degradation, semantic, logits

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from tpgdiff_jax.backbones.conv_tower import ConvTower
+from tpgdiff_jax.backbones.convolution import Dense
 from tpgdiff_jax.backbones.transformer import geglu, layer_norm
 from tpgdiff_jax.backbones.typed import TypedModule
 from tpgdiff_jax.backbones.vit import ClipImageTower
@@ -31,10 +32,11 @@ class GegluBlock(TypedModule):
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
         features = x.shape[-1]
-        h = layer_norm("norm", 1e-5, **self.dtypes)(x)
-        h = geglu(nn.Dense(2 * self.ratio * features, name="dense_in", **self.dtypes)(h))
+        exact = {"exact": True, **self.dtypes}
+        h = layer_norm("norm", 1e-5, jnp.float32, self.param_dtype)(x)
+        h = geglu(Dense(2 * self.ratio * features, name="dense_in", **exact)(h))
         h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
-        return x + nn.Dense(features, name="dense_out", **self.dtypes)(h)
+        return x + Dense(features, name="dense_out", **exact)(h)
 
 
 class DegradationPrior(TypedModule):
@@ -64,13 +66,13 @@ class DegradationPrior(TypedModule):
           features [B, backbone.features] (not of unit length) and logits [B, num_classes], float32.
         """
         features = self.backbone(view)
-        x = features.astype(self.dtype)
+        x = features
         for index in range(self.blocks):
             x = GegluBlock(dropout=self.dropout, name=f"block_{index}", **self.dtypes)(
                 x, deterministic
             )
-        logits = nn.Dense(self.num_classes, name="classes", **self.dtypes)(x)
-        return features, logits.astype(jnp.float32)
+        logits = Dense(self.num_classes, exact=True, name="classes", **self.dtypes)(x)
+        return features, logits
 
 
 def classification_loss(
