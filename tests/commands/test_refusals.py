@@ -1,8 +1,10 @@
 """Whatever is typed wrongly becomes one sentence that names it and what is right."""
 
+import os
 import pathlib
 import re
 import socket
+import subprocess
 import sys
 import threading
 
@@ -62,11 +64,22 @@ def _at_home(monkeypatch):
         (["--mode=resotre", "--input=x"], ["--mode=resotre", "nearest: --mode=restore"]),
         (["--mode", "Restore"], ["--mode=Restore", "nearest: --mode=restore"]),
         (["restore"], ["'restore'", "--mode=restore"]),
+        (["README.md"], ["'README.md'", "--mode=restore --input=README.md", "in quotes"]),
+        (["--mode=restore", "--input", "LICENSE", "docs"], ["'docs'", "--input=docs"]),
+        (["configs/quickstart.py"], ["write --config=configs/quickstart.py."]),
+        ([], ["--config is missing", "--mode=restore --input=PHOTO", "--help"]),
         (["stray", QUICKSTART], ["'stray'", "start with --"]),
         ([QUICKSTART, "--ouput=x"], ["--ouput", "nearest: --output"]),
         (["--mode=restore", "--imput=x"], ["--imput", "nearest: --input"]),
         (["--imput=x"], ["--imput", "nearest: --input"]),
         (["--input=x", "--checkpoint=y"], ["add --mode=restore"]),
+        # Values that a shell's variable did not bring: of a path, "" would be this folder.
+        (["--mode=restore", "--input="], ["--input=: its value is empty", "variable"]),
+        (["--mode=restore", "--input=a", "--input", ""], ["--input=: its value is empty"]),
+        (["--mode=restore", "--input=a", "--output="], ["--output=: its value is empty"]),
+        (["--mode=restore", "--input=a", "--sampler="], ["--sampler=: its value is empty"]),
+        (["--mode=serve", "--host="], ["--host=: its value is empty"]),
+        ([QUICKSTART, "--workdir="], ["--workdir=: its value is empty"]),
         # Values of another kind.
         (["--mode=restore", "--steps=abc"], ["--steps=abc", "a whole number", "--steps=100"]),
         (["--mode=restore", "--steps"], ["--steps: expected a whole number"]),
@@ -253,6 +266,15 @@ def test_help_lists_what_a_mode_reads_in_the_tables_order(parse, capsys, mode):
     reads = mode_flags.MODES[mode].reads
     assert [name for name in re.findall(r"^  --(\w+)", said, re.M) if name in reads] == list(reads)
     assert max(map(len, said.splitlines())) <= 110
+
+
+def test_help_ends_quietly_where_nobody_reads_on():
+    command = [sys.executable, "-m", "tpgdiff_jax.main", "--help"]
+    reading, writing = os.pipe()
+    os.close(reading)  # as `| head` does, after ten lines
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_platforms_that_jax_lacks_are_one_sentence(monkeypatch):

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from tpgdiff_jax import config as configuration
 from tpgdiff_jax.commands import mode_flags
 from tpgdiff_jax.commands.refusing import check_given
-from tpgdiff_jax.commands.values import check_tuple, value_error
+from tpgdiff_jax.commands.values import check_not_empty, check_tuple, value_error
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.stores.places import with_addresses
 
@@ -51,7 +51,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     if any(argument in _HELP for argument in argv):
         program = mode_flags.program_of(mode, _given(argv))
         names_mode = "mode" in _given(argv)
-        print(mode_flags.help_text(program if names_mode else None))
+        _print(mode_flags.help_text(program if names_mode else None))
         sys.exit(0)
     given, strays = _split(argv)
     if strays:
@@ -69,7 +69,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     own = mode_flags.own_flags()
     check_given(program, [name for name in given if name in own], keys)
     try:
-        return flags.FLAGS(list(argv))
+        rest = flags.FLAGS(list(argv))
     except (RecursionError, MemoryError) as error:  # of Python's parser
         longest = max(argv, key=len)
         raise UserError(f"{longest[:60]}...: its value nests too deeply to be read.") from error
@@ -78,6 +78,15 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         if found is None:
             raise UserError(str(error).strip()) from error
         raise value_error(found[1], _value(argv, found[1]), config) from error
+    check_not_empty([name for name in given if name in own])
+    return rest
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # as of `| head`; what is left goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _expanded(argv: Sequence[str]) -> list[str]:
@@ -157,6 +166,13 @@ def _mode(argv: Sequence[str]) -> str:
 def _no_flag(word: str) -> str:
     if word in mode_flags.TYPED_MODES:
         return f"{word!r} is no flag; write --mode={word}."
+    if os.path.isfile(word) and word.endswith(".py"):
+        return f"{word!r} is no flag; write --config={word}."
+    if os.path.exists(word):
+        return (
+            f"{word!r} is no flag; write --mode=restore --input={word}, with an --input= for each "
+            "file or folder, and patterns in quotes: --input='photos/*.jpg'."
+        )
     return f"{word!r} is no flag; flags start with --, values follow '='."
 
 
@@ -183,7 +199,10 @@ def config_name(argv: Sequence[str]) -> tuple[pathlib.Path, str | None]:
     check_given(_mode(argv), [], keys if _mode(argv) == "restore" else [])
     if "input" in _given(argv):
         raise UserError("--mode is missing; to restore photos, add --mode=restore.")
-    raise UserError(f"--config is missing; name an experiment file.{_known_configs()}")
+    missing = f"--config is missing; name an experiment file.{_known_configs()}"
+    if _value(argv, "mode") is None:
+        missing += " (Photos are restored by --mode=restore --input=PHOTO; --help lists all modes.)"
+    raise UserError(missing)
 
 
 def _known_configs() -> str:

@@ -56,6 +56,23 @@ def _expected(flag: flags.Flag) -> tuple[str, str]:
     return (called if low is None else f"{called}, at least {low}"), example
 
 
+def check_not_empty(names: Sequence[str]) -> None:
+    """Raise for a flag with an empty text, as an unset variable of a shell leaves it.
+
+    An empty path would mean the folder at hand, and an empty --host every network.
+
+    Args:
+      names: of flags, parsed.
+    """
+    for name in names:
+        value = flags.FLAGS[name].value
+        if "" in (value if isinstance(value, list) else [value]):
+            raise UserError(
+                f"--{name}=: its value is empty, as where a variable of the shell is not set; write "
+                "one, or leave the flag out."
+            )
+
+
 def check_tuple(key: str, text: str, usual: Sequence[Any]) -> None:
     """Raise unless a text is a value as Python writes it, or one word.
 
