@@ -92,10 +92,16 @@ def test_one_colour_that_stands_for_transparent_becomes_alpha(tmp_path, mode, tr
         (np.zeros((0, 5, 3), np.uint8), r"shape \(0, 5, 3\)"),
         (np.zeros((1, 4, 5, 3), np.uint8), r"shape \(1, 4, 5, 3\)"),
         (np.zeros((4, 5, 3), np.int64), "type int64"),
-        (np.full((4, 5, 3), 200.0), r"outside \[0, 1\]"),
+        (np.full((4, 5, 3), 200.0), r"outside \[0, 1\].*from 200 to 200\. Divide"),
         (np.full((4, 5, 3), np.nan), "not finite"),
     ],
 )
 def test_what_is_no_picture_is_refused(image, words):
     with pytest.raises(ValueError, match=words):
         input_of_array(image)
+
+
+@pytest.mark.parametrize("image", [b"\xff\xd8", io.BytesIO(b"\xff\xd8"), None, {1}, iter([])])
+def test_what_is_no_array_either_is_named_by_its_type(image):
+    with pytest.raises(ValueError, match=f"A {type(image).__name__} was given; expected a path"):
+        as_input(image)

@@ -130,6 +130,20 @@ def test_mistakes_are_named(restorer, tmp_path):
         restorer(tmp_path / "nothing.png")
     with pytest.raises(ValueError, match="is no file"):
         restore.Restorer.load(tmp_path / "nothing.safetensors")
+    with pytest.raises(ValueError, match="axis='dta' is unknown; expected one of data, fsdp"):
+        restore.Restorer.load(mesh={"dta": 8})
+
+
+@pytest.mark.parametrize("one", ["photo.jpg", PHOTO, PHOTO[..., 0], Image.fromarray(PHOTO)])
+def test_one_image_is_not_taken_for_several(restorer, one):
+    """Its letters or rows would be."""
+    for call in (restorer.iterate, restorer.restore_all):
+        with pytest.raises(ValueError, match=r"One image was given.* put it into a list"):
+            call(one)
+
+
+def test_a_stack_of_images_is_several(restorer):
+    assert len(restorer.restore_all(np.stack([PHOTO, PHOTO]), steps=1)) == 2
 
 
 def test_it_stands_at_the_root_of_the_package():

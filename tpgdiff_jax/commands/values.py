@@ -68,8 +68,8 @@ def check_not_empty(names: Sequence[str]) -> None:
         value = flags.FLAGS[name].value
         if "" in (value if isinstance(value, list) else [value]):
             raise UserError(
-                f"--{name}=: its value is empty, as where a variable of the shell is not set; write "
-                "one, or leave the flag out."
+                f"--{name}=: its value is empty, as where a variable of the shell is not set; "
+                "write one, or leave the flag out."
             )
 
 

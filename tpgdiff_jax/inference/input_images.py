@@ -139,7 +139,19 @@ def as_input(image: Any, *, marked: bool = False) -> InputImage:
         found = _input_of_picture(of_pillow(image))
         found.as_picture = True
         return found
-    return input_of_array(np.asarray(image))
+    array = np.asarray(image)
+    if array.dtype.kind in "OSU":
+        raise UserError(
+            f"A {type(image).__name__} was given; expected a path, a PIL image or an array "
+            "(several in a list). A file's content becomes a PIL image by "
+            "Image.open(io.BytesIO(content))."
+        )
+    return input_of_array(array)
+
+
+def is_one_picture(shape: tuple[int, ...]) -> bool:
+    """Tell whether an array of a shape can be a picture."""
+    return len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 2, 3, 4))
 
 
 def _input_of_picture(picture: Picture) -> InputImage:
@@ -158,8 +170,7 @@ def input_of_array(array: np.ndarray) -> InputImage:
     Raises:
       UserError: another shape or type, no pixels, or values that are not finite or far outside.
     """
-    good_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 2, 3, 4))
-    if not good_shape or array.size == 0:
+    if not is_one_picture(array.shape) or array.size == 0:
         raise UserError(f"An image of shape {array.shape} was given; expected {_SHAPES}.")
     is_float = np.issubdtype(array.dtype, np.floating)
     if not is_float and array.dtype.name not in _SCALES:
@@ -167,7 +178,10 @@ def input_of_array(array: np.ndarray) -> InputImage:
             f"An image of type {array.dtype} was given; expected uint8, uint16 or float in [0, 1]."
         )
     if is_float and not (np.isfinite(array).all() and array.min() >= -0.01 and array.max() <= 1.01):
-        raise UserError("A float image with values outside [0, 1], or not finite, was given.")
+        raise UserError(
+            "A float image with values outside [0, 1], or not finite, was given: from "
+            f"{array.min():.4g} to {array.max():.4g}. Divide by the value of white first."
+        )
     colours = array.reshape(*array.shape[:2], -1)
     has_alpha = colours.shape[-1] in (2, 4)
     alpha = colours[..., -1:] if has_alpha else None

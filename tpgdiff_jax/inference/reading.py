@@ -13,11 +13,19 @@ from PIL import Image
 
 from tpgdiff_jax.data.pictures.door import read_size
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
-from tpgdiff_jax.inference.input_images import InputImage, as_input
+from tpgdiff_jax.inference.input_images import InputImage, as_input, is_one_picture
+from tpgdiff_jax.reporting.errors import UserError
 
 _WINDOW_PIXELS = 2**24
 _THREADS = 4  # that look at files
 _PART = 64  # files that one of them looks at in turn, at most
+
+
+def require_several(images: Any) -> None:
+    """Raise UserError for one image, of which a loop would take letters or rows for images."""
+    is_one = isinstance(images, str | bytes | os.PathLike | Image.Image)
+    if is_one or is_one_picture(getattr(images, "shape", ())):
+        raise UserError("One image was given, but several are expected: put it into a list.")
 
 
 def read_named(named: tuple[Any, str | None]) -> InputImage:

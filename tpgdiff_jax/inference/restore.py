@@ -22,14 +22,14 @@ from tpgdiff_jax.inference.devices import Devices
 from tpgdiff_jax.inference.engine import Finish, Outcome, stream
 from tpgdiff_jax.inference.guidance import AS_TRAINED, Guidance, is_guidable
 from tpgdiff_jax.inference.input_images import InputImage, NotFiniteError, Restored, as_input
-from tpgdiff_jax.inference.reading import read_named, windows
+from tpgdiff_jax.inference.reading import read_named, require_several, windows
 from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.inference.stepwise import Watch, run_stepwise
 from tpgdiff_jax.inference.weights import load_suited
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.precision import at_precision
 from tpgdiff_jax.priors.degradation import class_probabilities
-from tpgdiff_jax.reporting.errors import require_whole
+from tpgdiff_jax.reporting.errors import require_known, require_whole
 
 
 class Restorer:
@@ -88,9 +88,11 @@ class Restorer:
 
         Raises:
           UserError: no such file, a damaged one, one of another version, or one that holds no
-            whole system.
+            whole system; a mesh of other axes.
         """
         if isinstance(mesh, Mapping):
+            for axis in mesh:
+                require_known("mesh: axis", axis, AXES)
             mesh = make_mesh(dict.fromkeys(AXES, 1) | dict(mesh))
         model, variables, config, fingerprint = load_suited(path, dtype)
         if compile_cache:
@@ -164,10 +166,11 @@ class Restorer:
           failed has an `error` and no `image`.
 
         Raises:
-          UserError: an option that does not fit.
+          UserError: an option that does not fit, or one image in the place of several.
         """
         sampling = self.checked(Sampling(**options))
         require_whole("batch_size", batch_size)
+        require_several(images)
         unnamed = itertools.repeat(None) if names is None else names
         named = zip(images, unnamed, strict=names is not None)
 
