@@ -1,5 +1,6 @@
 """Every input has a result of its own, and what cannot be read is among them, to be listed."""
 
+import logging
 import os
 import pathlib
 
@@ -24,7 +25,7 @@ def _results(inputs, output, suffix=".png"):
     }
 
 
-def test_files_that_differ_in_their_ending_alone_keep_it(tmp_path):
+def test_files_that_differ_in_their_ending_alone_keep_it(tmp_path, caplog):
     _touch(tmp_path / "in", "a.jpg", "a.png", "a.tif", "b.jpg", "sub/a.jpg")
     output = tmp_path / "out"
     expected = {
@@ -34,7 +35,12 @@ def test_files_that_differ_in_their_ending_alone_keep_it(tmp_path):
         "in/b.jpg": "b.png",
         "in/sub/a.jpg": "sub/a.png",
     }
-    assert _results([tmp_path / "in"], output) == expected
+    with caplog.at_level(logging.INFO, logger="absl"):
+        assert _results([tmp_path / "in"], output) == expected
+    assert [text.rpartition("/")[2] for text in caplog.messages] == [
+        "a.jpg becomes a.jpg.png.",
+        "a.tif becomes a.tif.png.",
+    ]
     (tmp_path / "in" / "a.jpg.jpg").touch()
     found = _results([tmp_path / "in"], output)
     assert len(set(found.values())) == len(found) == 6

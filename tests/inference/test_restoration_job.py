@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import logging
 import os
 import pathlib
 import resource
@@ -460,6 +461,18 @@ def test_a_batch_too_large_for_the_memory_is_halved(restorer, folder, tmp_path, 
         )
 
 
+def test_large_pictures_are_announced_since_they_take_long(folder, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="absl"):
+        run(Mirror(), folder, tmp_path / "whole")
+        assert "windows" not in caplog.text
+        write_image(folder / "large.png", np.zeros((64, 200, 3), np.uint8))
+        windows = dataclasses.replace(SAMPLING, tile=64)
+        run(Mirror(), folder, tmp_path / "out", sampling=windows)
+    assert (
+        "Large pictures are restored in windows: 1 of 4 pictures, the largest in 5." in caplog.text
+    )
+
+
 def test_a_picture_that_needs_more_than_the_machine_has_fails_alone(
     restorer, folder, tmp_path, monkeypatch
 ):
@@ -475,7 +488,7 @@ def test_a_picture_that_needs_more_than_the_machine_has_fails_alone(
     found = list(restorer.iterate([np.zeros((480, 560))], samples=2))
     assert isinstance(found[0].error, UserError)
     host_memory.check((480, 400), 1, 0, 0, is_here=True)
-    with pytest.raises(UserError, match="400x480 pixels need"):
+    with pytest.raises(UserError, match=r"400x480 pixels need.*draw fewer samples, or"):
         host_memory.check((480, 400), 9, 0, 0, is_here=True)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.diffusion.samplers import sample
-from tpgdiff_jax.inference.tiling import blending_weights, starts, tiled
+from tpgdiff_jax.inference.tiling import blending_weights, count, starts, tiled
 
 
 @given(st.integers(1, 300), st.integers(2, 64), st.data())
@@ -22,6 +22,12 @@ def test_windows_cover_every_pixel_and_overlap_enough(length, tile, data):
     for end, following in zip(ends, found[1:], strict=False):
         assert end - following >= overlap or following == 0
         assert end >= following
+
+
+def test_windows_are_counted():
+    assert count((3072, 4096), 768) == 5 * 6
+    assert count((64, 4096), 768) == 6
+    assert count((768, 768), 768) == 1
 
 
 def images(height=40, width=56, batch=2, seed=0):

@@ -3,6 +3,7 @@
 import io
 import logging
 import sys
+import time
 
 import pytest
 
@@ -53,6 +54,23 @@ def test_a_terminal_has_a_bar_and_no_lines(monkeypatch, caplog):
     assert "2/2" in said
     assert "loss=0.5" in said
     assert not caplog.messages
+
+
+def test_a_bar_shows_time_passing_while_one_unit_takes_long(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(progress, "_TICK_SECONDS", 0.01)
+    with Progress(1, "restoring") as shown:
+        drawn = len(terminal.getvalue())
+        end = time.monotonic() + 20
+        while len(terminal.getvalue()) == drawn:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        shown.advance()
+    said = terminal.getvalue()
+    time.sleep(0.05)
+    assert terminal.getvalue() == said  # nothing is drawn over what follows
+    assert said.rstrip().endswith("]")
 
 
 @pytest.mark.parametrize("silent", [{"speaks": False}, {"lines": False}])

@@ -17,7 +17,7 @@ from tpgdiff_jax.distributed.batches import batch_sharding
 from tpgdiff_jax.distributed.sharding import AXES
 from tpgdiff_jax.inference.guidance import AS_TRAINED, Guidance, guided
 from tpgdiff_jax.inference.kept_programs import KeptPrograms
-from tpgdiff_jax.inference.tiling import tiled
+from tpgdiff_jax.inference.tiling import overlap_of, tiled
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.priors import Priors
 
@@ -138,7 +138,7 @@ def network_of(
         return guided(answer, theirs, guidance, x_t.shape)
 
     if tile:
-        return tiled(denoise, tile, tile // 8, windows, placer(mesh, by_rows=False))
+        return tiled(denoise, tile, overlap_of(tile), windows, placer(mesh, by_rows=False))
     place = placer(mesh, by_rows=True)
     return lambda x_t, mu, t: denoise(place(x_t), mu, t)
 

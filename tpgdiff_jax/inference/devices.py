@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.distributed.batches import batch_sharding, place
 from tpgdiff_jax.distributed.sharding import AXES, replicated
-from tpgdiff_jax.inference import host_memory, sizes
+from tpgdiff_jax.inference import host_memory, sizes, tiling
 from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.models.tpgdiff import TPGDiff, laid_over
 
@@ -47,6 +47,12 @@ class Devices:
     def tile(self, size: tuple[int, int], sampling: Sampling) -> int:
         """Return the side of the windows for an image of a padded size; 0 for the whole image."""
         return sizes.tile_for(size, sampling.tile, self.spatial)
+
+    def window_count(self, size: tuple[int, int], sampling: Sampling) -> int:
+        """Return how many windows an image of (height, width) is seen in; 1 is the whole."""
+        padded = self.padded(size, sampling.exact_size)
+        tile = self.tile(padded, sampling)
+        return tiling.count(padded, tile) if tile else 1
 
     def windows(self, sampling: Sampling) -> int:
         """Return how many windows all devices see at once."""

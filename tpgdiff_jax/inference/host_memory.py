@@ -14,6 +14,7 @@ EACH_FURTHER_SAMPLE = 48
 # together.  3.7 (oneDNN, bfloat16) to 5.3 (XLA, float32) were measured for the lean network, 7.8
 # for the released one; who is refused needs as much at the least.
 ARRAYS = 3.5
+_SAMPLED = f"draw fewer samples, or {memory.REMEDY}"
 _IN_WINDOWS = "let it be seen in smaller windows (tile), by default of 768 pixels"
 
 
@@ -34,5 +35,5 @@ def check(
         memory.check_work(*size, pixels * BESIDE_A_DEVICE)
         return
     own = pixels * (ON_CPU + EACH_FURTHER_SAMPLE * (samples - 1))
-    memory.check_work(*size, own)
+    memory.check_work(*size, own, memory.REMEDY if samples == 1 else _SAMPLED)
     memory.check_work(*size, own + round(ARRAYS * seen * bytes_per_seen), _IN_WINDOWS)

@@ -143,8 +143,7 @@ def as_input(image: Any, *, marked: bool = False) -> InputImage:
     if array.dtype.kind in "OSU":
         raise UserError(
             f"A {type(image).__name__} was given; expected a path, a PIL image or an array "
-            "(several in a list). A file's content becomes a PIL image by "
-            "Image.open(io.BytesIO(content))."
+            "(several in a list). Pillow makes an image of a file's content, in an io.BytesIO."
         )
     return input_of_array(array)
 

@@ -232,7 +232,13 @@ def _chunks(
         if isinstance(answer, Exception):
             summary.fail(task, reason(answer))
     usable = [(task, answer) for task, answer in found if isinstance(answer, tuple)]
-    for chosen in restorer.groups([shape for _, shape in usable], batch_size, sampling):
+    shapes = [shape for _, shape in usable]
+    counts = [restorer.windows(shape, sampling) for shape in shapes]
+    if max(counts, default=1) > 1:  # on a CPU each takes seconds, and nothing is seen meanwhile
+        many = sum(count > 1 for count in counts)
+        text = "Large pictures are restored in windows: %d of %d pictures, the largest in %d."
+        logging.info(text, many, len(counts), max(counts))
+    for chosen in restorer.groups(shapes, batch_size, sampling):
         yield [usable[index][0] for index in chosen]
 
 

@@ -145,7 +145,9 @@ def _targets(found: Mapping[pathlib.Path, _Found], suffix: str) -> dict[pathlib.
         wanted.setdefault(pathlib.Path(each.name).with_suffix(suffix), []).append(source)
     targets = {sources[0]: target for target, sources in wanted.items() if len(sources) == 1}
     taken = set(targets.values())
-    for sources in (sources for sources in wanted.values() if len(sources) > 1):
+    for usual, sources in wanted.items():
+        if len(sources) == 1:
+            continue
         for source in sorted(sources, key=lambda source: (source.suffix != suffix, source)):
             root, name, _ = found[source]
             whole = pathlib.Path(name if source.suffix == suffix else name + suffix)
@@ -153,7 +155,8 @@ def _targets(found: Mapping[pathlib.Path, _Found], suffix: str) -> dict[pathlib.
             numbered = (whole.with_suffix(f".{number}{suffix}") for number in itertools.count(2))
             targets[source] = next(c for c in itertools.chain(choices, numbered) if c not in taken)
             taken.add(targets[source])
-            logging.info("%s becomes %s.", printable(source), printable(targets[source]))
+            if targets[source] != usual:
+                logging.info("%s becomes %s.", printable(source), printable(targets[source]))
     return targets
 
 

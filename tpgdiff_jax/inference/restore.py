@@ -238,6 +238,10 @@ class Restorer:
         """Yield indices of images [(height, width)] that are restored together."""
         return self._devices.groups(shapes, batch_size, sampling)
 
+    def windows(self, shape: tuple[int, int], sampling: Sampling) -> int:
+        """Return how many windows an image of (height, width) is restored in; 1 is the whole."""
+        return self._devices.window_count(shape, sampling)
+
     def start(
         self, pictures: Sequence[InputImage], sampling: Sampling, watch: Watch | None = None
     ) -> Finish:

@@ -5,6 +5,7 @@ state and one noise field and agree where they meet; tiles restored one after th
 idea is that of MultiDiffusion (Bar-Tal et al., arXiv 2302.08113).  Priors are the whole image's.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -29,6 +30,16 @@ def starts(length: int, tile: int, overlap: int) -> list[int]:
         return [0]
     count = -(-(length - overlap) // (tile - overlap))
     return [round(i * (length - tile) / (count - 1)) for i in range(count)]
+
+
+def overlap_of(tile: int) -> int:
+    """Return the least overlap of neighbouring windows of a side."""
+    return tile // 8
+
+
+def count(size: tuple[int, int], tile: int) -> int:
+    """Return how many windows of a side an image of a padded (height, width) has."""
+    return math.prod(len(starts(length, tile, overlap_of(tile))) for length in size)
 
 
 def blending_weights(tile: tuple[int, int], overlap: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """How far a program is."""
 
 import sys
+import threading
 import time
 
 import jax
@@ -8,6 +9,7 @@ import tqdm
 from absl import logging
 
 _SECONDS = 30  # between two lines
+_TICK_SECONDS = 1.0  # after which a bar shows the time anew, whether or not a unit is done
 
 
 class Progress:
@@ -49,8 +51,12 @@ class Progress:
         self._unit, self._doing = unit, doing
         self._total, self._count, self._initial = total, initial, initial
         self._started = self._said = time.monotonic()
+        self._is_over = threading.Event()
+        self._ticking = threading.Thread(target=self._tick, daemon=True, name="progress")
 
     def __enter__(self) -> "Progress":
+        if not self._bar.disable:
+            self._ticking.start()
         return self
 
     def __exit__(self, error_type: object, error: object, traceback: object) -> None:
@@ -76,7 +82,15 @@ class Progress:
 
     def close(self) -> None:
         """Leave the bar as it is."""
+        self._is_over.set()
+        if self._ticking.is_alive():
+            self._ticking.join()
         self._bar.close()
+
+    def _tick(self) -> None:
+        """Show that time goes on: one large picture takes minutes on a CPU."""
+        while not self._is_over.wait(_TICK_SECONDS):
+            self._bar.refresh()
 
 
 def time_left(count: int, rate: float) -> str:

@@ -8,7 +8,7 @@ from tpgdiff_jax.reporting.errors import UserError
 
 # A reader holds a picture as float32 RGB, and what it is made of.
 BYTES_PER_PIXEL = 24
-_REMEDY = "cut it into parts"
+REMEDY = "cut it into parts"
 _UNKNOWN = 8 * 2**30  # of machines that do not say how much memory they have
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -26,7 +26,7 @@ def check(height: int, width: int, stored_bytes: int = 0) -> None:
         raise UserError(_sentence(height, width, needed, "half of "))
 
 
-def check_work(height: int, width: int, needed: int, remedy: str = _REMEDY) -> None:
+def check_work(height: int, width: int, needed: int, remedy: str = REMEDY) -> None:
     """Raise UserError where work on a picture needs more than all of the machine's memory.
 
     Args:
@@ -38,7 +38,7 @@ def check_work(height: int, width: int, needed: int, remedy: str = _REMEDY) -> N
         raise UserError(_sentence(height, width, needed, remedy=remedy))
 
 
-def _sentence(height: int, width: int, needed: int, part: str = "", remedy: str = _REMEDY) -> str:
+def _sentence(height: int, width: int, needed: int, part: str = "", remedy: str = REMEDY) -> str:
     return (
         f"{width}x{height} pixels need {needed / 2**30:.3g} GiB of memory, more than {part}the "
         f"{total() / 2**30:.3g} GiB there are; {remedy}"
