@@ -11,12 +11,14 @@ fail() { say "error: $*"; exit 1; }
 
 find_python() {
     local candidate
-    for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11 python; do
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
         if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             printf '%s' "$candidate"
             return
         fi
     done
+    [ -z "${PYTHON:-}" ] ||
+        fail "PYTHON=$PYTHON cannot be started, or is older than Python 3.11; name another."
     fail "Python 3.11 or later is needed and was not found; install it, or name one:" \
         "PYTHON=/path/to/python3.12 bash launch/..."
 }

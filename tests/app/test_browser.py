@@ -37,11 +37,17 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 ROOT = pathlib.Path(__file__).parents[2]
 PHOTO = ROOT / "configs" / "quickstart_photos" / "eval" / "chelsea.jpg"
-_PASTE = """
+# arguments: a file's content, its type, "paste" or "drop".
+_BRING = """
 const bytes = Uint8Array.from(atob(arguments[0]), (letter) => letter.charCodeAt(0));
-const pasted = new DataTransfer();
-pasted.items.add(new File([bytes], "image.jpg", { type: "image/jpeg" }));
-document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: pasted, bubbles: true }));
+const files = new DataTransfer();
+files.items.add(new File([bytes], "image.jpg", { type: arguments[1] }));
+const options = { bubbles: true, cancelable: true };
+const event = arguments[2] === "paste"
+  ? new ClipboardEvent("paste", { clipboardData: files, ...options })
+  : new DragEvent("drop", { dataTransfer: files, ...options });
+document.querySelector("#title").dispatchEvent(event);
+return event.defaultPrevented;
 """
 PATIENCE = 120  # seconds: the first picture of a size waits for its program
 
@@ -203,9 +209,11 @@ def test_a_text_file_is_answered_in_a_sentence_and_the_page_goes_on(open_page, p
     page.says("Done.")
 
 
-def test_a_picture_that_is_pasted_is_taken(open_page, photo):
+@pytest.mark.parametrize("way", ["paste", "drop"])
+@pytest.mark.parametrize("kind", ["image/jpeg", ""])
+def test_a_picture_that_is_pasted_or_dropped_anywhere_is_taken(open_page, photo, kind, way):
     page = open_page()
-    page.run(_PASTE, base64.b64encode(photo.read_bytes()).decode())
+    assert page.run(_BRING, base64.b64encode(photo.read_bytes()).decode(), kind, way)
     assert "image.jpg, 130x100 pixels" in page.find(".chosen").text
 
 

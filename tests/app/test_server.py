@@ -1,8 +1,11 @@
 """What the page's server answers, and what it does not: files of the machine, other sites."""
 
+import asyncio
 import io
 import json
+import signal
 import socket
+import threading
 import time
 
 import numpy as np
@@ -12,6 +15,7 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="the extra app is not installed: pip install '.[app]'")
 
+import uvicorn
 from fastapi.testclient import TestClient
 
 from tpgdiff_jax.app import server
@@ -210,6 +214,29 @@ def test_a_port_that_is_taken_is_one_sentence():
             modes.serve("127.0.0.1", port, None, False)
     with pytest.raises(UserError, match=r"--host=192\.0\.2\.1 .*cannot be used"):
         server.listening("192.0.2.1", 0)
+
+
+def test_an_end_while_a_page_is_open_says_nothing(caplog):
+    """A page that is open holds a request that has no end."""
+    asked = threading.Event()
+
+    async def endless(scope, receive, send):
+        asked.set()
+        await asyncio.sleep(60)
+
+    options = {"log_level": "warning", "log_config": None, "lifespan": "off"}
+    config = uvicorn.Config(endless, timeout_graceful_shutdown=0, **options)
+    with server.listening("127.0.0.1", 0) as ear:
+        web = server.Server(config)
+        thread = threading.Thread(target=web.run, kwargs={"sockets": [ear]})
+        thread.start()
+        with socket.create_connection(ear.getsockname()) as page:
+            page.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            assert asked.wait(20)
+            web.handle_exit(signal.SIGINT, None)
+            thread.join(20)
+    assert not thread.is_alive()
+    assert caplog.messages == []
 
 
 def test_nothing_leaves_while_a_page_is_laid_out_and_a_stop_removes_every_file(

@@ -48,6 +48,14 @@ def test_named_python_is_preferred(tmp_path):
     assert call("find_python", tmp_path, PYTHON=str(mine)).stdout == str(mine)
 
 
+def test_a_named_python_that_is_too_old_is_not_replaced_by_another(tmp_path):
+    fake(tmp_path, "python3", "exit 0")
+    old = fake(tmp_path, "mine", "exit 1")
+    done = call("find_python", tmp_path, PYTHON=str(old))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"PYTHON={old} cannot be started, or is older than Python 3.11" in done.stderr
+
+
 def test_missing_venv_module_gets_one_sentence(tmp_path):
     python = fake(tmp_path, "mine", "exit 1")
     done = call(f"make_venv {python} {tmp_path}/venv", tmp_path)

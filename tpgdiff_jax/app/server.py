@@ -2,6 +2,7 @@
 
 import contextlib
 import ipaddress
+import logging
 import os
 import pathlib
 import socket
@@ -100,7 +101,16 @@ def serve(restorer: Restorer, ear: socket.socket, limits: Limits | None = None) 
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
         shown = f"[{host}]" if ":" in host else host
         print(f"Open http://{shown}:{port}/  (Ctrl-C ends it)", flush=True)
-        uvicorn.Server(config).run(sockets=[ear])
+        Server(config).run(sockets=[ear])
+
+
+class Server(uvicorn.Server):
+    """A web server that ends without a traceback for every page that is open."""
+
+    def handle_exit(self, sig, frame) -> None:
+        """End, as a signal asks."""
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        super().handle_exit(sig, frame)
 
 
 def use_folder(folder: pathlib.Path) -> None:
