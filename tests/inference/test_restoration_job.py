@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from tpgdiff_jax.inference import host_memory, job, plan, present, restore
 from tpgdiff_jax.inference.devices import Devices
 from tpgdiff_jax.inference.input_images import NOT_FINITE, NotFiniteError, Restored
 from tpgdiff_jax.inference.sampling import Sampling
+from tpgdiff_jax.inference.summary import describe
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
 
@@ -96,7 +98,7 @@ def test_what_is_done_is_not_done_again(folder, tmp_path):
     assert (output / "0.png").stat().st_mtime_ns == before
     summary = run(Mirror(), folder, output, sampling=dataclasses.replace(SAMPLING, steps=9))
     assert (summary.done, summary.present, summary.other_settings) == (0, 3, 3)
-    assert "3 of those there were made with other settings" in job.describe(summary, output)
+    assert "3 of those there were made with other settings" in describe(summary, output)
     assert run(Mirror("bfloat16"), folder, output).other_settings == 3
 
 
@@ -122,7 +124,7 @@ def test_a_result_made_from_another_file_is_listed(folder, tmp_path):
     assert (summary.done, summary.present, summary.other_settings) == (0, 0, 0)
     assert summary.others == {str(other / "0.png"): f"0.png was made from {folder / '0.png'}"}
     assert not summary.is_complete
-    said = job.describe(summary, output)
+    said = describe(summary, output)
     assert "1 were not restored: their results there were made from other files" in said
     assert f"not restored: {other / '0.png'}: 0.png was made from {folder / '0.png'}" in said
     assert (output / "0.png").read_bytes() == before
@@ -151,7 +153,7 @@ def test_a_file_that_has_changed_is_restored_anew(folder, tmp_path, old_log):
     write_image(folder / "sub" / "2.png", np.full((9, 9, 3), 7, np.uint8))
     summary = run(Mirror(), folder, output, side_by_side=True)
     assert (summary.done, summary.changed, summary.present) == (2, 2, 1)
-    assert "2 of the restored had changed" in job.describe(summary, output)
+    assert "2 of the restored had changed" in describe(summary, output)
     assert (np.asarray(Image.open(output / "sub" / "2.png")) == 248).all()
     assert Image.open(output / "sub" / "2.side_by_side.png").size == (18, 9)
     summary = run(Mirror(), folder, output)
@@ -291,7 +293,7 @@ def test_results_there_get_the_side_by_side_picture_that_they_lack(folder, tmp_p
     write_image(output / "1.png", np.zeros((5, 7, 3), np.uint8))
     summary = run(Mirror(), folder, output, side_by_side=True)
     assert (summary.done, summary.present, summary.side_by_side) == (0, 3, 2)
-    assert "2 of those there got their side-by-side picture" in job.describe(summary, output)
+    assert "2 of those there got their side-by-side picture" in describe(summary, output)
     reason = summary.failed[str(folder / "1.png")]
     assert reason.startswith("no side-by-side picture: 1.png has 7x5 pixels, the picture 56x48;")
     gt = np.asarray(Image.open(folder / "sub" / "2.png"))
@@ -304,16 +306,16 @@ def test_a_full_disk_stops_the_job_and_leaves_nothing_half_written(
     folder, tmp_path, monkeypatch, full
 ):
     output = tmp_path / "out"
-    real = os.replace
 
-    def replace(source, target):
+    def refusing(real, source, target):
         if target.name == "1.png":
             raise OSError(errno.ENOSPC, "No space left on device")
         real(source, target)
 
     output.mkdir()
     if full == "picture":
-        monkeypatch.setattr(os, "replace", replace)
+        for name in ("link", "replace"):
+            monkeypatch.setattr(os, name, functools.partial(refusing, getattr(os, name)))
     else:
         (output / job.LOG_NAME).symlink_to("/dev/full")  # takes nothing
     summary = run(Mirror(), folder, output)
@@ -322,7 +324,7 @@ def test_a_full_disk_stops_the_job_and_leaves_nothing_half_written(
     assert 1 <= summary.done == len(made) <= (2 if full == "picture" else 3)
     assert summary.left == 3 - summary.done
     assert "No space left on device" in summary.stopped
-    assert f"{summary.left} files are left, run it again" in job.describe(summary, output)
+    assert f"{summary.left} files are left, run it again" in describe(summary, output)
     assert not leftovers(output)
     monkeypatch.undo()
     if full == "log":
@@ -339,9 +341,9 @@ def test_what_is_written_as_ctrl_c_comes_is_logged(folder, tmp_path, monkeypatch
         if len(calls) == 3:
             raise KeyboardInterrupt
 
-    def slow(*args):
+    def slow(*args, **options):
         time.sleep(0.2)
-        real(*args)
+        real(*args, **options)
 
     restorer.on_call = press
     monkeypatch.setattr(job, "write_image", slow)
@@ -517,9 +519,9 @@ def test_results_that_wait_for_the_disk_do_not_fill_the_memory(
     written, seen, real = [], [], job.write_image
     restorer = Mirror()
 
-    def slow(*args):
+    def slow(*args, **options):
         time.sleep(0.1)
-        real(*args)
+        real(*args, **options)
         written.append(1)
 
     restorer.on_call = lambda: seen.append(len(seen) - len(written))  # of those begun
@@ -558,9 +560,65 @@ def test_two_jobs_on_one_folder(folder, tmp_path):
     first.on_call = start_second
     summary = run(first, folder, output)
     assert second[0].done == 3
-    assert (summary.done, summary.present) == (1, 2)  # the one it had read already
+    assert (summary.done, summary.present) == (0, 3)  # also the one it had begun
     assert len(list(output.rglob("*.png"))) == 3
     assert not leftovers(output)
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_result_that_another_job_makes_meanwhile_of_another_file_is_listed(
+    folder, tmp_path, call
+):
+    """Whether the other job is faster before the file's turn, or while it is worked on."""
+    other, output, calls = tmp_path / "other", tmp_path / "out", []
+    other.mkdir()
+    write_image(other / "1.png", np.full((8, 8, 3), 9, np.uint8))
+    first = Mirror()
+
+    def start_other():
+        calls.append(1)
+        if len(calls) == call:
+            assert run(Mirror(), other, output, side_by_side=True).done == 1
+
+    first.on_call = start_other
+    summary = run(first, folder, output, side_by_side=True)
+    assert summary.others == {
+        str(folder / "1.png"): f"1.png was made from {other / '1.png'}",
+    }
+    assert (summary.done, summary.present, summary.is_complete) == (2, 0, False)
+    assert np.asarray(Image.open(output / "1.png")).max() == 255 - 9
+
+
+def test_a_result_of_another_job_that_comes_at_the_same_moment_stays(folder, tmp_path, monkeypatch):
+    other, output, link = tmp_path / "other", tmp_path / "out", os.link
+    other.mkdir()
+    write_image(other / "1.png", np.full((8, 8, 3), 9, np.uint8))
+
+    def link_late(source, target):
+        if target == output / "1.png":
+            monkeypatch.setattr(os, "link", link)
+            assert run(Mirror(), other, output).done == 1
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", link_late)
+    summary = run(Mirror(), folder, output)
+    assert list(summary.others) == [str(folder / "1.png")]
+    assert (summary.done, summary.present) == (2, 0)
+    assert np.asarray(Image.open(output / "1.png")).max() == 255 - 9
+    assert not leftovers(output)
+
+
+def test_what_another_job_makes_meanwhile_gets_the_picture_that_was_asked_for(folder, tmp_path):
+    output, first = tmp_path / "out", Mirror()
+
+    def start_other():
+        first.on_call = lambda: None
+        run(Mirror(), folder, output, sampling=dataclasses.replace(SAMPLING, seed=4))
+
+    first.on_call = start_other
+    summary = run(first, folder, output, side_by_side=True)
+    assert (summary.present, summary.other_settings) == (3, 3)
+    assert len(list(output.rglob("*.side_by_side.png"))) == 3
 
 
 def test_shares_are_even_and_leave_nothing_out(folder, tmp_path):
@@ -684,7 +742,7 @@ def test_names_that_are_no_text(folder, tmp_path, restorer, caplog):
     assert run(restorer, source, output).present == 1
     row = json.loads((output / job.LOG_NAME).read_text().splitlines()[0])
     assert row["output"] == str(output / names[0])
-    said = printable(job.describe(summary, output), "utf-8")
+    said = printable(describe(summary, output), "utf-8")
     assert r"b\udce4d.png: not an image" in said
     assert caplog.text.encode().count(rb"b\udce4d.png") == 2
 

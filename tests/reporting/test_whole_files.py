@@ -70,3 +70,23 @@ def test_only_a_disk_that_failed_stops_a_file(tmp_path, monkeypatch, number, pas
     with nullcontext() if passes else pytest.raises(OSError, match="Input/output"):
         write_text(path, "whole")
     assert [p.name for p in tmp_path.iterdir()] == (["a.txt"] if passes else [])
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_file_that_is_there_stays_where_nothing_shall_be_replaced(
+    tmp_path, monkeypatch, has_links
+):
+    def link(source, target):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", link)
+    path, dangling = tmp_path / "a.txt", tmp_path / "b.txt"
+    dangling.symlink_to("nowhere")
+    for place in (path, dangling):
+        with replacing(place, replaces=False) as temporary:
+            temporary.write_text("first")
+    with pytest.raises(FileExistsError), replacing(path, replaces=False) as temporary:
+        temporary.write_text("second")
+    assert path.read_text() == dangling.read_text() == "first"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "b.txt"]

@@ -22,6 +22,7 @@ from tpgdiff_jax.inference import job, plan
 from tpgdiff_jax.inference.log import log_name
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.inference.sampling import Sampling
+from tpgdiff_jax.inference.summary import describe
 from tpgdiff_jax.inference.weights import load_suited
 from tpgdiff_jax.precision import use_precision
 from tpgdiff_jax.reporting.errors import UserError
@@ -199,7 +200,7 @@ def restore(flags: FlagValues, options: dict[str, Any]) -> None:
         )
     part = "share" if flags.share else "process"
     whose = f"{part} {index} of {count}, {len(tasks)} of {len(every_task)} files: "
-    said = (whose if count > 1 else "") + job.describe(summary, output)
+    said = (whose if count > 1 else "") + describe(summary, output)
     print(printable(said, sys.stdout.encoding), flush=True)
     if not summary.is_complete:
         sys.exit(1)

@@ -60,7 +60,11 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def write_image(
-    path: str | os.PathLike, image: np.ndarray, metadata: Metadata | None = None
+    path: str | os.PathLike,
+    image: np.ndarray,
+    metadata: Metadata | None = None,
+    *,
+    replaces: bool = True,
 ) -> None:
     """Write an image under a temporary name, then rename it: never a half-written file.
 
@@ -68,10 +72,11 @@ def write_image(
       path: where to, also in a store; the ending chooses the format.  Missing folders are made.
       image: as `writing.for_format` takes it.
       metadata: of the picture it was made from; kept as far as the format can hold it.
+      replaces: see `files.replacing`; an object in a store is always replaced.
 
     Raises:
       UserError: a suffix of no format that can be written, or a side too long for it.
-      OSError: disk full, folder read-only, ...; nothing is left behind.
+      OSError: disk full, folder read-only, ..., or it is there; nothing is left behind.
     """
     path = pathlib.Path(path)
     pixels = for_format(image, path.suffix.lower())
@@ -79,5 +84,5 @@ def write_image(
     if is_url(path):
         put(normal(path), data)
         return
-    with replacing(path) as temporary:
+    with replacing(path, replaces=replaces) as temporary:
         temporary.write_bytes(data)

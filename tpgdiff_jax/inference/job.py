@@ -1,9 +1,7 @@
 """Restore many files: resumable, nothing half written, every bad file listed."""
 
-import dataclasses
 import datetime
 import errno
-import functools
 import itertools
 import os
 import pathlib
@@ -28,8 +26,8 @@ from tpgdiff_jax.inference.present import look_at
 from tpgdiff_jax.inference.reading import in_threads
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.inference.sampling import Sampling
+from tpgdiff_jax.inference.summary import Summary
 from tpgdiff_jax.reporting.errors import UserError
-from tpgdiff_jax.reporting.files import printable
 from tpgdiff_jax.reporting.json_lines import JsonLines
 from tpgdiff_jax.reporting.progress import Progress
 from tpgdiff_jax.stores.copies import Stamp
@@ -39,43 +37,6 @@ from tpgdiff_jax.stores.urls import named
 # Not this file is at fault but the folder or the disk: every other file would fail, too.
 _FOLDER_AT_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 _LOG_AT_FAULT = (*_FOLDER_AT_FAULT, errno.EFBIG)
-
-
-@dataclasses.dataclass
-class Summary:
-    """What a job did.
-
-    Attributes:
-      done: files restored now.
-      changed: how many of these had a result already, and have changed since that was made.
-      present: files whose result was there already.
-      other_settings: how many of those the log says were made with other settings or weights.
-      side_by_side: how many of those got the picture of that kind which they lacked.
-      others: file -> what its result is and was made from, where the log names another file.
-      failed: file -> why it could not be restored.
-      stopped: why the job stopped early; "" if it did not.
-      left: files it did not come to then.
-    """
-
-    done: int = 0
-    changed: int = 0
-    present: int = 0
-    other_settings: int = 0
-    side_by_side: int = 0
-    others: dict[str, str] = dataclasses.field(default_factory=dict)
-    failed: dict[str, str] = dataclasses.field(default_factory=dict)
-    stopped: str = ""
-    left: int = 0
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every file has its result."""
-        return not (self.failed or self.others or self.stopped)
-
-    def fail(self, task: Task, reason: str) -> None:
-        """List a file that could not be restored."""
-        self.failed[named(task.source)] = reason
-        logging.warning("Skipping %s: %s", printable(named(task.source)), reason)
 
 
 def run(
@@ -92,7 +53,7 @@ def run(
     """Restore files; those whose result is there already are left alone.
 
     A file that has changed since is restored anew.  A result that was made from another file is
-    left alone, too, and listed.  Files are read ahead
+    left alone, too, and listed; so is one that another job makes meanwhile.  Files are read ahead
     and results written behind, in threads.  Beside a result `photo.png` stand, where asked for,
     `photo.deviation.png` (white is a standard deviation of 0.1 or more) and
     `photo.side_by_side.png` (degraded | restored).
@@ -121,14 +82,11 @@ def run(
         for task, is_there in zip(tasks, are_there, strict=True)
         if not is_there or task in changed
     ]
-    summary = Summary(
-        present=len(there.own), other_settings=there.other_settings, others=there.others
-    )
+    summary = Summary(present=len(there.own))
+    summary.tell_of(there)
     if changed:
         logging.info("%d files have changed since they were restored.", len(changed))
-    if there.others:
-        logging.warning("%d results there were made from other files.", len(there.others))
-    lacking = [task for task in there.own if side_by_side and not exists(task.beside(beside.KIND))]
+    made_elsewhere: list[Task] = []  # meanwhile, by another job
     chunks = list(_chunks(restorer, waiting, batch_size, sampling, summary))
     stamps: dict[Task, Stamp | None] = {}  # of files as they were read
 
@@ -143,8 +101,9 @@ def run(
         stamp = stamps.pop(outcome.source, None)
         if why := _failure(outcome, writing):
             summary.fail(outcome.source, why)
-        elif outcome.result is None:
+        elif writing is None or not writing.result():
             summary.present += 1
+            made_elsewhere.append(outcome.source)
         else:
             summary.done += 1
             summary.changed += outcome.source in changed
@@ -157,7 +116,12 @@ def run(
         else:
             summary.side_by_side += 1
 
-    writer = WriteBehind(functools.partial(_write, side_by_side), file)
+    def write(task: Task, degraded: InputImage, restored: Restored) -> bool:
+        if not wanted(task):
+            return False
+        return _write(task, degraded, restored, side_by_side, replaces=task in changed)
+
+    writer = WriteBehind(write, file)
     try:
         with (
             JsonLines(output / log_name) as log,
@@ -171,45 +135,21 @@ def run(
                     made = (outcome.source, outcome.item, outcome.result)
                     writer.put(outcome, *made, room=_room(outcome.item))
                 bar.advance(1)
+        meanwhile = look_at(made_elsewhere, output, settings)
+        summary.present -= len(meanwhile.others)
+        summary.tell_of(meanwhile)
         with WriteBehind(beside.add, count_added) as adding:
-            for task in lacking:
-                adding.put(task, task)
+            for task in (*there.own, *meanwhile.own) if side_by_side else ():
+                if not exists(task.beside(beside.KIND)):
+                    adding.put(task, task)
     except OSError as error:  # of a result's folder or the log; inputs at fault are listed
         if error.errno not in _LOG_AT_FAULT:
             raise
         summary.done += writer.written()  # beside the one at fault; no line says so
         summary.stopped = f"{with_addresses(str(output))} cannot be written: {error.strerror}"
-        made_elsewhere = summary.present - len(there.own)
         failed = sum(named(task.source) in summary.failed for task in waiting)
-        summary.left = len(waiting) - summary.done - failed - made_elsewhere
+        summary.left = len(waiting) - summary.done - failed - len(made_elsewhere)
     return summary
-
-
-def describe(summary: Summary, output: pathlib.Path) -> str:
-    """Say what a job did, with every file that failed."""
-    lines = [
-        f"{summary.done} restored, {summary.present} were there already, {len(summary.failed)} "
-        f"failed: {shown(output)}"
-    ]
-    if summary.changed:
-        lines.append(f"  {summary.changed} of the restored had changed since their last result")
-    if summary.side_by_side:
-        lines.append(f"  {summary.side_by_side} of those there got their side-by-side picture")
-    if summary.other_settings:
-        lines.append(
-            f"  {summary.other_settings} of those there were made with other settings or weights; "
-            "remove them, or choose another --output, to restore them anew"
-        )
-    if summary.others:
-        lines.append(
-            f"  {len(summary.others)} were not restored: their results there were made from other "
-            "files; choose another --output, or remove these results"
-        )
-    lines += [f"  not restored: {file}: {what}" for file, what in summary.others.items()]
-    lines += [f"  failed: {file}: {reason}" for file, reason in summary.failed.items()]
-    if summary.stopped:
-        lines.append(f"  stopped: {summary.stopped}; {summary.left} files are left, run it again")
-    return "\n".join(lines)
 
 
 def _chunks(
@@ -283,12 +223,22 @@ def _line(outcome: Outcome) -> dict[str, Any]:
     return row
 
 
-def _write(side_by_side: bool, task: Task, degraded: InputImage, restored: Restored) -> None:
-    """Write a result, last of all, so that where it is the rest is, too."""
+def _write(
+    task: Task, degraded: InputImage, restored: Restored, side_by_side: bool, replaces: bool
+) -> bool:
+    """Write a result, last of all, so that where it is the rest is, too.
+
+    Returns:
+      whether it was written: one that is there stays, unless it shall be replaced.
+    """
     image = np.asarray(restored.image)
     result = for_format(image, task.target.suffix.lower())
     if restored.deviation is not None:
         write_image(task.beside("deviation"), restored.deviation_picture())
     if side_by_side:
         beside.write(task, degraded, image)
-    write_image(task.target, result, degraded.metadata)
+    try:
+        write_image(task.target, result, degraded.metadata, replaces=replaces)
+    except FileExistsError:
+        return False
+    return True

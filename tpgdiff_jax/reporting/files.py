@@ -21,13 +21,22 @@ _TEMPORARY = re.compile(r"\.\d+\.[0-9a-f]{16}\.partial(\..*)?", re.DOTALL)
 
 
 @contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def replacing(path: pathlib.Path, *, replaces: bool = True) -> Iterator[pathlib.Path]:
     """Yield a name to write to, which then becomes `path`; it is removed if anything fails.
 
     The name is drawn at random, so that two programs may write the same file at once.  What was
     written is on the disk before the file has its name, so that not even a power failure leaves
     half of it.  The first write to a folder removes what killed programs left there.
+
+    Args:
+      path: where to; missing folders are made.
+      replaces: whether a file that is there goes, also one that came while this one was written.
+
+    Raises:
+      FileExistsError: a file is there and shall stay; file systems without hard links may miss one
+        that comes at the same moment.
     """
+    give_name = os.replace if replaces else _name_newly
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_left_over(path.parent)
     name = f".{os.getpid()}.{secrets.token_hex(8)}.partial{path.suffix}"
@@ -37,9 +46,9 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
             yield temporary
             _flush(file)
             if fcntl is not None:
-                os.replace(temporary, path)
+                give_name(temporary, path)
         if fcntl is None:  # Windows renames no open file
-            os.replace(temporary, path)
+            give_name(temporary, path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
@@ -89,6 +98,18 @@ def _claimed(temporary: pathlib.Path) -> Iterator[int]:
         yield file
     finally:
         os.close(file)
+
+
+def _name_newly(temporary: pathlib.Path, path: pathlib.Path) -> None:
+    """Give a file its name unless another one has it; a link that leads nowhere is replaced."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:  # there is one, or the file system knows no hard links
+        if os.path.exists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        os.replace(temporary, path)
+    else:
+        temporary.unlink()
 
 
 def _flush(file: int) -> None:
