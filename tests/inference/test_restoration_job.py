@@ -66,6 +66,11 @@ class Mirror(restore.Restorer):
         return Restored(picture.rebuild(1 - picture.rgb), deviation, {"haze": 0.9})
 
 
+def not_restored(output, name="failed.jsonl"):
+    lines = (output / name).read_text().splitlines()
+    return {row["input"]: row["reason"] for row in map(json.loads, lines)}
+
+
 def leftovers(output):
     return [path for path in output.rglob("*") if "partial" in path.name]
 
@@ -248,6 +253,20 @@ def test_bad_files_are_listed_and_stop_nothing(folder, tmp_path):
     assert reasons["float.tif"].startswith("32-bit floats from 7 to 7, expected 0 to 1")
     assert not (output / "0.png").exists()
     assert not leftovers(output)
+
+
+def test_machines_read_what_is_not_restored(folder, tmp_path):
+    """Each part of a job has a list, which is empty once its files have been mended."""
+    output, whole = tmp_path / "out", (folder / "0.png").read_bytes()
+    bad = folder / os.fsdecode(b"caf\xe9\n.png")
+    bad.write_bytes(b"no image")
+    assert run(Mirror(), folder, output, log_name="restored_3.jsonl").done == 3
+    assert not_restored(output, "failed_3.jsonl") == {
+        str(bad): "not an image, whatever its name says"
+    }
+    bad.write_bytes(whole)
+    assert run(Mirror(), folder, output, log_name="restored_3.jsonl").is_complete
+    assert not_restored(output, "failed_3.jsonl") == {}
 
 
 def bomb_checksum(whole):
@@ -582,9 +601,9 @@ def test_a_result_that_another_job_makes_meanwhile_of_another_file_is_listed(
 
     first.on_call = start_other
     summary = run(first, folder, output, side_by_side=True)
-    assert summary.others == {
-        str(folder / "1.png"): f"1.png was made from {other / '1.png'}",
-    }
+    why = f"1.png was made from {other / '1.png'}"
+    assert summary.others == {str(folder / "1.png"): why}
+    assert not_restored(output) == {str(folder / "1.png"): why}
     assert (summary.done, summary.present, summary.is_complete) == (2, 0, False)
     assert np.asarray(Image.open(output / "1.png")).max() == 255 - 9
 

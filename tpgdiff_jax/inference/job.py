@@ -20,7 +20,7 @@ from tpgdiff_jax.data.pictures.writing import for_format
 from tpgdiff_jax.inference import side_by_side as beside
 from tpgdiff_jax.inference.engine import Outcome, WriteBehind, reason
 from tpgdiff_jax.inference.input_images import InputImage, Restored, as_input
-from tpgdiff_jax.inference.log import LOG_NAME, name_within
+from tpgdiff_jax.inference.log import LOG_NAME, name_within, write_failures
 from tpgdiff_jax.inference.plan import Task
 from tpgdiff_jax.inference.present import look_at
 from tpgdiff_jax.inference.reading import in_threads
@@ -62,7 +62,7 @@ def run(
       restorer: the system.
       tasks: of `plan.plan`.
       output: where the log goes: a line per image with its input, size, seconds, predicted
-        degradation, sampling and the weights' fingerprint.
+        degradation, sampling and the weights' fingerprint; and a list of what was not restored.
       sampling: how, as `Restorer.checked` returns it.
       batch_size: as for `Restorer.iterate`.
       side_by_side: write these pictures, also of results that are there already.
@@ -142,6 +142,7 @@ def run(
             for task in (*there.own, *meanwhile.own) if side_by_side else ():
                 if not exists(task.beside(beside.KIND)):
                     adding.put(task, task)
+        write_failures(output / log_name, summary.failed | summary.others)
     except OSError as error:  # of a result's folder or the log; inputs at fault are listed
         if error.errno not in _LOG_AT_FAULT:
             raise

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tpgdiff_jax.reporting import json_lines
+from tpgdiff_jax.reporting.files import write_text
+from tpgdiff_jax.stores.places import shown
 from tpgdiff_jax.stores.urls import named
 
 LOG_NAME = "restored.jsonl"
@@ -14,6 +16,18 @@ LOG_NAME = "restored.jsonl"
 def log_name(part: int | None) -> str:
     """Return the name of a job's log; parts of a job that share a folder have one each."""
     return LOG_NAME if part is None else f"restored_{part}.jsonl"
+
+
+def write_failures(log: pathlib.Path, reasons: Mapping[str, str]) -> None:
+    """Write what a job could not restore beside its log, `failed.jsonl`: {"input", "reason"}.
+
+    Args:
+      log: of the job, whose earlier list is replaced; where all went well the new one is empty.
+      reasons: file -> why.
+    """
+    rows = ({"input": shown(file), "reason": reason} for file, reason in reasons.items())
+    name = log.name.replace("restored", "failed", 1)
+    write_text(log.with_name(name), "".join(map(json_lines.as_line, rows)))
 
 
 def name_within(folder: pathlib.Path, result: pathlib.Path) -> str:
