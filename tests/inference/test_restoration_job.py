@@ -66,7 +66,7 @@ class Mirror(restore.Restorer):
         return Restored(picture.rebuild(1 - picture.rgb), deviation, {"haze": 0.9})
 
 
-def not_restored(output, name="failed.jsonl"):
+def not_restored(output, name="not_restored.jsonl"):
     lines = (output / name).read_text().splitlines()
     return {row["input"]: row["reason"] for row in map(json.loads, lines)}
 
@@ -261,12 +261,12 @@ def test_machines_read_what_is_not_restored(folder, tmp_path):
     bad = folder / os.fsdecode(b"caf\xe9\n.png")
     bad.write_bytes(b"no image")
     assert run(Mirror(), folder, output, log_name="restored_3.jsonl").done == 3
-    assert not_restored(output, "failed_3.jsonl") == {
+    assert not_restored(output, "not_restored_3.jsonl") == {
         str(bad): "not an image, whatever its name says"
     }
     bad.write_bytes(whole)
     assert run(Mirror(), folder, output, log_name="restored_3.jsonl").is_complete
-    assert not_restored(output, "failed_3.jsonl") == {}
+    assert not_restored(output, "not_restored_3.jsonl") == {}
 
 
 def bomb_checksum(whole):

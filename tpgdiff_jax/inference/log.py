@@ -19,15 +19,14 @@ def log_name(part: int | None) -> str:
 
 
 def write_failures(log: pathlib.Path, reasons: Mapping[str, str]) -> None:
-    """Write what a job could not restore beside its log, `failed.jsonl`: {"input", "reason"}.
+    """Write what a job could not restore beside its log, `not_restored.jsonl`: {"input", "reason"}.
 
     Args:
       log: of the job, whose earlier list is replaced; where all went well the new one is empty.
       reasons: file -> why.
     """
     rows = ({"input": shown(file), "reason": reason} for file, reason in reasons.items())
-    name = log.name.replace("restored", "failed", 1)
-    write_text(log.with_name(name), "".join(map(json_lines.as_line, rows)))
+    write_text(log.with_name(f"not_{log.name}"), "".join(map(json_lines.as_line, rows)))
 
 
 def name_within(folder: pathlib.Path, result: pathlib.Path) -> str:
