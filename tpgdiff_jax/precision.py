@@ -2,8 +2,8 @@
 
 GPUs and TPUs round the factors of float32 products by default, GPUs to 10 bits of mantissa
 (TensorFloat-32), TPUs to 7 (bfloat16).  Networks bear that, and `model.matmul_precision` decides
-it.  Maps, cues, resizing, the SDE and scores do not: they ask for `EXACT` whatever is set.  CPUs
-always multiply exactly, and bfloat16 networks are not concerned.
+it.  Maps, cues, resizing, the SDE and scores do not: they ask for `EXACT` whatever is set.  So do
+vectors that change all of an image alike, in bfloat16 networks, too.  CPUs always multiply exactly.
 """
 
 import contextlib
