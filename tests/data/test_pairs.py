@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import string
 
 import numpy as np
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tpgdiff_jax.data.matching import match_names
+from tpgdiff_jax.data.open_source import open_source
 from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.data.skipped import SkipReport
+from tpgdiff_jax.data.training_data import parse_source
 from tpgdiff_jax.reporting.errors import UserError
 
 _STEMS = st.from_regex(r"[ab]{1,2}(_[a1]{1,2}){0,2}", fullmatch=True)
@@ -212,6 +215,17 @@ def test_an_unknown_class_is_refused(classes_folder):
         PairFolder(classes_folder, classes=("noise", "rain"))
     with pytest.raises(UserError, match=r"its own classes, noise, rainy; leave out .*='rain'"):
         PairFolder(classes_folder, class_name="rain")
+
+
+@pytest.mark.parametrize("key", ["", "class_name=blur", "lq=blur&gt=sharp&class_name=blur"])
+def test_scenes_that_were_taken_for_classes_become_one_by_what_the_error_says(make_pairs, key):
+    sides = ("A/blur", "A/sharp", "B/blur", "B/sharp")
+    root = make_pairs({f"{side}/1.png": (9, 9) for side in sides})
+    with pytest.raises(UserError, match="all of them one class: pairs:") as refused:
+        open_source(parse_source(f"pairs:{root}?{key}".rstrip("?")), classes=("noise", "blur"))
+    said = re.search(r"pairs:/\S+class_name=\w+", str(refused.value)).group()
+    pairs = open_source(parse_source(said.replace("NAME", "blur")), classes=("noise", "blur"))
+    assert [pairs[index]["label"] for index in range(len(pairs))] == [1, 1]
 
 
 def test_truncated_files_are_dropped_when_read(make_pairs):

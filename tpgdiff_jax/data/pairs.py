@@ -16,6 +16,7 @@ from tpgdiff_jax.data.sources import Source, scan_sizes, too_small
 from tpgdiff_jax.reporting.errors import UserError
 
 _RENAME = "rename its folder, or name that folder alone: pairs:FOLDER?class_name=NAME"
+_CUT = "; centre_crop=yes cuts larger truths to size"
 
 
 class PairFolder(Source):
@@ -78,10 +79,16 @@ class PairFolder(Source):
             check_side(side or "", f"Folder of pairs {self.root!r}: {key}")
         folders = self._class_folders(class_name)
         names = sorted(folders)
-        is_alone = self._root in folders.values()
-        self.classes, labels = relabelled(
-            names, classes, self.root, None if is_alone else class_name, _RENAME
-        )
+        remedy = _RENAME
+        if self._root not in folders.values():
+            of_one_class = f"give all of them one class: {self._as_one_class(folders[names[0]])}"
+            if class_name:
+                raise UserError(
+                    f"{self.root!r} names its own classes, {', '.join(names)}; leave out "
+                    f"class_name={class_name!r}, or {of_one_class}{class_name}"
+                )
+            remedy = f"{_RENAME}, or {of_one_class}NAME"
+        self.classes, labels = relabelled(names, classes, self.root, remedy=remedy)
         self.pairs: list[tuple[str, str, int]] = []
         self._why_none = ""
         for number, name in enumerate(names):
@@ -89,7 +96,9 @@ class PairFolder(Source):
         if not self.pairs:
             bad = self.report.items(self.root)
             why = self.report.describe(bad) if bad else f"no image files ({', '.join(EXTENSIONS)})"
-            raise UserError(f"{self.root!r} holds no usable pair: {self._why_none or why}")
+            why = self._why_none or why
+            mend = _CUT if "but its ground truth" in why and not centre_crop else ""
+            raise UserError(f"{self.root!r} holds no usable pair: {why}{mend}")
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -130,6 +139,12 @@ class PairFolder(Source):
                 "are meant: pairs:PATH?lq=FOLDER&gt=FOLDER."
             )
         return folders
+
+    def _as_one_class(self, folder: pathlib.Path) -> str:
+        """Return the source whose classes are no classes (scenes, say), up to the class's name."""
+        sides = sides_of(folder) if self._sides[0] is None else self._sides
+        lq, gt = ("|".join(f"*/{choice}" for choice in side.split("|")) for side in sides)
+        return f"pairs:{self.root}?lq={lq}&gt={gt}&class_name="
 
     def _holds_pairs(self, folder: pathlib.Path) -> bool:
         if self._sides[0] is None:

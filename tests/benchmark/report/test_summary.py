@@ -180,11 +180,13 @@ def test_images_equal_to_their_truth_are_counted_and_left_out_of_the_mean():
     summary = {"results": {"v": {"s": found}}, "sets": {"s": about}}
     titles, (row,) = result_table(summary)
     assert row.scores == {"input_psnr": "inf", "psnr": "25.00 (2 images)"}
+    about["remarks"] = ["its files have another hash"]
     assert remarks(summary | {"absent": {}, "not_computed": {}}) == {
+        "About the test sets": ["S: its files have another hash"],
         "Identical to the truth": [
             "v, S: 1 of 3 outputs equal their truth; PSNR is the mean of the others.",
             "v, S: 1 of 3 degraded images equal their truth; PSNR of the input is infinite.",
-        ]
+        ],
     }
 
 

@@ -250,7 +250,7 @@ def remarks(summary: Mapping[str, Any]) -> dict[str, list[str]]:
     sets = summary["sets"].values()
     found = {
         "Absent": [f"{name}: {why}" for name, why in summary["absent"].items()],
-        "Not the whole benchmark": [f"{s['title']}: {r}" for s in sets for r in s["remarks"]],
+        "About the test sets": [f"{s['title']}: {r}" for s in sets for r in s["remarks"]],
         "Files that could not be used": [
             f"{file}: {why}" for s in sets for file, why in s["skipped"].items()
         ],
