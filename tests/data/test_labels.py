@@ -27,3 +27,11 @@ def test_pairs_that_no_class_describes_come_after_all_classes():
     assert relabelled(["rain", OTHER], wanted, "set") == (("blur", "rain", OTHER), {0: 1, 1: 2})
     assert relabelled(["rain"], wanted, "set") == (wanted, {0: 1})  # only where they are there
     assert relabelled((), None, "set", OTHER) == ((OTHER,), {0: 0})
+
+
+def test_mixtures_of_the_classes_come_after_them():
+    wanted = ("blur", "rain")
+    found = relabelled([OTHER, "rain+blur", "rain"], wanted, "set")
+    assert found == ((*wanted, OTHER, "rain+blur"), {0: 2, 1: 3, 2: 1})
+    with pytest.raises(UserError, match=r"class 'rain\+haze', which is not among"):
+        relabelled(["rain+haze"], wanted, "set")

@@ -216,6 +216,15 @@ def test_pairs_that_no_class_describes_have_a_label_that_names_none(pairs, tmp_p
     np.testing.assert_array_equal(named["lq"], found["lq"])
 
 
+def test_pairs_of_a_mixture_name_all_of_it_where_labels_can(tmp_path, pairs):
+    root = tmp_path / "pairs" / "haze"
+    mixed = PairFolder(root, classes=NAMES, class_name="+".join(NAMES[1::-1]))
+    (found,) = take(batches(mixed, multi_hot=True), 1)
+    np.testing.assert_array_equal(found["label"], [[1, 1, *[0] * (len(NAMES) - 2)]] * 4)
+    with pytest.raises(UserError, match=r"several degradations at once.*classification='multi'"):
+        batches(mixed)
+
+
 def test_sources_mix_by_their_weights(photos, pairs):
     found = take(batches(photos, pairs, source_weights=(1, 3)), 50)
     from_pairs = [

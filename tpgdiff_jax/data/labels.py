@@ -9,6 +9,11 @@ from tpgdiff_jax.reporting.errors import UserError
 OTHER = "other"
 
 
+def degradations_of(class_name: str) -> tuple[str, ...]:
+    """Return what degraded the pairs of a class: several where `+` joins them; () for `OTHER`."""
+    return () if class_name == OTHER else tuple(class_name.split("+"))
+
+
 def relabelled(
     stored: Sequence[str],
     wanted: Sequence[str] | None,
@@ -20,8 +25,8 @@ def relabelled(
 
     Args:
       stored: names of the data set's classes, in the order of its labels.
-      wanted: names of the run's classes; None: the data set's own.  `OTHER` comes after them
-        where the data set has it, too.
+      wanted: names of the run's classes; None: the data set's own.  Mixtures of them and `OTHER`
+        come after them where the data set has these, too.
       root: the data set, for the error.
       class_name: what degraded all pairs of a data set that names no classes.
       remedy: what to do where a class is not among those wanted.
@@ -44,9 +49,10 @@ def relabelled(
             f"{root!r} does not say what degraded its pairs; add class_name=NAME to the source, "
             f"one of {', '.join(wanted)}, or {OTHER}; or write it with classes."
         )
-    if wanted is not None and OTHER in stored and OTHER not in wanted:
-        wanted = (*wanted, OTHER)
     classes = tuple(stored if wanted is None else wanted)
+    classes += tuple(
+        name for name in stored if name not in classes and {*degradations_of(name)} <= {*classes}
+    )
     unknown = [name for name in stored if name not in classes]
     if unknown:
         known = "add it to config.data.degradations, or " if unknown[0] in DEGRADATIONS else ""

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tpgdiff_jax.data import worker_process
 from tpgdiff_jax.data.degradations.mix import Mixture, Recipe, degrade
-from tpgdiff_jax.data.labels import OTHER
+from tpgdiff_jax.data.labels import degradations_of
 from tpgdiff_jax.data.tone import dark_photo, random_tone, soft_photo, vivid_photo
 from tpgdiff_jax.reporting.errors import UserError
 
@@ -55,7 +55,7 @@ class MakeExample(grain.transforms.MapWithIndex):
       crop_size: side of the crop in pixels.
       mixture: how clean photos are degraded; its names number the labels.
       multi_hot: labels say of every degradation whether it is there, float32 [K]; else the number
-        of the only one, K for pairs of the class `OTHER`.
+        of the only one, K for pairs of a class that names none.
       tone_jitter: see `random_tone`.
       crop_share: see `random_crops`.
       dark_share: of the examples whose clean photo is rendered dark last (see `dark_photo`);
@@ -93,7 +93,7 @@ class MakeExample(grain.transforms.MapWithIndex):
             pair = (found["gt"], found["lq"])
             gt, lq = random_crops(rng, pair, self.crop_size, self.crop_share)
             present = np.zeros(len(self.mixture.names), np.float32)
-            if (name := source.classes[int(found["label"])]) != OTHER:
+            for name in degradations_of(source.classes[int(found["label"])]):
                 present[self.mixture.names.index(name)] = 1
             carried = self.mixture.encode(Recipe((), -1))
         else:
@@ -256,7 +256,7 @@ def training_batches(
     make = MakeExample(tuple(sources), seed, crop_size, mixture, **rendering)
     if mixture.clean_share and not make.multi_hot:
         raise UserError("data.clean_share: a clean example has no class; use multi-hot labels.")
-    _check_classes(sources, mixture)
+    _check_classes(sources, mixture, make.multi_hot)
     dataset = _places(sources, source_weights, seed).map_with_index(make)
     local_batch = batch_size // process_count
     share = ProcessShare(dataset, local_batch, process_index, process_count, first_batch)
@@ -286,10 +286,17 @@ def _places(sources, weights, seed) -> grain.MapDataset:
     return grain.MapDataset.mix(orders, weights=list(shares / shares.sum()))
 
 
-def _check_classes(sources, mixture: Mixture) -> None:
+def _check_classes(sources, mixture: Mixture, multi_hot: bool) -> None:
     for source in sources:
-        known = (*mixture.names, OTHER)
-        unknown = [name for name in getattr(source, "classes", ()) if name not in known]
+        classes = {name: degradations_of(name) for name in getattr(source, "classes", ())}
+        mixed = [name for name, parts in classes.items() if len(parts) > 1]
+        if mixed and not multi_hot:
+            raise UserError(
+                f"{source.root!r} has pairs of {', '.join(mixed)}: several degradations at once, "
+                "which one label cannot name; set config.priors.classification='multi', or give "
+                "these pairs the class 'other'."
+            )
+        unknown = [name for name, parts in classes.items() if not {*parts} <= {*mixture.names}]
         if unknown:
             raise UserError(
                 f"{source.root!r} has pairs of {', '.join(unknown)}, which data.degradations "

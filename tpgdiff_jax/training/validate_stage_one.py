@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from tpgdiff_jax.data.images import square_of
-from tpgdiff_jax.data.labels import OTHER
 from tpgdiff_jax.data.sources import Source
 from tpgdiff_jax.inference.engine import Finish
 from tpgdiff_jax.models.stage_one import StageOne, build_stage_one
@@ -121,7 +120,7 @@ def evaluate_stage_one(
     side, kernel = config.data.crop_size, Image.Resampling.BICUBIC
     square = functools.partial(square_of, side=side, kernel=kernel)
     for pair, (answer, *both) in TestPairs(source, config, most).through(start, square, _BATCH):
-        if pair.degradation != OTHER:  # which no answer is right about
+        if pair.degradation in names:  # no one answer is right about mixtures and other pairs
             confusion[names.index(pair.degradation), answer] += 1
         cosines.append(both)
     check_same([])
