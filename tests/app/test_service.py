@@ -9,8 +9,9 @@ import pytest
 from app_files import PHOTO, encoded, finished, png_of
 from PIL import Image
 
-from tpgdiff_jax.app import jobs
+from tpgdiff_jax.app import jobs, views
 from tpgdiff_jax.app import service as services
+from tpgdiff_jax.app.limits import Limits
 from tpgdiff_jax.app.service import recipe_of
 from tpgdiff_jax.app.work import Answer
 from tpgdiff_jax.data.degradations.mix import degrade
@@ -144,6 +145,26 @@ def test_a_degraded_picture_is_compared_with_the_clean_one(service):
 def test_every_degradation_can_be_asked_for(name):
     degraded = degrade(PHOTO, recipe_of({name: 4.0}, seed=1))
     assert (degraded != PHOTO).any()
+
+
+def test_a_picture_may_be_too_large_to_be_degraded_first(restorer, tmp_path, upload):
+    limits = Limits(clean_pixels=40 * 48 - 1)
+    service = services.Service(restorer, tmp_path / "page", limits)
+    picture = service.accept("me", upload("photo.png", GOOD["photo.png"]), "photo.png")
+    with pytest.raises(UserError, match=r"48x40 are 0\.0 megapixels, and this page degrades at mo"):
+        service.submit("me", picture, Sampling(), recipe_of({"noise": 1}, 0))
+    assert finished(service.submit("me", picture, Sampling())).state == jobs.DONE
+
+
+def test_a_phones_picture_is_taken_and_told_to_take_long(restorer, tmp_path, upload):
+    service = services.Service(restorer, tmp_path / "page")
+    large, small = (
+        service.accept("me", upload(name, png_of(*size)), name)
+        for name, size in (("phone.png", (4032, 3024)), ("small.png", (64, 64)))
+    )
+    assert (large.size, large.windows, small.windows) == ((3024, 4032), 30, 1)
+    shown = [views.chosen(p.preview, p.name, p.size, p.windows) for p in (large, small)]
+    assert ["restored in 30 windows" in text for text in shown] == [True, False]
 
 
 def test_a_recipe_of_nothing_is_refused():

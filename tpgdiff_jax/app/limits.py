@@ -17,7 +17,8 @@ class Limits:
 
     Attributes:
       file_bytes: of an upload.
-      pixels: of a picture.
+      pixels: of a picture that is restored; phones make 12 megapixels.
+      clean_pixels: of one that is degraded first, which needs more memory.
       side: of its longer side, pixels.
       waiting: pictures that may wait for the device, of all visitors.
       seconds: after which what was uploaded or made is removed.
@@ -27,7 +28,8 @@ class Limits:
     """
 
     file_bytes: int = 64 * 2**20
-    pixels: int = 2**22
+    pixels: int = 2**24
+    clean_pixels: int = 2**22
     side: int = 8192
     waiting: int = 20
     seconds: float = 3600.0
@@ -58,14 +60,24 @@ class Limits:
             height, width = door.read_size(path)
         except UnreadableImageError as error:
             raise UserError(f"{name}: {error.reason}.") from error
-        if height * width > self.pixels:
-            raise UserError(
-                f"{name}: {width}x{height} are {height * width / 1e6:.1f} megapixels, and this "
-                f"page takes at most {self.pixels / 1e6:.1f}; {_REMEDY}."
-            )
+        _check_pixels(name, (height, width), self.pixels, "takes at most", _REMEDY)
         if max(height, width) > self.side:
             raise UserError(
                 f"{name}: {width}x{height} is too long for this page, which takes at most "
                 f"{self.side} pixels a side; {_REMEDY}."
             )
         return height, width
+
+    def check_clean(self, name: str, size: tuple[int, int]) -> None:
+        """Raise UserError where a picture of (height, width) is too large to be degraded first."""
+        remedy = "choose a smaller one, or press Restore for a picture that is degraded already"
+        _check_pixels(name, size, self.clean_pixels, "degrades at most", remedy)
+
+
+def _check_pixels(name, size, most, what, remedy):
+    height, width = size
+    if height * width > most:
+        raise UserError(
+            f"{name}: {width}x{height} are {height * width / 1e6:.1f} megapixels, and this page "
+            f"{what} {most / 1e6:.1f}; {remedy}."
+        )

@@ -203,7 +203,8 @@ class Handlers:
             picture = take()
         except UserError as error:
             return None, "", views.sentence(str(error), "error"), ""
-        return picture, views.chosen(picture.preview, picture.name, picture.size), "", ""
+        shown = (picture.preview, picture.name, picture.size, picture.windows)
+        return picture, views.chosen(*shown), "", ""
 
     async def restore(self, request: gr.Request, picture, *values) -> AsyncIterator[tuple]:
         """Restore the picture, telling how far it is."""

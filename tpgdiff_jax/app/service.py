@@ -37,12 +37,14 @@ class Picture:
       preview: token of an 8-bit PNG of it, upright, which every browser shows.
       name: as the visitor calls it.
       size: (height, width).
+      windows: in how many it is restored, one after the other; 1 is the whole.
     """
 
     token: str
     preview: str
     name: str
     size: tuple[int, int]
+    windows: int = 1
 
 
 class Service:
@@ -112,7 +114,8 @@ class Service:
             raise
         kept = {token, preview} | self._jobs.needed(session)
         self.store.keep_only(session, PICTURE, kept)
-        return Picture(token, preview, held.name, size)
+        windows = self.restorer.windows(size, self.restorer.checked(Sampling()))
+        return Picture(token, preview, held.name, size, windows)
 
     def submit(
         self, session: str, picture: Picture, sampling: Sampling, recipe: Recipe | None = None
@@ -126,9 +129,12 @@ class Service:
           recipe: how to degrade it first.
 
         Raises:
-          UserError: the picture was removed, a setting does not fit, or too many wait.
+          UserError: the picture was removed, or is too large to be degraded first; a setting does
+            not fit; or too many wait.
         """
         self._check_space()
+        if recipe is not None:
+            self.limits.check_clean(picture.name, picture.size)
         held = self.store.find(picture.token)
         if held is None or held.session != session:
             raise UserError(f"{picture.name}: it was removed meanwhile; choose the picture anew.")
