@@ -11,6 +11,7 @@ import threading
 import jax
 import pytest
 
+import tpgdiff_jax
 from tpgdiff_jax.commands import flags as typed
 from tpgdiff_jax.commands import mode_flags, modes, processes, refusing
 from tpgdiff_jax.commands.processes import Joining
@@ -266,6 +267,15 @@ def test_help_lists_what_a_mode_reads_in_the_tables_order(parse, capsys, mode):
     reads = mode_flags.MODES[mode].reads
     assert [name for name in re.findall(r"^  --(\w+)", said, re.M) if name in reads] == list(reads)
     assert max(map(len, said.splitlines())) <= 110
+
+
+def test_versions_are_told_without_a_mode(parse, capsys):
+    with pytest.raises(SystemExit) as left:
+        parse("--version")
+    assert left.value.code == 0
+    said = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert (said["tpgdiff_jax"], said["jax"]) == (tpgdiff_jax.__version__, jax.__version__)
+    assert {"python", "commit", "dirty", "platform"} <= said.keys()
 
 
 def test_help_ends_quietly_where_nobody_reads_on():

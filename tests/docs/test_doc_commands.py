@@ -18,7 +18,7 @@ from tpgdiff_jax.commands import flags as typed
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 # Values of flags rather than flags of ours, and what every program has.
-FOREIGN = {"help", "flagfile", "logdir"}
+FOREIGN = {"help", "version", "flagfile", "logdir"}
 # Of Slurm, gcloud and Docker, as far as \w+ goes.
 OF_LAUNCHERS = {"ntasks", "gpus", "cpus", "signal", "worker", "batch", "array", "wrap", "nodes"}
 OF_LAUNCHERS |= {"time", "file", "tag", "filename"}
@@ -26,7 +26,7 @@ COMMANDS = [
     (page, tuple(words))
     for page in (*pages.PAGES, pages.CARD, *pages.EXPERIMENTS)
     for words in pages.commands(page, "python -m tpgdiff_jax.main")
-    if "--help" not in words  # prints, and ends
+    if not {"--help", "--version"} & set(words)  # they print, and end
 ]
 _FLAG = re.compile(r"(?<![\w-])--(\w+)")
 _KEY = re.compile(r"\bconfig\.(\w+(?:\.\w+)*)")

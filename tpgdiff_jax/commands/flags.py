@@ -5,8 +5,8 @@ import logging as standard_logging
 import math
 import os
 import pathlib
+import platform
 import re
-import runpy
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax import config as configuration
 from tpgdiff_jax.commands import mode_flags
+from tpgdiff_jax.commands.experiment_files import known_experiments, load_experiment
 from tpgdiff_jax.commands.refusing import check_given
 from tpgdiff_jax.commands.values import check_not_empty, check_tuple, value_error
 from tpgdiff_jax.reporting.errors import UserError
@@ -23,11 +24,6 @@ from tpgdiff_jax.stores.places import with_addresses
 _OVERRIDE = re.compile(r"--?config\.([\w.]+)(?:=(.*))?$", re.DOTALL)
 _NAMES_CONFIG = re.compile(r"--?config\b")  # not the value configs/... of another flag
 _HELP = ("--help", "-help", "--helpshort", "--helpfull", "-?", "-h")
-# What is wrong with the user's own file, in one line; all else keeps its traceback.
-_OF_AN_EXPERIMENT = (
-    *(AttributeError, TypeError, ValueError, ArithmeticError, SyntaxError, ImportError),
-    *(NameError, LookupError),
-)
 _CHATTY_LIBRARIES = ("orbax", "optax", "grain", "tensorstore", "jax/_src", "botocore")
 
 
@@ -53,6 +49,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         names_mode = "mode" in _given(argv)
         _print(mode_flags.help_text(program if names_mode else None))
         sys.exit(0)
+    if "--version" in argv:
+        _print(_versions())
+        sys.exit(0)
     given, strays = _split(argv)
     if strays:
         raise UserError(_no_flag(strays[0]))
@@ -62,7 +61,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             raise UserError(f"--{name} is no flag; nearest: --{near[0]}.")
     config = None
     if not _goes_without_config(argv):
-        config = _load(*config_name(argv))
+        config = load_experiment(*config_name(argv))
         _check_overrides(argv, config)
     keys = [match.group(1) for match in map(_OVERRIDE.match, argv) if match]
     program = mode_flags.program_of(mode, given)
@@ -80,6 +79,14 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         raise value_error(found[1], _value(argv, found[1]), config) from error
     check_not_empty([name for name in given if name in own])
     return rest
+
+
+def _versions() -> str:
+    """Return what a report of a bug needs: a line per package, the commit, the platform."""
+    from tpgdiff_jax.training import provenance  # takes a while
+
+    found = provenance.versions() | provenance.git_state() | {"platform": platform.platform()}
+    return "\n".join(f"{name}: {'none' if v is None else v}" for name, v in found.items())
 
 
 def _print(text: str) -> None:
@@ -194,45 +201,15 @@ def config_name(argv: Sequence[str]) -> tuple[pathlib.Path, str | None]:
         path = pathlib.Path(f"{name}.py" if colon else value)
         if os.path.isfile(path):
             return path, task if colon else None
-        raise UserError(f"--config={value} is not a file.{_known_configs()}")
+        raise UserError(f"--config={value} is not a file.{known_experiments()}")
     keys = [match.group(1) for match in map(_OVERRIDE.match, argv) if match]
     check_given(_mode(argv), [], keys if _mode(argv) == "restore" else [])
     if "input" in _given(argv):
         raise UserError("--mode is missing; to restore photos, add --mode=restore.")
-    missing = f"--config is missing; name an experiment file.{_known_configs()}"
+    missing = f"--config is missing; name an experiment file.{known_experiments()}"
     if _value(argv, "mode") is None:
         missing += " (Photos are restored by --mode=restore --input=PHOTO; --help lists all modes.)"
     raise UserError(missing)
-
-
-def _known_configs() -> str:
-    found = sorted(str(path) for path in pathlib.Path("configs").glob("*.py"))
-    return (
-        f" Here are: {', '.join(found)}." if found else " Example: --config=configs/quickstart.py"
-    )
-
-
-def _load(path: pathlib.Path, task: str | None) -> ConfigDict:
-    try:
-        get_config = runpy.run_path(str(path))["get_config"]
-        config = get_config() if task is None else get_config(task)
-    except KeyError as error:
-        if error.args != ("get_config",):
-            raise UserError(f"{path}: {_one_line(error)}") from error
-        raise UserError(
-            f"{path} has no function get_config(); it is no experiment file."
-        ) from error
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except _OF_AN_EXPERIMENT as error:
-        raise UserError(f"{path}: {type(error).__name__}: {_one_line(error)}") from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"{path}: get_config() returns {type(config).__name__}, not a ConfigDict.")
-    return config
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error.args[0] if error.args else error).split())
 
 
 def _check_overrides(argv: Sequence[str], config: ConfigDict) -> None:

@@ -245,6 +245,7 @@ def help_text(program: str | None = None) -> str:
     lines += ["", "Several processes:", *map(_flag_line, PROCESSES)]
     lines += ["", "Always:", _flag_line("compile_cache")]
     lines.append("  --flagfile=FILE    Flags from a file, one a line.")
+    lines.append("  --version          Print versions, commit and platform, for a report of a bug.")
     return "\n".join(lines)
 
 
