@@ -71,6 +71,14 @@ def not_restored(output, name="not_restored.jsonl"):
     return {row["input"]: row["reason"] for row in map(json.loads, lines)}
 
 
+def wait_until(is_so):
+    for _ in range(1000):
+        if is_so():
+            return
+        time.sleep(0.01)
+    raise TimeoutError
+
+
 def leftovers(output):
     return [path for path in output.rglob("*") if "partial" in path.name]
 
@@ -582,6 +590,25 @@ def test_two_jobs_on_one_folder(folder, tmp_path):
     assert (summary.done, summary.present) == (0, 3)  # also the one it had begun
     assert len(list(output.rglob("*.png"))) == 3
     assert not leftovers(output)
+
+
+def test_a_folder_of_results_that_goes_away_meanwhile_is_told(folder, tmp_path):
+    output, restorer, calls = tmp_path / "out", Mirror(), []
+
+    def move_once_there_is_one():
+        calls.append(1)
+        if len(calls) == 3:  # the second has begun before the first is done
+            wait_until(lambda: list(output.rglob("*.png")))
+            output.rename(tmp_path / "moved")
+
+    restorer.on_call = move_once_there_is_one
+    summary = run(restorer, folder, output)
+    assert "out was removed or moved meanwhile" in summary.stopped
+    assert summary.left == 3 - len(list(output.rglob("*.png"))) >= 1
+    assert not summary.is_complete
+    again = run(Mirror(), folder, output)
+    assert again.is_complete
+    assert again.done == summary.left
 
 
 @pytest.mark.parametrize("call", [1, 2])

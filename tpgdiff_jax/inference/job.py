@@ -135,6 +135,9 @@ def run(
                     made = (outcome.source, outcome.item, outcome.result)
                     writer.put(outcome, *made, room=_room(outcome.item))
                 bar.advance(1)
+        if summary.done and not os.path.exists(output / log_name):
+            summary.stopped = f"{with_addresses(str(output))} was removed or moved meanwhile"
+            summary.left = sum(not exists(task.target) for task in tasks)
         meanwhile = look_at(made_elsewhere, output, settings)
         summary.present -= len(meanwhile.others)
         summary.tell_of(meanwhile)
