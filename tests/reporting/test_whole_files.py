@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 
+from tpgdiff_jax.reporting import files
 from tpgdiff_jax.reporting.files import replacing, write_text
 
 
@@ -58,6 +59,27 @@ with replacing(pathlib.Path(sys.argv[1]) / sys.argv[2]) as temporary:
     writing.stdin.close()
     assert writing.wait() == 0
     assert {p.name for p in tmp_path.iterdir()} == {"b.txt", "c.txt", mine.name}
+
+
+def test_a_file_that_another_program_removes_before_it_is_locked_is_made_anew(
+    tmp_path, monkeypatch
+):
+    lock, cleaned = files._lock, []
+
+    def late(file, **how):
+        monkeypatch.undo()
+        cleaned.extend(tmp_path.iterdir())
+        files._remove_left_over.__wrapped__(tmp_path)
+        assert not list(tmp_path.iterdir())
+        return lock(file, **how)
+
+    monkeypatch.setattr(files, "_lock", late)
+    files._remove_left_over.cache_clear()
+    with replacing(tmp_path / "a.txt") as temporary:
+        temporary.write_text("whole")
+        files._remove_left_over.__wrapped__(tmp_path)  # of a third program: it is in work
+        assert cleaned == [temporary] == list(tmp_path.iterdir())
+    assert (tmp_path / "a.txt").read_text() == "whole"
 
 
 @pytest.mark.parametrize(("number", "passes"), [(errno.EINVAL, True), (errno.EIO, False)])

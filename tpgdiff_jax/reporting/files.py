@@ -92,11 +92,20 @@ def printable(text: object, encoding: str | None = None) -> str:
 @contextmanager
 def _claimed(temporary: pathlib.Path) -> Iterator[int]:
     """Make a file and hold its lock: it ends with this process, however that ends."""
-    file = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    file = _locked_new(temporary)
     try:
-        _lock(file)
         yield file
     finally:
+        os.close(file)
+
+
+def _locked_new(temporary: pathlib.Path) -> int:
+    """Make and lock a file; anew where another program took it for left over in between."""
+    while True:
+        file = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        _lock(file, waits=True)
+        if os.fstat(file).st_nlink or fcntl is None:
+            return file
         os.close(file)
 
 
@@ -121,12 +130,12 @@ def _flush(file: int) -> None:
             raise
 
 
-def _lock(file: int) -> bool:
-    """Lock an open file unless somebody else has; say whether that worked."""
+def _lock(file: int, *, waits: bool = False) -> bool:
+    """Lock an open file, unless somebody else has or after waiting; say whether that worked."""
     if fcntl is None:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:  # somebody has, or the file system knows no locks
         return False
     return True
