@@ -593,6 +593,7 @@ def test_two_jobs_on_one_folder(folder, tmp_path):
 
 
 def test_a_folder_of_results_that_goes_away_meanwhile_is_told(folder, tmp_path):
+    (folder / "bad.png").write_bytes(b"no picture")
     output, restorer, calls = tmp_path / "out", Mirror(), []
 
     def move_once_there_is_one():
@@ -607,8 +608,11 @@ def test_a_folder_of_results_that_goes_away_meanwhile_is_told(folder, tmp_path):
     assert summary.left == 3 - len(list(output.rglob("*.png"))) >= 1
     assert not summary.is_complete
     again = run(Mirror(), folder, output)
-    assert again.is_complete
-    assert again.done == summary.left
+    assert (again.done, again.left, list(again.failed)) == (
+        summary.left,
+        0,
+        [str(folder / "bad.png")],
+    )
 
 
 @pytest.mark.parametrize("call", [1, 2])

@@ -48,6 +48,8 @@ def test_bfloat16_answers_with_float32s_image_level(lean):
     both = [run({"params": params}, *inputs(32, 32), priors()) for run in (apply, narrow)]
     apart = np.asarray(both[1] - both[0])
     assert 1e-4 < np.abs(apart).max() / np.abs(both[0]).max() < 3e-2  # it was used
+    rounded = both[1].astype(jnp.bfloat16).astype(jnp.float32)
+    assert (rounded != both[1]).mean() > 0.9  # the answer itself is not
     # What is left is noise from pixel to pixel, not an error of the whole image.
     assert np.abs(apart.mean(axis=(1, 2))).max() < 0.3 * apart.std()
 

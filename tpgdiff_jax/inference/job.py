@@ -137,7 +137,9 @@ def run(
                 bar.advance(1)
         if summary.done and not os.path.exists(output / log_name):
             summary.stopped = f"{with_addresses(str(output))} was removed or moved meanwhile"
-            summary.left = sum(not exists(task.target) for task in tasks)
+            missing = [named(task.source) for task in tasks if not exists(task.target)]
+            summary.left = sum(name not in summary.failed for name in missing)
+            return summary
         meanwhile = look_at(made_elsewhere, output, settings)
         summary.present -= len(meanwhile.others)
         summary.tell_of(meanwhile)
