@@ -57,7 +57,7 @@ def chosen(token: str, name: str, size: tuple[int, int], windows: int = 1) -> st
     """Show the picture that was chosen, and in how many windows it is restored."""
     caption = f"{_text(name)}, {size[1]}x{size[0]} pixels"
     if windows > 1:
-        caption += f"; restored in {windows} windows, which takes minutes without a GPU"
+        caption += f"; restored in {windows} windows, which takes a while without a GPU"
     return (
         f'<figure class="chosen"><img src="{picture_url(token)}" alt="The picture chosen: '
         f'{_text(name)}"><figcaption>{caption}</figcaption></figure>'
