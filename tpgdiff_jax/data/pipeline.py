@@ -16,11 +16,13 @@ from PIL import Image
 from tpgdiff_jax.data import worker_process
 from tpgdiff_jax.data.degradations.mix import Mixture, Recipe, degrade
 from tpgdiff_jax.data.labels import degradations_of
-from tpgdiff_jax.data.tone import dark_photo, random_tone, soft_photo, vivid_photo
+from tpgdiff_jax.data.tone import dark_photo, pale_photo, random_tone, soft_photo, vivid_photo
 from tpgdiff_jax.reporting.errors import UserError
 
 # Degradations that a soft photo could be mistaken for.
 BLURS = ("blur", "defocus", "motion_blur")
+# Those that a pale photo could be mistaken for.
+VEILS = ("haze", "cloud_thin", "cloud_thick")
 # A photo that cannot be used is replaced by another; so many in a row mean that all are bad.
 _MOST_REPLACED = 100
 # A program that stops waits for the batches it has asked for; small ones must not be thousands.
@@ -63,6 +65,8 @@ class MakeExample(grain.transforms.MapWithIndex):
       vivid_share: of the examples whose clean photo gets full contrast, see `vivid_photo`.
       soft_share: of the examples whose clean photo is soft, see `soft_photo`; those that are
         blurred are not.
+      pale_share: of the examples whose clean photo is pale and grey, see `pale_photo`; those that
+        are veiled are not, and none of them is dark.
     """
 
     sources: tuple[Any, ...]
@@ -75,6 +79,7 @@ class MakeExample(grain.transforms.MapWithIndex):
     dark_share: float = 0.0
     vivid_share: float = 0.0
     soft_share: float = 0.0
+    pale_share: float = 0.0
 
     def map_with_index(self, index: int, element: tuple[int, int, int]) -> dict[str, np.ndarray]:
         """Return {gt, lq: uint8 [crop, crop, 3], label}, and the recipe as `Mixture.encode` has it.
@@ -116,6 +121,8 @@ class MakeExample(grain.transforms.MapWithIndex):
             gt = vivid_photo(rng, gt)
         if self.soft_share and rng.random() < self.soft_share and not names & set(BLURS):
             gt = soft_photo(rng, gt)
+        if self.pale_share and rng.random() < self.pale_share and not names & set(VEILS):
+            return pale_photo(rng, gt)
         # Last, for a dark photo of full contrast would not be dark.
         if self.dark_share and rng.random() < self.dark_share and "low_light" not in names:
             gt = dark_photo(rng, gt)

@@ -1,4 +1,4 @@
-"""Other renderings of a clean photo: of other tone, vivid, soft, or dark by intention."""
+"""Other renderings of a clean photo: of other tone, vivid, soft, pale, or dark by intention."""
 
 import numpy as np
 from PIL import Image
@@ -119,6 +119,31 @@ def vivid_photo(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     grey = luma(pixels)[..., None]
     pixels = grey + np.float32(rng.uniform(1.0, 1.5)) * (pixels - grey)
     return np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+
+
+def pale_photo(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Render a clean photo pale and almost without colour, such as a white wall or an old print.
+
+    A network that saw pale pictures only through haze turns pale walls black.  Colour stays the
+    difference: hazy photos of this package keep some, or turn to the colour of their veil.
+
+    Args:
+      rng: source of randomness.
+      image: uint8 [H, W, 3].
+
+    Returns:
+      uint8 [H, W, 3]; its darkest parts are 0.15 to 0.5 of white, its brightest 0.25 to 0.85
+      brighter.
+    """
+    pixels = image.astype(np.float32) / 255
+    grey = luma(pixels)[..., None]
+    black, white = np.quantile(grey[::4, ::4], (0.01, 0.99))
+    colour = np.float32(max(0.0, rng.uniform(-0.1, 0.1))) * (pixels - grey)
+    darkest = rng.uniform(0.15, 0.5)
+    brightest = darkest + rng.uniform(0.25, 1 - darkest)
+    contrast = (grey - black) / np.float32(max(white - black, 0.1))
+    grey = np.clip(darkest + (brightest - darkest) * contrast, darkest, brightest)
+    return np.round(np.clip(grey + colour, 0, 1) * 255).astype(np.uint8)
 
 
 def soft_photo(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:

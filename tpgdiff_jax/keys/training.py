@@ -65,6 +65,7 @@ DATA = Group(
     ),
     vivid_share=Key(0.0, share(), "examples made from a photo of full contrast"),
     soft_share=Key(0.0, share(), "examples made from a soft photo; these are never blurred"),
+    pale_share=Key(0.0, share(), "examples made from a pale, grey photo; these are never hazy"),
     dark_share=Key(0.0, share(), "examples made from a dark, good rendering of the photo"),
     crop_size=Key(256, whole(1), "side of the training crops, pixels"),
     crop_share=Key(

@@ -160,7 +160,7 @@ def _batches(
     process_index, process_count = process_share(mesh)
     same = (
         *("crop_size", "batch_size", "workers", "read_threads", "prefetch_mb"),
-        *("tone_jitter", "crop_share", "dark_share", "vivid_share", "soft_share"),
+        *("tone_jitter", "crop_share", "dark_share", "vivid_share", "soft_share", "pale_share"),
     )
     return training_batches(
         data.sources,
