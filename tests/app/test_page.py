@@ -25,9 +25,9 @@ def handlers(service):
     return page.Handlers(service, (), ("noise",))
 
 
-def press(handlers, picture):
+def press(handlers, picture, uncertain=False, of_views=False):
     """Press Restore; an iterator of what is shown."""
-    return handlers.restore(ME, picture, "posterior", 2, 0, False)
+    return handlers.restore(ME, picture, "posterior", 2, 0, uncertain, of_views)
 
 
 async def all_of(shown):
@@ -84,3 +84,16 @@ def test_a_result_that_cannot_be_kept_is_one_sentence(handlers, service, monkeyp
     *_, (status, result, _) = asyncio.run(all_of(press(handlers, picture)))
     assert "cannot keep it" in status
     assert result == ""
+
+
+def test_boxes_that_are_ticked_ask_for_samples_and_views(handlers, service, monkeypatch):
+    asked = []
+
+    def perform(restorer, request, watch):
+        asked.append((request.sampling.samples, request.sampling.ensemble))
+        return ANSWER
+
+    monkeypatch.setattr(services, "perform", perform)
+    for boxes in ((False, False), (True, False), (False, True)):
+        asyncio.run(all_of(press(handlers, service.accept_sample("me", "example"), *boxes)))
+    assert asked == [(1, 1), (4, 1), (1, 4)]

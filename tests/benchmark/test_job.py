@@ -37,6 +37,18 @@ def test_a_line_holds_all_that_is_known(undisturbed, whole_rows):
     assert restored.size == (56, 48)
 
 
+def test_an_ensemble_is_a_row_of_its_own_and_its_calls_count(run_job, undisturbed, tmp_path):
+    run_job(tmp_path, ensembles=(1, 2))
+    rows = read_rows(tmp_path / ROWS)
+    assert len(rows) == 2 * len(undisturbed)
+    for (variant, *image), alone in undisturbed.items():
+        assert rows[variant, *image]["psnr"] == alone["psnr"]
+        of_views = rows[f"{variant}-x2", *image]
+        assert of_views["nfe"] == 2 * alone["nfe"]
+        assert of_views["psnr"] != alone["psnr"]
+        assert of_views["predicted"] == alone["predicted"]
+
+
 def test_devices_batches_and_order_change_no_digit(run_job, undisturbed, plain_rows, tmp_path):
     run_job(tmp_path, devices=8, reverse=True, batch_size=4)
     assert plain_rows(tmp_path) == undisturbed

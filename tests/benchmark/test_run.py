@@ -125,10 +125,11 @@ def test_a_prior_less_gives_other_scores(made):
 
 
 def test_quality_is_plotted_against_calls_and_time():
-    def variant(steps, without=()):
-        return {"name": f"{steps}{without}", "sampler": "ode2", "steps": steps, "without": without}
+    def variant(steps, without=(), ensemble=1):
+        common = {"name": f"{steps}{without}{ensemble}", "sampler": "ode2", "steps": steps}
+        return common | {"without": without, "ensemble": ensemble}
 
-    variants = [variant(2), variant(8), variant(8, ("semantic",))]
+    variants = [variant(2), variant(8), variant(8, ("semantic",)), variant(2, ensemble=4)]
     averages = {
         v["name"]: {"all": {"psnr": 20.0 + v["steps"], "seconds": v["steps"] / 10}}
         for v in variants
@@ -139,8 +140,9 @@ def test_quality_is_plotted_against_calls_and_time():
         "Quality against seconds per image",
     ]
     for _, svg in plots:
-        assert svg.count("<circle") == 3
+        assert svg.count("<circle") == 4
         assert "ode2 without semantic" in svg
+    assert "<title>ode2, 4 views: 8, 22.00</title>" in plots[0][1]
     assert "<title>ode2: 8, 28.00</title>" in plots[0][1]
     assert "<title>ode2: 0.2, 22.00</title>" in plots[1][1]
     assert sweeps({"variants": variants[:1], "averages": averages}) == []

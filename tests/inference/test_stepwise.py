@@ -39,13 +39,39 @@ def test_samples_drawn_in_turns_count_as_steps(restorer, monkeypatch):
 def test_one_go_in_one_program_gives_the_same_picture(restorer, monkeypatch):
     """Validation and benchmarks compile the whole chain; the network and the noise are the same."""
     images = [PHOTO / 255.0, PHOTO[::-1] / 255.0]
-    expected = restorer(images, steps=3, samples=2, seed=5)
+    options = {"steps": 3, "samples": 2, "seed": 5, "ensemble": 2}
+    expected = restorer(images, **options)
     monkeypatch.setattr(
         restore, "run_stepwise", lambda *args, watch, **options: run_batch(*args, **options)
     )
-    for one, other in zip(restorer(images, steps=3, samples=2, seed=5), expected, strict=True):
+    for one, other in zip(restorer(images, **options), expected, strict=True):
         np.testing.assert_allclose(one.image, other.image, atol=1e-5)
         np.testing.assert_allclose(one.deviation, other.deviation, atol=1e-5)
+
+
+VIEWS = (lambda a: a, lambda a: a[:, ::-1], lambda a: a[::-1], lambda a: a[::-1, ::-1])
+
+
+@pytest.mark.parametrize(("ensemble", "options"), [(2, {}), (4, {"tile": 64}), (4, {"steps": 1})])
+def test_an_ensemble_is_the_mean_of_what_its_views_give(restorer, ensemble, options):
+    image = np.tile(PHOTO, (4, 4, 1))[:128, :128] / np.float32(255)  # needs no padding
+    options = {"steps": 3, "seed": 2} | options
+    alone = np.stack([view(restorer(view(image), **options)) for view in VIEWS[:ensemble]])
+    assert np.abs(alone[1] - alone[0]).max() > 1e-3
+    found, told = watched(restorer, image, ensemble=ensemble, **options)
+    inside = ((alone > 0) & (alone < 1)).all(axis=0)  # only the mean of all views is clipped
+    assert inside.mean() > 0.5
+    np.testing.assert_allclose(found.image[inside], alone.mean(axis=0)[inside], atol=1e-5)
+    calls = ensemble * options["steps"]
+    assert told == [(done, calls) for done in range(calls + 1)]
+
+
+def test_an_ensemble_of_several_samples_tells_how_its_means_differ(restorer, monkeypatch):
+    monkeypatch.setattr(restore.sizes, "LARGEST_WHOLE", 64 * 64)
+    one = restorer(PHOTO, steps=2, samples=3)
+    two = restorer(PHOTO, steps=2, samples=3, ensemble=2)
+    assert two.deviation.shape == PHOTO.shape[:2]
+    assert 0 < two.deviation.mean() != one.deviation.mean()
 
 
 def test_samplers_steps_and_seeds_share_their_programs(restorer):

@@ -39,6 +39,7 @@ THEME = gr.themes.Base(
 )
 _POLL_SECONDS = 0.2
 _UNCERTAINTY_SAMPLES = 4
+_VIEWS = 4
 _MOST_SEED = 2**31 - 1
 _CLICK_SAMPLE = """
 element.addEventListener("click", (event) => {
@@ -67,11 +68,13 @@ class Settings:
     steps: gr.Slider
     seed: gr.Number
     uncertainty: gr.Checkbox
+    ensemble: gr.Checkbox
     strengths: dict[str, gr.Slider]
 
     def components(self) -> list[Any]:
         """Return them in the order of `sampling_of`."""
-        return [self.sampler, self.steps, self.seed, self.uncertainty, *self.strengths.values()]
+        options = [self.sampler, self.steps, self.seed, self.uncertainty, self.ensemble]
+        return [*options, *self.strengths.values()]
 
 
 def build(service: Service, is_local: bool) -> gr.Blocks:
@@ -151,11 +154,14 @@ def _settings(service: Service) -> Settings:
         uncertainty = gr.Checkbox(
             False, label=f"Map of the uncertainty ({_UNCERTAINTY_SAMPLES} samples)"
         )
+        ensemble = gr.Checkbox(
+            False, label=f"Mean of {_VIEWS} mirrored views ({_VIEWS} times the time)"
+        )
         strengths = {
             name: gr.Slider(0, 3, 1, step=0.05, label=f"Strength of the {name} prior")
             for name in service.guidable()
         }
-    return Settings(sampler, steps, seed, uncertainty, strengths)
+    return Settings(sampler, steps, seed, uncertainty, ensemble, strengths)
 
 
 def _seed(label: str) -> gr.Number:
@@ -258,7 +264,7 @@ class Handlers:
             yield gr.skip(), gr.skip(), gr.skip()
 
     def _sampling(self, values: Sequence[Any]) -> Sampling:
-        sampler, steps, seed, uncertain, *strengths = values
+        sampler, steps, seed, uncertain, of_views, *strengths = values
         if sampler in SAMPLERS and SAMPLERS[sampler].own_steps_only:
             steps = self._own_steps
         return Sampling(
@@ -266,6 +272,7 @@ class Handlers:
             steps=int(steps),
             seed=int(seed or 0),
             samples=_UNCERTAINTY_SAMPLES if uncertain else 1,
+            ensemble=_VIEWS if of_views else 1,
             guidance=dict(zip(self._branches, strengths, strict=True)),
         )
 

@@ -238,7 +238,7 @@ def predicted(probabilities: np.ndarray, names: Sequence[str], kind: str) -> Row
 
 def _cost(variant: Variant, numbers: dict, seed: int) -> Row:
     seconds = round(float(numbers["seconds"]), 4)
-    return {"nfe": variant.steps, "seconds": seconds, "seed": seed}
+    return {"nfe": variant.calls, "seconds": seconds, "seed": seed}
 
 
 def _check_same(tasks: Sequence[Task]) -> None:

@@ -87,7 +87,7 @@ def restorer(
     Args:
       model: the system.
       config: its configuration; reads `diffusion`, `model.prediction`, `eval.clamp`.
-      variant: sampler, steps, and priors to leave out.
+      variant: sampler, steps, views, and priors to leave out.
       seed: of the sampling noise.
       tile: side of the windows, pixels; 0 for the whole image.
 
@@ -111,6 +111,7 @@ def restorer(
             clamp=config.eval.clamp,
             tile=tile,
             guidance=Guidance({}, variant.without),
+            ensemble=variant.ensemble,
         )
         answer = {"restored": batch.restored, "finite": batch.finite}
         return answer if batch.logits is None else answer | {"logits": batch.logits}

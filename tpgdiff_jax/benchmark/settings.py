@@ -20,16 +20,23 @@ METRICS = (*protocols.SCORES, *perceptual.NAMES, *optional.NAMES)
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One way to restore: a sampler, its steps, and which priors are switched off.
+    """One way to restore: a sampler, its steps, which priors are switched off, and views.
 
     Attributes:
       sampler, steps: None stands for somebody else's outputs.
       without: priors that are left out.
+      ensemble: views of each image that are averaged, see `inference.sampling.Sampling`.
     """
 
     sampler: str | None = None
     steps: int | None = None
     without: tuple[str, ...] = ()
+    ensemble: int = 1
+
+    @property
+    def calls(self) -> int:
+        """Network calls per image."""
+        return self.steps * self.ensemble
 
     @property
     def name(self) -> str:
@@ -37,7 +44,8 @@ class Variant:
         if self.sampler is None:
             return "predictions"
         missing = f"-no-{'-'.join(self.without)}" if self.without else ""
-        return f"{self.sampler}-{self.steps}{missing}"
+        views = f"-x{self.ensemble}" if self.ensemble > 1 else ""
+        return f"{self.sampler}-{self.steps}{views}{missing}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +58,7 @@ class Settings:
     samplers: tuple[str, ...]
     steps: tuple[int, ...]
     ablations: tuple[tuple[str, ...], ...]
+    ensembles: tuple[int, ...]
     batch_size: int
     exact: bool
     bucket: int
@@ -62,7 +71,7 @@ class Settings:
     def variants(self, sampler: str, steps: int) -> list[Variant]:
         """List every way to restore, each once; the arguments are the weights' own choice."""
         choices = itertools.product(
-            self.samplers or (sampler,), self.steps or (steps,), self.ablations
+            self.samplers or (sampler,), self.steps or (steps,), self.ablations, self.ensembles
         )
         return [Variant(*choice) for choice in dict.fromkeys(choices)]
 
@@ -93,6 +102,7 @@ def read_settings(config: ConfigDict) -> Settings:
         samplers=tuple(group.samplers),
         steps=tuple(group.steps),
         ablations=read_ablations(group.without),
+        ensembles=tuple(group.ensembles),
         inception_weights=group.inception_weights,
         **{key: group[key] for key in same},
     )

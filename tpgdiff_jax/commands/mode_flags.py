@@ -14,7 +14,7 @@ _WEIGHTS_TYPES = ("float32", "float16", "bfloat16")
 PROCESSES = ("distributed", "coordinator", "num_processes", "process_id")
 # How to restore; those of `--mode=restore` that say nothing of files or devices.
 SAMPLING = (
-    *("steps", "sampler", "seed", "samples", "guidance"),
+    *("steps", "sampler", "seed", "samples", "ensemble", "guidance"),
     *("tile", "windows", "exact_size"),
 )
 
@@ -203,6 +203,8 @@ def _define_sampling() -> None:
     flags.DEFINE_string("sampler", None, "Which sampler, if not the weights' own.")
     flags.DEFINE_integer("seed", 0, "Of the sampling noise.", 0, SEEDS - 1)
     flags.DEFINE_integer("samples", 1, "Draws per image; 2 or more show the uncertainty.", 1)
+    words = "Views of each image that are averaged: 1, 2 (its mirror image), 4 (also upside down)."
+    flags.DEFINE_integer("ensemble", 1, words)
     flags.DEFINE_multi_string("guidance", [], "BRANCH=STRENGTH, e.g. semantic=2.")
     flags.DEFINE_integer("tile", None, "Window for large images, pixels; 0: always whole.", 0)
     flags.DEFINE_integer("windows", 1, "Windows a device sees at once.", 1)

@@ -45,7 +45,7 @@ class RestoredBatch:
     jax.jit,
     static_argnames=(
         *("model", "sde", "sampler", "steps", "prediction", "clamp"),
-        *("tile", "windows", "samples", "at_once", "mesh"),
+        *("tile", "windows", "samples", "at_once", "ensemble", "mesh"),
     ),
 )
 def run_batch(
@@ -64,6 +64,7 @@ def run_batch(
     guidance: Guidance = AS_TRAINED,
     samples: int = 1,
     at_once: int | None = None,
+    ensemble: int = 1,
     mesh: Mesh | None = None,
 ) -> RestoredBatch:
     """Restore images: priors once, then one compiled loop over the sampler's steps.
@@ -80,21 +81,46 @@ def run_batch(
       guidance: branches that count otherwise than in training.
       samples: restorations drawn of each image.
       at_once: how many of them are drawn together, a divisor of `samples`; all by default.
+      ensemble: views of each image whose restorations are averaged, see `mirrored`; each sample is
+        such an average.
       mesh: whole images lie over (`data`, `fsdp`), their rows over `spatial`; windows lie over all
         devices, so their number (times B) must be a multiple of them.
     """
     at_once = at_once or samples
-    mu, priors, logits = prepare(model, variables, lq, at_once)
-    network = network_of(model, variables, priors, guidance, tile, windows, mesh)
-    mu = placer(mesh, by_rows=not tile)(mu)
     options = {"steps": steps, "prediction": prediction, "clamp": clamp}
-
-    def draw(keys):
-        return samplers.sample(sampler, network, sde, mu, keys, **options)
-
     turns = keys_by_turn(keys, samples, at_once)
-    drawn = draw(turns[0])[None] if len(turns) == 1 else jax.lax.map(draw, turns)
+
+    def restored(lq):
+        mu, priors, logits = prepare(model, variables, lq, at_once)
+        network = network_of(model, variables, priors, guidance, tile, windows, mesh)
+        mu = placer(mesh, by_rows=not tile)(mu)
+
+        def draw(keys):
+            return samplers.sample(sampler, network, sde, mu, keys, **options)
+
+        return draw(turns[0])[None] if len(turns) == 1 else jax.lax.map(draw, turns), logits
+
+    def view(number):
+        drawn, logits = restored(mirrored(lq, number))
+        return mirrored(drawn, number), logits
+
+    if ensemble == 1:
+        drawn, logits = restored(lq)
+    else:
+        drawn, logits = jax.lax.map(view, jnp.arange(ensemble))
+        drawn, logits = drawn.mean(0), None if logits is None else logits[0]
     return summarised(drawn, at_once, logits, lq.dtype)
+
+
+def mirrored(images: jax.Array, view: jax.Array | int) -> jax.Array:
+    """Return a view of images, or of a view the images again.
+
+    Args:
+      images: [..., H, W, C].
+      view: 0 as they are, 1 mirrored, 2 upside down, 3 both; may be traced.
+    """
+    images = jnp.where(view % 2 == 1, jnp.flip(images, -2), images)
+    return jnp.where(view >= 2, jnp.flip(images, -3), images)
 
 
 def prepare(

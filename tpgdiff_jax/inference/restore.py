@@ -159,7 +159,7 @@ class Restorer:
           watch: called with the steps done and all steps of a batch, before the first and after
             each; what it raises ends the iteration.
           options: the fields of `sampling.Sampling`: steps, sampler, seed, clamp, tile, windows,
-            guidance, samples, exact_size.
+            guidance, samples, ensemble, exact_size.
 
         Returns:
           an iterator over a `Restored` for each image, in their order; that of an image that
@@ -281,6 +281,7 @@ class Restorer:
                 guidance=Guidance.of(sampling.guidance) if varies else AS_TRAINED,
                 samples=samples,
                 at_once=devices.samples_at_once(size, sampling),
+                ensemble=sampling.ensemble,
                 mesh=devices.mesh,
                 watch=watch,
             )

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.inference.guidance import check_strengths
-from tpgdiff_jax.keys.use import SEED
+from tpgdiff_jax.keys.use import ENSEMBLE, SEED
 from tpgdiff_jax.reporting.errors import UserError, is_whole, require_whole
 
 _SMALLEST_TILE = 64  # pixels
@@ -45,6 +45,7 @@ class Sampling:
     windows: int = 1
     guidance: Mapping[str, float] | None = None
     samples: int = 1
+    ensemble: int = 1
     exact_size: bool = False
 
     def __post_init__(self):
@@ -54,6 +55,10 @@ class Sampling:
         require_whole("seed", self.seed, 0)
         if not SEED.fits(int(self.seed)):
             raise UserError(f"seed={self.seed} must be {SEED.words}.")
+        if not ENSEMBLE.fits(self.ensemble):
+            raise UserError(
+                f"ensemble={self.ensemble!r} must be {ENSEMBLE.words}: views of each image."
+            )
         fits = is_whole(self.tile) and (self.tile == 0 or self.tile >= _SMALLEST_TILE)
         if self.tile is not None and not fits:
             raise UserError(

@@ -63,13 +63,14 @@ def run_stepwise(
     guidance: Guidance = AS_TRAINED,
     samples: int = 1,
     at_once: int | None = None,
+    ensemble: int = 1,
     mesh: Mesh | None = None,
     watch: Watch | None = None,
 ) -> RestoredBatch:
     """Restore images; arguments and result as of `batch.run_batch`.
 
     Args:
-      watch: is told of every step; the samples of all turns count.
+      watch: is told of every step; the samples of all turns and views count.
 
     Raises:
       Exception: what `watch` raises.
@@ -80,21 +81,35 @@ def run_stepwise(
     options |= {"tile": tile, "windows": windows, "mesh": mesh}
     branches = jax.tree.structure(guidance)
     KEPT.make_room((lq.shape, lq.dtype, samples, at_once, branches, *options.values()))
-    known = prepare(variables, lq, keys, model=model, samples=samples, at_once=at_once, mesh=mesh)
     turns = samples // at_once
-    drawn = []
-    for turn in range(turns):
-        state = begin(known, turn, sde=sde, tile=tile, mesh=mesh)
-        for first, end in [(0, steps)] if watch is None else [(n, n + 1) for n in range(steps)]:
-            if watch is not None:
-                jax.block_until_ready(state)
-                watch(turn * steps + first, turns * steps)
-            state = advance(variables, known, state, guidance, table, turn, first, end, **options)
-        drawn.append(state.y)
-    if watch is not None:
-        jax.block_until_ready(drawn)
-        watch(turns * steps, turns * steps)
-    return finish(known, drawn, at_once=at_once, dtype=jnp.dtype(lq.dtype))
+    done, total = 0, ensemble * turns * steps
+
+    def tell(waited_for):
+        if watch is not None:
+            jax.block_until_ready(waited_for)
+            watch(done, total)
+
+    drawn: list[jax.Array] = []
+    for view in range(ensemble):
+        known = prepare(
+            variables, lq, keys, view, model=model, samples=samples, at_once=at_once, mesh=mesh
+        )
+        if view == 0:
+            mu, logits = known.mu, known.logits
+        for turn in range(turns):
+            state = begin(known, turn, sde=sde, tile=tile, mesh=mesh)
+            for first, end in [(0, steps)] if watch is None else [(n, n + 1) for n in range(steps)]:
+                tell(state)
+                state = advance(
+                    variables, known, state, guidance, table, turn, first, end, **options
+                )
+                done += end - first
+            if view == 0:
+                drawn.append(state.y)
+            else:
+                drawn[turn] = add_view(drawn[turn], state.y, view)
+    tell(drawn)
+    return finish(mu, logits, drawn, ensemble, at_once=at_once, dtype=jnp.dtype(lq.dtype))
 
 
 def _filled(table: samplers.StepTable) -> samplers.StepTable:
@@ -108,14 +123,20 @@ def prepare(
     variables: Any,
     lq: jax.Array,
     keys: jax.Array,
+    view: int,
     *,
     model: TPGDiff,
     samples: int,
     at_once: int,
     mesh: Mesh | None,
 ) -> Known:
-    """Compute what all steps share; arguments as of `run_stepwise`."""
-    mu, priors, logits = batch.prepare(model, variables, lq, at_once)
+    """Compute what all steps of a view share.
+
+    Args:
+      view: as of `batch.mirrored`; traced.
+      The others as of `run_stepwise`.
+    """
+    mu, priors, logits = batch.prepare(model, variables, batch.mirrored(lq, view), at_once)
     return Known(mu, priors, batch.keys_by_turn(keys, samples, at_once), logits)
 
 
@@ -171,13 +192,25 @@ def advance(
     return jax.lax.fori_loop(first, end, step, state)
 
 
+@functools.partial(jax.jit, donate_argnames="total")
+def add_view(total: jax.Array, y: jax.Array, view: int) -> jax.Array:
+    """Add the last state `y` of a further view, turned back, to the sum of those before."""
+    return total + batch.mirrored(y, view)
+
+
 @functools.partial(jax.jit, static_argnames=("at_once", "dtype"))
 def finish(
-    known: Known, drawn: list[jax.Array], *, at_once: int, dtype: jnp.dtype
+    mu: jax.Array,
+    logits: jax.Array | None,
+    drawn: list[jax.Array],
+    ensemble: int,
+    *,
+    at_once: int,
+    dtype: jnp.dtype,
 ) -> RestoredBatch:
-    """Turn the last states `y` of every turn into results."""
-    samples = jnp.stack([known.mu + y for y in drawn])
-    return batch.summarised(samples, at_once, known.logits, dtype)
+    """Turn the last states `y` of every turn, summed over all views, into results."""
+    samples = jnp.stack([mu + y / ensemble for y in drawn])
+    return batch.summarised(samples, at_once, logits, dtype)
 
 
-KEPT = KeptPrograms(prepare, begin, advance, finish)
+KEPT = KeptPrograms(prepare, begin, advance, add_view, finish)

@@ -16,6 +16,12 @@ from tpgdiff_jax.keys.group import Group, Key
 
 # What the data pipeline, NumPy and JAX all take.
 SEED = whole(0, 2**32 - 1)
+# Views of an image whose restorations are averaged: of itself, also mirrored, also upside down.
+ENSEMBLE = Check(
+    lambda value: whole(1).fits(value) and value in (1, 2, 4),
+    "1, 2 or 4",
+    "numbers out of 1, 2, 4",
+)
 
 
 def _severities(most: float) -> Check:
@@ -72,6 +78,12 @@ BENCHMARK = Group(
     ),
     without=Key(
         "", text(), 'priors switched off: "semantic, semantic+structure", or "all" subsets in turn'
+    ),
+    ensembles=Key(
+        (1,),
+        tuple_of(ENSEMBLE, least=1),
+        "views of each image that are averaged: 1, 2 (its mirror image), 4 (also upside down)",
+        example=(1, 4),
     ),
     batch_size=Key(4, whole(1), "images of each device read and run together"),
     exact=Key(True, flag(), "one image per device and program: batches cannot change any digit"),

@@ -92,12 +92,14 @@ def sweeps(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         series: dict[str, list[tuple[float, float]]] = {}
         for variant in variants:
             average = summary["averages"][variant["name"]].get("all", {})
-            x = variant["steps"] if key == "steps" else average.get("seconds")
+            views = variant["ensemble"]
+            x = variant["steps"] * views if key == "steps" else average.get("seconds")
             if x is None or "psnr" not in average:
                 continue
             missing = f" without {', '.join(variant['without'])}" if variant["without"] else ""
+            of_views = f", {views} views" if views > 1 else ""
             point = (float(x), float(average["psnr"]))
-            series.setdefault(variant["sampler"] + missing, []).append(point)
+            series.setdefault(variant["sampler"] + of_views + missing, []).append(point)
         if series:
             text = f"Quality against {title_x}"
             found.append((text, charts.lines(series, title_x, "PSNR, dB, mean of the sets")))

@@ -104,6 +104,7 @@ def summarise(
                 "sampler": v.sampler,
                 "steps": v.steps,
                 "without": list(v.without),
+                "ensemble": v.ensemble,
             }
             for v in variants
         ],
