@@ -6,6 +6,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import tomllib
 
 import numpy as np
 import pytest
@@ -99,6 +100,22 @@ def test_train_evaluate_export_and_restore(experiment, tmp_path):
     assert "optim.learning_rate: 0.001 -> 0.5" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert rows(straight) == trained
+
+
+def test_the_installed_command_is_the_same_program(tmp_path):
+    """What an installer makes of [project.scripts], run outside of the repository."""
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    module, function = scripts["tpgdiff"].split(":")
+    done = subprocess.run(
+        [sys.executable, "-c", f"from {module} import {function}; {function}()", "--mode=restore"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: --mode=restore needs --input: an image, a folder or a pattern.\n"
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_one_sentence(experiment, tmp_path):

@@ -7,6 +7,8 @@ python -m tpgdiff_jax.main --mode=eval --config=configs/eval_5d.py --checkpoint=
 python -m tpgdiff_jax.main --mode=prepare --config=... --input=PHOTOS --output=FOLDER [--preview]
 python -m tpgdiff_jax.main --mode=convert --input=FILE [--input=FILE ...] --output=FILE
 python -m tpgdiff_jax.main [--mode=MODE] --help
+
+Once installed, `tpgdiff` is short for `python -m tpgdiff_jax.main`.
 """
 
 from absl import app, flags, logging
@@ -53,6 +55,11 @@ def main(_) -> None:
         run(config, FLAGS)
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Run the program; also what the installed command `tpgdiff` calls."""
     with plain_errors(), ending_on_ctrl_c():
         app.run(main, flags_parser=typed.parse_flags)
+
+
+if __name__ == "__main__":
+    start()
