@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 import threading
 
 import numpy as np
@@ -195,6 +196,14 @@ def test_a_page_that_is_closed_leaves_nothing(service, upload):
 
 
 ANSWER = Answer((40, 48), b"before", b"after", b"file", "a.restored.png", {}, deviation=b"map")
+
+
+def test_the_words_about_a_picture_name_no_chance_that_differs_from_the_bars():
+    degradations = {"rain": 0.998, "camera_noise": 0.09, "jpeg": 0.08}
+    answer = dataclasses.replace(ANSWER, degradations=degradations, verdict=("rain", 0.84))
+    shown = views.findings(answer)
+    assert "<caption>Predicted degradation: rain</caption>" in shown
+    assert set(re.findall(r"\d+%", shown)) == {"100%", "9%", "8%"}
 
 
 def test_a_visitor_holds_one_picture_and_one_result(service, upload, monkeypatch):

@@ -110,17 +110,18 @@ def comparison(before: str, after: str, size: tuple[int, int], labels: tuple[str
 
 
 def findings(answer: Answer) -> str:
-    """Show what degraded the picture, and how sure that is."""
+    """Show what degraded the picture, and how sure each of its degradations is."""
     if not answer.degradations:
         return ""
-    name, chance = answer.verdict
     rows = "".join(
         f"<tr><th scope='row'>{_text(name.replace('_', ' '))}</th>"
         f"<td><meter min='0' max='1' value='{share:.3f}' aria-hidden='true'></meter></td>"
         f"<td>{share:.0%}</td></tr>"
         for name, share in list(answer.degradations.items())[:_MOST_SHOWN]
     )
-    said = f"Predicted degradation: {name.replace('_', ' ').replace('+', ' + ')} ({chance:.0%})"
+    # Without the chance of just this answer: another number than the bars beside it.
+    name = answer.verdict[0].replace("_", " ").replace("+", " + ")
+    said = f"Predicted degradation: {name}"
     return f"<table class='findings'><caption>{_text(said)}</caption>{rows}</table>"
 
 
