@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,6 +19,7 @@ from tpgdiff_jax.reporting.errors import UserError
 _WINDOW_PIXELS = 2**24
 _THREADS = 4  # that look at files
 _PART = 64  # files that one of them looks at in turn, at most
+_ONE_EACH = "Give one text for each image (None for no name), or leave names out."
 
 
 def require_several(images: Any) -> None:
@@ -26,6 +27,35 @@ def require_several(images: Any) -> None:
     is_one = isinstance(images, str | bytes | os.PathLike | Image.Image)
     if is_one or is_one_picture(getattr(images, "shape", ())):
         raise UserError("One image was given, but several are expected: put it into a list.")
+
+
+def with_names(
+    images: Iterable[Any], names: Iterable[str | None] | None
+) -> Iterator[tuple[Any, str | None]]:
+    """Put the name given for each image beside it; without names, None.
+
+    Raises:
+      UserError: names that are no texts, or more or fewer of them than images: at once where both
+        can be counted, else when one of them ends.
+    """
+    if names is None:
+        return zip(images, itertools.repeat(None))
+    if isinstance(names, str | bytes):
+        raise UserError(f"names={names!r}: expected a list of names. {_ONE_EACH}")
+    if isinstance(images, Sized) and isinstance(names, Sized) and len(images) != len(names):
+        raise UserError(f"names: {len(names)} for {len(images)} images. {_ONE_EACH}")
+    return _paired(images, names)
+
+
+def _paired(images: Iterable[Any], names: Iterable[str | None]) -> Iterator[tuple[Any, str | None]]:
+    end = object()
+    for count, (image, name) in enumerate(itertools.zip_longest(images, names, fillvalue=end)):
+        if image is end or name is end:
+            which = "names" if name is end else "images"
+            raise UserError(f"names: the {which} end after {count}, the others go on. {_ONE_EACH}")
+        if not isinstance(name, str | None):
+            raise UserError(f"names: {name!r} is no text. {_ONE_EACH}")
+        yield image, name
 
 
 def read_named(named: tuple[Any, str | None]) -> InputImage:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -22,7 +21,7 @@ from tpgdiff_jax.inference.devices import Devices
 from tpgdiff_jax.inference.engine import Finish, Outcome, stream
 from tpgdiff_jax.inference.guidance import AS_TRAINED, Guidance, is_guidable
 from tpgdiff_jax.inference.input_images import InputImage, NotFiniteError, Restored, as_input
-from tpgdiff_jax.inference.reading import read_named, require_several, windows
+from tpgdiff_jax.inference.reading import read_named, require_several, windows, with_names
 from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.inference.stepwise import Watch, run_stepwise
 from tpgdiff_jax.inference.weights import load_suited
@@ -166,13 +165,13 @@ class Restorer:
           failed has an `error` and no `image`.
 
         Raises:
-          UserError: an option that does not fit, or one image in the place of several.
+          UserError: an option that does not fit, or one image in the place of several; where images
+            or names cannot be counted, a wrong number of names ends the iteration.
         """
         sampling = self.checked(Sampling(**options))
         require_whole("batch_size", batch_size)
         require_several(images)
-        unnamed = itertools.repeat(None) if names is None else names
-        named = zip(images, unnamed, strict=names is not None)
+        named = with_names(images, names)
 
         def results() -> Iterator[Restored]:
             chunks = windows(named, 4 * batch_size * self._devices.sharing)
