@@ -161,6 +161,25 @@ def test_a_full_disk_at_the_end_is_a_sentence(tiny_config, tmp_path, monkeypatch
         experiment.publish(stage, state, None, tmp_path / "run.safetensors")
 
 
+def test_a_description_that_has_lost_its_weights_does_not_keep_a_run_from_publishing(
+    tiny_config, tmp_path
+):
+    stage, path = types.SimpleNamespace(config=tiny_config, frozen={}), tmp_path / "w.safetensors"
+
+    def publish_at(step):
+        params = {"unet": {"bias": np.full(3, step, np.float32)}}
+        experiment._publish(stage, params, step, path, is_new=False, dtype="float32")
+
+    publish_at(4)
+    path.unlink()
+    publish_at(5)
+    assert published.load(path)[0]["trained_steps"] == 5
+    for name, step in (("w", 5), ("w_before_1", 4)):
+        assert json.loads((tmp_path / f"{name}.json").read_text())["trained_steps"] == step
+    publish_at(5)
+    assert len(list(tmp_path.glob("w*"))) == 3
+
+
 @pytest.mark.parametrize("stage", ["diffusion", "both"])
 def test_what_is_not_trained_yet_is_said_and_leaves_no_trace(tiny_config, tmp_path, stage):
     tiny_config.stage = stage

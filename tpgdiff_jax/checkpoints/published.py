@@ -6,7 +6,6 @@ two cannot be mixed up.  Weights lie in groups (`GROUPS`), each of which can be 
 
 import itertools
 import json
-import os
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -118,9 +117,8 @@ def save(
         raise UserError(f"{path}: the name of published weights ends in .safetensors.")
     if unknown := set(weights) - set(GROUPS):
         raise UserError(f"Unknown groups of weights: {sorted(unknown)}.")
-    for taken in (path, path.with_suffix(".json")):
-        if taken.exists():
-            raise UserError(f"{taken} exists already; choose another name, or remove it first.")
+    if taken := there(path):
+        raise UserError(f"{taken[0]} exists already; choose another name, or remove it first.")
     flat = flatten_dict(weights, sep="/")
     flat = {name: narrowed(name, value, dtype) for name, value in flat.items()}
     whole = {
@@ -144,14 +142,16 @@ def _count(group: Mapping[str, Any]) -> dict[str, int]:
     return {"tensors": len(leaves), "parameters": sum(int(np.size(leaf)) for leaf in leaves)}
 
 
-def set_aside(path: pathlib.Path) -> pathlib.Path:
-    """Rename published weights and their JSON to the first free NAME_before_N; return the name."""
+def there(path: pathlib.Path) -> list[pathlib.Path]:
+    """Return which of published weights' two files exist: the weights, the JSON."""
+    return [file for file in (path, path.with_suffix(".json")) if file.exists()]
+
+
+def set_aside(path: pathlib.Path) -> list[pathlib.Path]:
+    """Rename what is `there` to the first free NAME_before_N; return the new names."""
     names = (path.with_stem(f"{path.stem}_before_{number}") for number in itertools.count(1))
-    new = next(name for name in names if not name.exists())
-    for suffix in (".json", path.suffix):
-        if path.with_suffix(suffix).exists():
-            os.replace(path.with_suffix(suffix), new.with_suffix(suffix))
-    return new
+    new = next(name for name in names if not there(name))
+    return [file.rename(new.with_suffix(file.suffix)) for file in there(path)]
 
 
 def load(

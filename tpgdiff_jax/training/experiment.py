@@ -180,11 +180,11 @@ def _publish(
         "trained_steps": step,
         "ema_decay": ema_decay(stage.config),
     }
-    if path.exists() and not is_new:
-        if published.load(path, ())[0].get("weights") == fingerprint_of(groups):
+    if not is_new and published.there(path):
+        if path.exists() and published.load(path, ())[0].get("weights") == fingerprint_of(groups):
             return
-        aside = published.set_aside(path)
-        logging.warning("%s held other weights; they are in %s now.", path, aside)
+        aside = ", ".join(map(str, published.set_aside(path)))
+        logging.warning("What was published here before is set aside: %s.", aside)
     published.save(path, groups, description, dtype)
     logging.info("Weights: %s, described in the .json beside it.", shown(path))
 
