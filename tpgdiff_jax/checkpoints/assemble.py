@@ -38,6 +38,11 @@ _CLASSIFYING = ("degradation", "encoder")  # groups that number the degradations
 # Groups that the released program has as well; the last three it gets elsewhere.
 _RELEASED = {"unet", "structure", "semantic", "degradation", "teacher"}
 _RELEASED |= {"depth", "segmentation", "clip"}
+_ONLY_THERE = (
+    "The released program has only systems of model.unet='released', priors.encoder='clip' and "
+    "priors.cues of depth, segmentation and dog: train such a one (configs/tpgdiff_5d.py), or use "
+    "these weights with this package (--mode=restore --checkpoint=FILE)."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,18 +246,13 @@ def export_released(source: str, folder: str) -> list[pathlib.Path]:
     _, groups = published.load(source)
     lacking = sorted({"semantic", "degradation"} - groups.keys())
     if lost := sorted(groups.keys() - _RELEASED):
-        raise UserError(f"{source} holds {', '.join(lost)}, which the released program has not.")
+        raise UserError(f"{source} holds {', '.join(lost)}. {_ONLY_THERE}")
     if len(lacking) == 1:
         raise UserError(f"{source} lacks {lacking[0]}; the released program has both or neither.")
-    contents: dict[str, Any] = {}
-    if "unet" in groups:
-        contents[UNET_FILE] = {"G": to_reference(groups["unet"], "unet")}
-        if "structure" in groups:
-            contents[UNET_FILE]["SP"] = to_reference(groups["structure"], "structure")
-    if "semantic" in groups:
-        stage_one = {**groups["semantic"], "degradation": groups["degradation"]}
-        stage_one |= {"teacher": groups["teacher"]} if "teacher" in groups else {}
-        contents[PRIORS_FILE] = {"state_dict": to_reference(stage_one, "priors")}
+    try:
+        contents = _released_contents(groups)
+    except UserError as error:
+        raise UserError(f"{source}: {error} {_ONLY_THERE}") from error
     if not contents:
         raise UserError(f"{source} holds neither a UNet nor stage one's networks.")
     targets = [pathlib.Path(folder) / name for name in contents]
@@ -267,3 +267,17 @@ def export_released(source: str, folder: str) -> list[pathlib.Path]:
         with replacing(target) as temporary:
             torch.save(tensors, temporary)
     return targets
+
+
+def _released_contents(groups: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return name of a file -> what it holds; UserError for what has no counterpart there."""
+    contents: dict[str, Any] = {}
+    if "unet" in groups:
+        contents[UNET_FILE] = {"G": to_reference(groups["unet"], "unet")}
+        if "structure" in groups:
+            contents[UNET_FILE]["SP"] = to_reference(groups["structure"], "structure")
+    if "semantic" in groups:
+        stage_one = {**groups["semantic"], "degradation": groups["degradation"]}
+        stage_one |= {"teacher": groups["teacher"]} if "teacher" in groups else {}
+        contents[PRIORS_FILE] = {"state_dict": to_reference(stage_one, "priors")}
+    return contents
