@@ -178,11 +178,22 @@ def test_released_layout_is_read_and_trouble_listed(classes_folder):
         "noise/LQ/gone.png": "its ground truth noise/GT/gone.png cannot be used",
         "noise/LQ/tiny.png": "8x8 is smaller than the 32 pixels that data.crop_size or scores need",
         "noise/LQ/turned.png": "40x48, but its ground truth noise/GT/turned.png is 48x40",
-        "rain/GT/unused.png": "no degraded image has its name",
         "rain/LQ/lonely.png": "no ground truth has its name",
     }
-    assert pairs.found == 13
-    assert pairs.summary().startswith(f"3 pairs in {classes_folder}; skipped 6: ")
+    assert pairs.found == 12
+    said = pairs.summary()
+    assert said.startswith(f"3 pairs in {classes_folder}; skipped 5: ")
+    assert said.endswith("; 1 ground truths have no degraded image: rain/GT/unused.png")
+
+
+def test_truths_without_a_degraded_image_are_told_and_stop_no_run(make_pairs, caplog):
+    """As where one folder of truths serves several sets; no file is bad."""
+    names = ["LQ/a.png", *(f"GT/{letter}.png" for letter in "abcde")]
+    pairs = PairFolder(make_pairs(dict.fromkeys(names, (9, 9))))
+    pairs.report.check(pairs.found, max_share=0)
+    assert not caplog.records
+    told = "4 ground truths have no degraded image: GT/b.png, GT/c.png, GT/d.png, ..."
+    assert pairs.summary() == f"1 pairs in {pairs.root}; {told}"
 
 
 def test_images_are_those_of_the_files(classes_folder):

@@ -12,7 +12,7 @@ import numpy as np
 
 from tpgdiff_jax.benchmark.sets import Item, OpenSet, SetSpec
 from tpgdiff_jax.data.folders import here, images_below
-from tpgdiff_jax.data.matching import match_names, why_no_pair
+from tpgdiff_jax.data.matching import alone_truths, match_files, why_no_pair
 from tpgdiff_jax.data.pictures.kinds import EXTENSIONS
 from tpgdiff_jax.data.sources import scan_sizes
 from tpgdiff_jax.evaluation.protocols import PROTOCOLS, cropped_size
@@ -20,7 +20,6 @@ from tpgdiff_jax.stores.urls import NothingThereError, is_url, join
 
 # PromptIR's test program seeds once, then scores its images with these sigmas in turn.
 _PASSES_BEFORE = {15.0: 0, 25.0: 1, 50.0: 2}
-_NAMED = 3  # so many files are named in a remark
 
 
 class AbsentSetError(Exception):
@@ -52,15 +51,10 @@ def open_set(spec: SetSpec, root: pathlib.Path) -> OpenSet:
             f"Get it from: {spec.source or 'wherever it was made'}."
         )
     skipped: dict[str, str] = {}
-    alone: list[str] = []  # truths: no fault where only a part of a set is there, but to be told
+    alone: list[str] = []
     if spec.layout == "pairs":
-        found, unmatched = match_names(lq_files, gt_files, spec.gt_rename)
-        for name, reason in unmatched.items():
-            side, _, rest = name.partition("/")
-            if side == "LQ" or reason.startswith("ambiguous"):
-                skipped[str((lq_files if side == "LQ" else gt_files)[rest])] = reason
-            else:
-                alone.append(rest)
+        found, unusable, alone = match_files(lq_files, gt_files, spec.gt_rename)
+        skipped |= {str(path): reason for path, reason in unusable.items()}
         triples = [(lq, lq_files[lq], gt_files[gt]) for lq, gt in found]
     else:
         files = gt_files if spec.layout == "clean" else lq_files
@@ -73,8 +67,7 @@ def open_set(spec: SetSpec, root: pathlib.Path) -> OpenSet:
         items = _in_one_stream(items, _PASSES_BEFORE.get(spec.sigma, 0))
     remarks = _remarks(spec, items)
     if alone and triples:
-        named = ", ".join(alone[:_NAMED]) + (", ..." if len(alone) > _NAMED else "")
-        remarks.append(f"{len(alone)} ground truths have no degraded image: {named}")
+        remarks.append(alone_truths(alone))
     if not items:
         remarks.append(_why_empty(spec, list(lq_files), list(gt_files), triples, skipped))
     return OpenSet(spec, items, skipped, remarks)

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tpgdiff_jax.reporting.errors import UserError
 
+_ALONE = "no degraded image has its name"
+_NAMED = 3  # so many files are named in a line
 # One trailing group: an underscore and a number (`_3`, `_0.85`) or a word (`_rain`, `_x4`).
 _GROUP = re.compile(r"_[A-Za-z0-9]+(?:[.-][A-Za-z0-9]+)*$")
 # Words that say which side an image is on, as published sets write them.
@@ -89,8 +91,38 @@ def match_names(
     used = {gt for _, gt in pairs}
     for names in gt_stems.values():
         if len(names) == 1 and names[0] not in used:
-            unmatched[f"GT/{names[0]}"] = "no degraded image has its name"
+            unmatched[f"GT/{names[0]}"] = _ALONE
     return sorted(pairs), dict(sorted(unmatched.items()))
+
+
+def match_files(
+    lq_files: Mapping[str, pathlib.Path],
+    gt_files: Mapping[str, pathlib.Path],
+    rename: tuple[str, str] | None = None,
+) -> tuple[list[tuple[str, str]], dict[pathlib.Path, str], list[str]]:
+    """Match the files of a set's two sides, name -> file, as `match_names` does.
+
+    A truth without a degraded image is no fault: only a part of a set may be there.
+
+    Returns:
+      pairs (lq, gt) of names, sorted; file -> why it cannot be used; names of truths without a
+      degraded image, see `alone_truths`.
+    """
+    pairs, unmatched = match_names(lq_files, gt_files, rename)
+    unusable, alone = {}, []
+    for name, reason in unmatched.items():
+        side, _, rest = name.partition("/")
+        if reason == _ALONE:
+            alone.append(rest)
+        else:
+            unusable[(lq_files if side == "LQ" else gt_files)[rest]] = reason
+    return pairs, unusable, alone
+
+
+def alone_truths(names: Sequence[str]) -> str:
+    """Say in one line which truths have no degraded image."""
+    named = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    return f"{len(names)} ground truths have no degraded image: {named}"
 
 
 def sides_of(folder: pathlib.Path) -> tuple[str, str] | None:

@@ -8,7 +8,7 @@ from typing import Any
 from tpgdiff_jax.data.folders import check_side, has_side, here, images_below
 from tpgdiff_jax.data.images import cut_like, read_rgb
 from tpgdiff_jax.data.labels import relabelled
-from tpgdiff_jax.data.matching import match_names, sides_of, why_no_pair
+from tpgdiff_jax.data.matching import alone_truths, match_files, sides_of, why_no_pair
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.pictures.kinds import EXTENSIONS
 from tpgdiff_jax.data.skipped import SkipReport
@@ -24,8 +24,9 @@ class PairFolder(Source):
 
     Instead of LQ and GT the two folders may have the names of published sets (low and high, blur
     and sharp, hazy and gt ...), or any that are given.  Headers are read once at the start;
-    unmatched, ambiguous, unreadable and differently sized files are reported then.  `source[i]` is
-    {"lq", "gt": uint8 [H, W, 3], "label": int}.
+    ambiguous, unreadable and differently sized files are reported then, and degraded images without
+    a truth; truths without a degraded image are told by `summary` alone.  `source[i]` is {"lq",
+    "gt": uint8 [H, W, 3], "label": int}.
 
     Attributes:
       classes: names of the classes, in the order of their labels.
@@ -90,6 +91,7 @@ class PairFolder(Source):
             remedy = f"{_RENAME}, or {of_one_class}NAME"
         self.classes, labels = relabelled(names, classes, self.root, remedy=remedy)
         self.pairs: list[tuple[str, str, int]] = []
+        self._alone: list[str] = []  # truths without a degraded image
         self._why_none = ""
         for number, name in enumerate(names):
             self._scan(folders[name], labels[number])
@@ -106,6 +108,10 @@ class PairFolder(Source):
     def name(self, index: int) -> str:
         """Return the degraded image's path relative to the root."""
         return self.pairs[index][0]
+
+    def summary(self) -> str:
+        """Say what `Source.summary` does, and which truths have no degraded image."""
+        return "; ".join([super().summary(), *([alone_truths(self._alone)] if self._alone else [])])
 
     def _read(self, index: int) -> dict[str, Any]:
         lq_name, gt_name, label = self.pairs[index]
@@ -155,13 +161,13 @@ class PairFolder(Source):
         """Add the usable pairs of one class."""
         sides = sides_of(folder) if self._sides[0] is None else self._sides
         lq_files, gt_files = (images_below(folder, side) for side in sides)
-        self.found += len(lq_files) + len(gt_files)
-        pairs, unmatched = match_names(lq_files, gt_files, self._gt_rename)
+        pairs, unusable, alone = match_files(lq_files, gt_files, self._gt_rename)
+        self.found += len(lq_files) + len(gt_files) - len(alone)
+        self._alone += [self._relative(gt_files[name]) for name in alone]
         if not pairs:
             self._why_none = why_no_pair(list(lq_files), list(gt_files), self._gt_rename)
-        for name, reason in unmatched.items():
-            side, _, rest = name.partition("/")
-            self._skip((lq_files if side == "LQ" else gt_files)[rest], reason)
+        for path, reason in unusable.items():
+            self._skip(path, reason)
         lq_paths = [lq_files[lq] for lq, _ in pairs]
         gt_paths = [gt_files[gt] for _, gt in pairs]
         truths = list(dict.fromkeys(gt_paths))
@@ -170,12 +176,15 @@ class PairFolder(Source):
             if isinstance(size, str):
                 self._skip(path, size)
         for lq, gt, size in zip(lq_paths, gt_paths, scan_sizes(lq_paths), strict=True):
-            gt_name = gt.relative_to(self._root).as_posix()
+            gt_name = self._relative(gt)
             reason = self._unusable(size, gt_sizes[gt], gt_name)
             if reason:
                 self._skip(lq, reason)
             else:
-                self.pairs.append((lq.relative_to(self._root).as_posix(), gt_name, label))
+                self.pairs.append((self._relative(lq), gt_name, label))
+
+    def _relative(self, path: pathlib.Path) -> str:
+        return path.relative_to(self._root).as_posix()
 
     def _unusable(
         self, lq_size: tuple[int, int] | str, gt_size: tuple[int, int] | str, gt_name: str
