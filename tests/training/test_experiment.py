@@ -18,7 +18,8 @@ from tpgdiff_jax.commands.config_checks import validate
 from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
 from tpgdiff_jax.training import experiment
-from tpgdiff_jax.training.validate import LeftEarlyError
+from tpgdiff_jax.training import train as training
+from tpgdiff_jax.training.validate import LeftEarlyError, Result, TestPair, chosen
 
 
 @pytest.fixture
@@ -147,6 +148,64 @@ def test_weights_for_stage_two_that_do_not_fit_are_refused_before_stage_one(conf
     with pytest.raises(UserError, match=r"start\.safetensors"):
         experiment.train(config, tmp_path / "run")
     assert not list((tmp_path / "run").rglob("metrics.jsonl"))
+
+
+@pytest.fixture
+def finished(tiny_config, photo_folder, tmp_path, monkeypatch):
+    """`finished(photos, is_validated=True)` -> how often the photos were scored, and the report.
+
+    Nothing is trained: the run validates its last state, or one before, and is finished.
+    """
+    config = tiny_config
+    config.data.eval_folder = str(photo_folder)
+    scored = []
+
+    def evaluate(variables, config, source, *, most=None, **_):
+        scored.append(most)
+        for index in chosen(source, most):
+            image = np.zeros((8, 8, 3), np.uint8)
+            pair = TestPair(source.name(index), "noise", image, image)
+            yield Result(pair, image, 20.0, 30.0, 0.5, 0.6)
+
+    data = types.SimpleNamespace(check=lambda share: None, summary=str, sources=())
+    stage = types.SimpleNamespace(config=config, frozen={})
+    for name, fake in {
+        "open_training_data": lambda *_: data,
+        "build_stage": lambda config: stage,
+        "publish": lambda *_, **__: None,
+        "averaged": lambda *_: None,
+        "evaluate": evaluate,
+    }.items():
+        monkeypatch.setattr(experiment, name, fake)
+    monkeypatch.setattr(experiment.setup, "place_frozen", lambda *_: {})
+
+    def run(photos, is_validated=True):
+        def train(stage, workdir, data, mesh, frozen, validate):
+            validate(None, lambda: False)
+            return training.Outcome(None, True, is_validated=is_validated)
+
+        monkeypatch.setattr(training, "train", train)
+        config.eval.photos = photos
+        assert experiment._train_stage(config, tmp_path / "run")
+        return scored, json.loads((tmp_path / "run/evaluation/scores.json").read_text())
+
+    return run
+
+
+def test_a_last_validation_of_all_photos_is_the_final_scoring(finished, capsys):
+    scored, report = finished(100)
+    assert scored == [100]
+    assert len(report["images"]) > 2
+    assert "restored.png" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("photos", "is_validated"), [(2, True), (100, False)])
+def test_all_photos_are_scored_at_the_end_where_the_last_validation_left_some(
+    finished, photos, is_validated
+):
+    scored, report = finished(photos, is_validated)
+    assert scored == [photos, None]
+    assert len(report["images"]) > 2
 
 
 def test_a_full_disk_at_the_end_is_a_sentence(tiny_config, tmp_path, monkeypatch):

@@ -123,6 +123,7 @@ def test_a_run_saves_validates_and_reports_in_its_rhythm(loop):
     assert (outcome.state, outcome.is_finished, outcome.is_preempted) == (6, True, False)
     # Before the first step, every third, and the last.
     assert only(said, "validate") == [("validate", 0), ("validate", 3), ("validate", 6)]
+    assert outcome.is_validated
     # Every fourth step, the last, and whatever was validated.
     assert only(said, "save") == [("save", 3), ("save", 4), ("save", 6)]
     losses = [entry[1] for entry in said if entry[0] == "write" and entry[2] != "validation"]
@@ -141,7 +142,8 @@ def test_a_checkpoint_holds_the_state_its_place_and_its_scores(loop):
 
 
 def test_without_photos_nothing_is_validated(loop):
-    _, said = loop(validates=False)
+    outcome, said = loop(validates=False)
+    assert not outcome.is_validated
     assert only(said, "validate", "picture") == []
     assert only(said, "save") == [("save", 4), ("save", 6)]
 
@@ -182,6 +184,7 @@ def test_the_validation_before_the_first_step_is_left_with_nothing_to_save(loop)
 def test_the_validation_of_the_last_step_is_left_and_the_run_is_finished(loop):
     outcome, said = loop(start=5, end_at=5, asks=10)
     assert (outcome.state, outcome.is_finished, outcome.is_preempted) == (6, True, True)
+    assert not outcome.is_validated
     assert said[-1] == ("save", 6, 6, 6, None)
 
 
@@ -194,7 +197,7 @@ def test_who_is_asked_to_end_in_the_last_step_is_finished(loop):
 
 def test_a_finished_run_takes_no_step(loop):
     outcome, said = loop(start=6)
-    assert (outcome.state, outcome.is_finished) == (6, True)
+    assert (outcome.state, outcome.is_finished, outcome.is_validated) == (6, True, False)
     assert only(said, "save", "validate", "write") == []
 
 

@@ -40,8 +40,10 @@ from tpgdiff_jax.training.stages import (
 )
 from tpgdiff_jax.training.state import TrainState, averaged
 from tpgdiff_jax.training.validate import LeftEarlyError, chosen, evaluate, never
-from tpgdiff_jax.training.validate_stage_one import evaluate_stage_one
+from tpgdiff_jax.training.validate_stage_one import StageOneScores, evaluate_stage_one
 from tpgdiff_jax.training.validation_report import REPORT, Report
+
+Scores = Report | StageOneScores
 
 
 def stages_of(config: ConfigDict, workdir: pathlib.Path) -> list[tuple[ConfigDict, pathlib.Path]]:
@@ -96,7 +98,8 @@ def _train_stage(config: ConfigDict, workdir: pathlib.Path) -> bool:
     stage = build_stage(config)
     mesh = setup.make_checked_mesh(config)
     frozen = setup.place_frozen(stage, mesh)
-    validate = None if source is None else _validation(stage, source, frozen, mesh)
+    scored: list[Scores] = []
+    validate = None if source is None else _validation(stage, source, frozen, mesh, scored)
     outcome = training.train(stage, workdir, data, mesh, frozen, validate)
     if not outcome.is_finished:
         return False
@@ -108,10 +111,12 @@ def _train_stage(config: ConfigDict, workdir: pathlib.Path) -> bool:
         return False
     if source is None:
         return True
+    is_known = outcome.is_validated and len(chosen(source, config.eval.photos)) == len(source)
+    found = scored[-1] if is_known else None
     with Preemption() as preemption:
         try:
             params, is_asked = averaged(outcome.state, config), preemption.reached
-            score(stage, workdir, source, params, frozen, mesh, is_asked_to_end=is_asked)
+            score(stage, workdir, source, params, frozen, mesh, found, is_asked_to_end=is_asked)
         except LeftEarlyError:
             return False
     return True
@@ -189,35 +194,46 @@ def _publish(
     logging.info("Weights: %s, described in the .json beside it.", shown(path))
 
 
-def _validation(stage: Stage, source: Source, frozen: Any, mesh: Mesh) -> training.Validate:
-    """Return what scores averaged weights on a few images while they are trained."""
-    config, most = stage.config, stage.config.eval.photos
-    test = {TEST: _test_number(config, source, most)}
-    if config.stage == "priors":
+def _validation(
+    stage: Stage, source: Source, frozen: Any, mesh: Mesh, scored: list[Scores]
+) -> training.Validate:
+    """Return what scores averaged weights on a few images while they are trained.
 
-        def validate_priors(params: Any, is_asked: training.IsAsked) -> training.Validated:
-            scores = evaluate_stage_one(
-                _on_host(params, mesh),
-                stage.frozen,
-                config,
-                source,
-                most=most,
-                is_asked_to_end=is_asked,
-            )
-            return scores.metrics() | test, None
-
-        return validate_priors
+    Args:
+      stage, source, frozen, mesh: what is scored, and where.
+      scored: holds the newest scores, once there are some.
+    """
+    most = stage.config.eval.photos
+    test = {TEST: _test_number(stage.config, source, most)}
 
     def validate(params: Any, is_asked: training.IsAsked) -> training.Validated:
-        variables = {"params": params, "frozen": frozen}
-        limits = {"most": most, "is_asked_to_end": is_asked}
-        report = Report(evaluate(variables, config, source, mesh=mesh, **limits))
-        means = report.means()
+        found = _scores(stage, source, params, frozen, mesh, is_asked, most)
+        scored[:] = [found]
+        if isinstance(found, StageOneScores):
+            return found.metrics() | test, None
+        means = found.means()
         scores = {f"gain_{name}": row["gain"] for name, row in means.items()}
         scores |= {"psnr": means["mean"]["psnr"], "ssim": means["mean"]["ssim"]}
-        return scores | test, report.picture()
+        return scores | test, found.picture()
 
     return validate
+
+
+def _scores(
+    stage: Stage,
+    source: Source,
+    params: Any,
+    frozen: Any,
+    mesh: Mesh,
+    is_asked_to_end: training.IsAsked,
+    most: int | None = None,
+) -> Scores:
+    config, limits = stage.config, {"most": most, "is_asked_to_end": is_asked_to_end}
+    if config.stage == "priors":
+        params = _on_host(params, mesh)
+        return evaluate_stage_one(params, stage.frozen, config, source, **limits)
+    variables = {"params": params, "frozen": frozen}
+    return Report(evaluate(variables, config, source, mesh=mesh, **limits))
 
 
 def _test_number(config: ConfigDict, source: Source, most: int) -> float:
@@ -234,33 +250,33 @@ def score(
     params: Any,
     frozen: Any,
     mesh: Mesh,
+    found: Scores | None = None,
     *,
     is_asked_to_end: training.IsAsked = never,
 ) -> None:
     """Score averaged weights on all of a source, write the report and print its table.
 
+    Args:
+      stage, workdir, source, params, frozen, mesh: what is scored, and where.
+      found: the scores, where all of the source was scored already.
+      is_asked_to_end: asked before each batch.
+
     Raises:
       LeftEarlyError: the run was asked to end.
     """
-    config = stage.config
-    limits = {"is_asked_to_end": is_asked_to_end}
-    if config.stage == "priors":
-        on_host = _on_host(params, mesh)
-        scores = evaluate_stage_one(on_host, stage.frozen, config, source, **limits)
-        if jax.process_index() == 0:
-            print(f"\nStage one, {source.unit} not trained on:\n\n{scores.table()}\n")
-            print(", ".join(f"{k} {v:.4f}" for k, v in scores.metrics().items()), flush=True)
-            with writing(shown(workdir / REPORT)):
-                scores.write(workdir / REPORT)
-        return
-    variables = {"params": params, "frozen": frozen}
-    report = Report(evaluate(variables, config, source, mesh=mesh, **limits))
+    if found is None:
+        found = _scores(stage, source, params, frozen, mesh, is_asked_to_end)
     if jax.process_index() != 0:
         return
     with writing(shown(workdir / REPORT)):
-        picture = report.write(workdir / REPORT)
-    print(f"\n{config.eval.sampler}, {config.eval.steps} steps, {source.unit} not trained on:\n")
-    print(report.table())
+        picture = found.write(workdir / REPORT)
+    if isinstance(found, StageOneScores):
+        print(f"\nStage one, {source.unit} not trained on:\n\n{found.table()}\n")
+        print(", ".join(f"{k} {v:.4f}" for k, v in found.metrics().items()), flush=True)
+        return
+    use = stage.config.eval
+    print(f"\n{use.sampler}, {use.steps} steps, {source.unit} not trained on:\n")
+    print(found.table())
     print(f"\nPicture (degraded | restored | truth): {shown(picture)}", flush=True)
 
 

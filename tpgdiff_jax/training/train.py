@@ -60,11 +60,13 @@ class Outcome:
       state: after the last step taken.
       is_finished: whether `optim.steps` were taken.
       is_preempted: whether the machine has asked for an end.
+      is_validated: whether the last validation was of this very state.
     """
 
     state: TrainState
     is_finished: bool
     is_preempted: bool = False
+    is_validated: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +199,7 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
     # What the training is compared with.
     if start == 0 and validates and _validate(run, 0, state) is None:
         return _ended(run, state, "left the validation before the first step")
+    scores = None
     with TraceWindow(run.workdir, *(config.profile_steps or (None, None))) as trace:
         for step in range(start + 1, total + 1):
             with trace.step(step) as traced:
@@ -238,7 +241,7 @@ def _loop(run: _Run, state: TrainState, start: int, batches: grain.DatasetIterat
                     said = f"left the validation; {said}"
                 return _ended(run, state, said)
         is_preempted = run.checkpoints.reached_preemption()
-    return Outcome(state, is_finished=True, is_preempted=is_preempted)
+    return Outcome(state, True, is_preempted, is_validated=scores is not None)
 
 
 def _ended(run: _Run, state: TrainState, said: str) -> Outcome:
