@@ -43,42 +43,37 @@ def are_apart(folder: epath.Path) -> bool:
     return bool(strangers)
 
 
-def common_steps(folder: epath.Path, steps: Sequence[int]) -> set[int]:
-    """Return the steps that all machines have, so that they go on from one; all must call.
+def steps_of_some(folder: epath.Path, steps: Sequence[int], may_differ: bool) -> set[int]:
+    """Return the steps that not all processes see; all must call.
+
+    Such a one was being deleted when a program was killed, or has just been written.
+
+    Args:
+      folder: of the steps, for errors.
+      steps: that this process sees, oldest first.
+      may_differ: whether each machine may have its own, and all go on from one that all have.
 
     Raises:
-      RunStoppedError: there are steps, and none that all have.
+      RunStoppedError: there are steps, and none that all have; or they may not differ, and do.
     """
-    found = _steps_of_all(steps)
+    if jax.process_count() == 1:
+        return set()
+    own = np.full(_COMPARED, -1, np.int32)
+    newest = list(steps)[-_COMPARED:]
+    own[: len(newest)] = newest
+    found = [set(row[row >= 0].tolist()) for row in multihost_utils.process_allgather(own)]
     common = set.intersection(*found)
+    if not may_differ and any(row != common for row in found):
+        raise RunStoppedError(
+            f"{folder}: the processes do not see the same steps (here: {list(steps)}). Network "
+            "disks may show new files late: start the same command again in a minute."
+        )
     if any(found) and not common:
         raise RunStoppedError(
             f"{folder}: the machines have copies with different steps (here: {list(steps)}); the "
             "store was changed meanwhile. Start the same command again."
         )
-    return common
-
-
-def check_same_steps(folder: epath.Path, steps: Sequence[int]) -> None:
-    """Check that all processes see the same steps in a folder that they share; all must call.
-
-    Raises:
-      RunStoppedError: they do not, and would each go on from another one.
-    """
-    found = _steps_of_all(steps)
-    if any(row != found[0] for row in found):
-        raise RunStoppedError(
-            f"{folder}: the processes do not see the same steps (here: {list(steps)}). Network "
-            "disks may show new files late: start the same command again in a minute."
-        )
-
-
-def _steps_of_all(steps: Sequence[int]) -> list[set[int]]:
-    """Return the newest steps that each process sees."""
-    own = np.full(_COMPARED, -1, np.int32)
-    newest = list(steps)[-_COMPARED:]
-    own[: len(newest)] = newest
-    return [set(row[row >= 0].tolist()) for row in multihost_utils.process_allgather(own)]
+    return set(steps) - common
 
 
 class FollowedSteps:

@@ -12,14 +12,7 @@ from etils import epath
 from tpgdiff_jax.distributed import peers
 from tpgdiff_jax.reporting.errors import UserError, one_line
 from tpgdiff_jax.runs import checksums, step_folder
-from tpgdiff_jax.runs.apart import (
-    ALONE,
-    FollowedSteps,
-    are_apart,
-    check_same_steps,
-    common_steps,
-    on_first_host,
-)
+from tpgdiff_jax.runs.apart import ALONE, FollowedSteps, are_apart, on_first_host, steps_of_some
 from tpgdiff_jax.runs.keeping import (
     NewestAndBest,
     QuietManager,
@@ -85,19 +78,15 @@ class RunCheckpoints:
         self._manager = (
             FollowedSteps(self._folder, only_whole=False) if reads_only else self._open(keep)
         )
-        self._damaged: dict[int, str] = {}
-        # One that only some have was being deleted when a program was killed, or is just written.
-        if jax.process_count() > 1:
-            steps = self._manager.all_steps()
-            if self._are_apart or reads_only:
-                for step in set(steps) - common_steps(self._folder, steps):
-                    self._damaged[step] = f"Step {step} in {self._folder} is not on all machines."
-            else:
-                check_same_steps(self._folder, steps)
+        steps = self._manager.all_steps()
+        lacking = steps_of_some(self._folder, steps, may_differ=self._are_apart or reads_only)
+        self._damaged = {
+            step: f"Step {step} in {self._folder} is not on all machines." for step in lacking
+        }
         self._writing: int | None = None
         self._may_write = False
         self._preemption: Preemption | None = None
-        self._scores.update(read_all_scores(self._folder, self._manager.all_steps()))
+        self._scores.update(read_all_scores(self._folder, steps))
 
     def __enter__(self) -> "RunCheckpoints":
         return self
