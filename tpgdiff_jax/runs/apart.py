@@ -73,7 +73,7 @@ def steps_of_some(folder: epath.Path, steps: Sequence[int], may_differ: bool) ->
             f"{folder}: the machines have copies with different steps (here: {list(steps)}); the "
             "store was changed meanwhile. Start the same command again."
         )
-    return set(steps) - common
+    return set(newest) - common  # nothing is known of older ones
 
 
 class FollowedSteps:
