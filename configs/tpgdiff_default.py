@@ -18,7 +18,8 @@ Hardware:  one GPU and the processor cores that feed it; `tpgdiff_jax/assets/MOD
 Choices: the loss is the PSNR itself (log_l2), so that strong and weak degradations count alike;
 seven of ten examples are at the first step, where a network answers with the whole restoration, so
 that one call gives the best PSNR; the encoder sees every pixel, since CLIP's small view averages
-noise and thin streaks of large photos away.
+noise and thin streaks of large photos away; a second call restores what the first uncovers, such as
+the dark picture below its noise.
 """
 
 from ml_collections import ConfigDict
@@ -99,6 +100,7 @@ def get_config(phase: str = "main") -> ConfigDict:
     config.checkpoint.keep = 2
     config.log.every_steps = 100
     config.eval.steps = 1
+    config.eval.passes = 2
     phases = {
         "tune": _tune,
         "further": _further,

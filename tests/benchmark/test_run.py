@@ -95,7 +95,7 @@ def test_the_pages_numbers_are_those_of_the_json(made):
         for variant, result in summary["results"].items()
         for set_name, scores in result.items()
         for name, value in scores.items()
-        if name not in ("images", "seconds")
+        if name not in ("images", "nfe", "seconds")
     }
     shown = {key: text for key, text in cells.found.items() if text != NONE}
     assert shown == expected
@@ -125,13 +125,20 @@ def test_a_prior_less_gives_other_scores(made):
 
 
 def test_quality_is_plotted_against_calls_and_time():
-    def variant(steps, without=(), ensemble=1):
-        common = {"name": f"{steps}{without}{ensemble}", "sampler": "ode2", "steps": steps}
-        return common | {"without": without, "ensemble": ensemble}
+    def variant(steps, without=(), ensemble=1, passes=1):
+        name = f"{steps}{without}{ensemble}{passes}"
+        common = {"name": name, "sampler": "ode2", "steps": steps, "without": without}
+        return common | {"ensemble": ensemble, "passes": passes}
 
     variants = [variant(2), variant(8), variant(8, ("semantic",)), variant(2, ensemble=4)]
+    variants += [variant(2, passes=2)]
     averages = {
-        v["name"]: {"all": {"psnr": 20.0 + v["steps"], "seconds": v["steps"] / 10}}
+        v["name"]: {
+            "all": {
+                **{"psnr": 20.0 + v["steps"], "seconds": v["steps"] / 10},
+                "nfe": v["steps"] * v["ensemble"] * (v["passes"] + 1) / 2,
+            }
+        }
         for v in variants
     }
     plots = sweeps({"variants": variants, "averages": averages})
@@ -140,9 +147,10 @@ def test_quality_is_plotted_against_calls_and_time():
         "Quality against seconds per image",
     ]
     for _, svg in plots:
-        assert svg.count("<circle") == 4
+        assert svg.count("<circle") == 5
         assert "ode2 without semantic" in svg
     assert "<title>ode2, 4 views: 8, 22.00</title>" in plots[0][1]
+    assert "<title>ode2, up to 2 passes: 3, 22.00</title>" in plots[0][1]
     assert "<title>ode2: 8, 28.00</title>" in plots[0][1]
     assert "<title>ode2: 0.2, 22.00</title>" in plots[1][1]
     assert sweeps({"variants": variants[:1], "averages": averages}) == []

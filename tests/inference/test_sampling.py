@@ -14,6 +14,7 @@ from tpgdiff_jax.reporting.errors import UserError
         ({"samples": 0}, "samples=0 must be a whole number, at least 1"),
         ({"samples": 2.0}, r"samples=2\.0 must be a whole number"),
         ({"windows": -1}, "windows=-1 must be a whole number, at least 1"),
+        ({"passes": 0}, "passes=0 must be a whole number, at least 1"),
         ({"ensemble": 3}, "ensemble=3 must be 1, 2 or 4"),
         ({"ensemble": True}, "ensemble=True must be 1, 2 or 4"),
         ({"seed": -1}, "seed=-1 must be a whole number, at least 0"),
@@ -48,7 +49,8 @@ def test_the_weights_decide_what_is_left_open():
     assert (found.sampler, found.steps, found.clamp) == ("sde2", 2, False)
     assert found.as_logged() == {
         **{"steps": 2, "sampler": "sde2", "seed": 0, "tile": None, "windows": 1},
-        **{"guidance": {"semantic": 2.0}, "samples": 1, "ensemble": 1, "exact_size": False},
+        **{"guidance": {"semantic": 2.0}, "samples": 1, "ensemble": 1, "passes": 1},
+        "exact_size": False,
     }
     for options, words in (
         ({"sampler": "ddim"}, "ddim"),

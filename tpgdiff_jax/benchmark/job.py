@@ -238,7 +238,8 @@ def predicted(probabilities: np.ndarray, names: Sequence[str], kind: str) -> Row
 
 def _cost(variant: Variant, numbers: dict, seed: int) -> Row:
     seconds = round(float(numbers["seconds"]), 4)
-    return {"nfe": variant.calls, "seconds": seconds, "seed": seed}
+    calls = variant.steps * variant.ensemble * int(numbers["passes"])
+    return {"nfe": calls, "seconds": seconds, "seed": seed}
 
 
 def _check_same(tasks: Sequence[Task]) -> None:

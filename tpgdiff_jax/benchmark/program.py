@@ -22,6 +22,7 @@ from tpgdiff_jax.evaluation import perceptual
 from tpgdiff_jax.evaluation.protocols import SCORES, Protocol, as_scored, scores
 from tpgdiff_jax.inference.batch import noise_keys, run_batch
 from tpgdiff_jax.inference.guidance import Guidance
+from tpgdiff_jax.inference.passes import Passes
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.reporting.errors import UserError
 
@@ -86,15 +87,16 @@ def restorer(
 
     Args:
       model: the system.
-      config: its configuration; reads `diffusion`, `model.prediction`, `eval.clamp`.
-      variant: sampler, steps, views, and priors to leave out.
+      config: its configuration; reads `diffusion`, `model.prediction`, `eval.clamp`, and what names
+        degradations.
+      variant: sampler, steps, views, passes, and priors to leave out.
       seed: of the sampling noise.
       tile: side of the windows, pixels; 0 for the whole image.
 
     Returns:
       (variables, lq uint8 [B, H, W, 3], name hashes uint32 [B]) -> {"restored": float32
-      [B, H, W, 3] in [0, 1], "finite": bool [B], "logits": [B, classes], where the system has a
-      classifier}.
+      [B, H, W, 3] in [0, 1], "finite": bool [B], "passes": int32 [B], "logits": [B, classes], where
+      the system has a classifier}.
     """
     sde = IRSDE(**config.diffusion)
 
@@ -112,8 +114,9 @@ def restorer(
             tile=tile,
             guidance=Guidance({}, variant.without),
             ensemble=variant.ensemble,
+            passes=Passes.of(variant.passes, config),
         )
-        answer = {"restored": batch.restored, "finite": batch.finite}
+        answer = {"restored": batch.restored, "finite": batch.finite, "passes": batch.passes}
         return answer if batch.logits is None else answer | {"logits": batch.logits}
 
     return run

@@ -103,7 +103,8 @@ def run_benchmark(
     found = predictions and Predictions(predictions, [opened.spec.name for opened in sets])
     variants = [Variant()]
     if system is not None:
-        variants = settings.variants(system.config.eval.sampler, system.config.eval.steps)
+        own = system.config.eval
+        variants = settings.variants(own.sampler, own.steps, own.passes)
     of = {"weights": weights} if system else {"predictions": shown(predictions)}
     if system is not None and not merge:  # the numbers' type differs from machine to machine
         precision = jax.config.jax_default_matmul_precision or "default"

@@ -25,18 +25,14 @@ class Variant:
     Attributes:
       sampler, steps: None stands for somebody else's outputs.
       without: priors that are left out.
-      ensemble: views of each image that are averaged, see `inference.sampling.Sampling`.
+      ensemble, passes: see `inference.sampling.Sampling`.
     """
 
     sampler: str | None = None
     steps: int | None = None
     without: tuple[str, ...] = ()
     ensemble: int = 1
-
-    @property
-    def calls(self) -> int:
-        """Network calls per image."""
-        return self.steps * self.ensemble
+    passes: int = 1
 
     @property
     def name(self) -> str:
@@ -45,7 +41,8 @@ class Variant:
             return "predictions"
         missing = f"-no-{'-'.join(self.without)}" if self.without else ""
         views = f"-x{self.ensemble}" if self.ensemble > 1 else ""
-        return f"{self.sampler}-{self.steps}{views}{missing}"
+        passes = f"-p{self.passes}" if self.passes > 1 else ""
+        return f"{self.sampler}-{self.steps}{views}{passes}{missing}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +56,7 @@ class Settings:
     steps: tuple[int, ...]
     ablations: tuple[tuple[str, ...], ...]
     ensembles: tuple[int, ...]
+    passes: tuple[int, ...]
     batch_size: int
     exact: bool
     bucket: int
@@ -68,10 +66,14 @@ class Settings:
     save_images: bool
     inception_weights: str
 
-    def variants(self, sampler: str, steps: int) -> list[Variant]:
+    def variants(self, sampler: str, steps: int, passes: int = 1) -> list[Variant]:
         """List every way to restore, each once; the arguments are the weights' own choice."""
         choices = itertools.product(
-            self.samplers or (sampler,), self.steps or (steps,), self.ablations, self.ensembles
+            self.samplers or (sampler,),
+            self.steps or (steps,),
+            self.ablations,
+            self.ensembles,
+            self.passes or (passes,),
         )
         return [Variant(*choice) for choice in dict.fromkeys(choices)]
 
@@ -103,6 +105,7 @@ def read_settings(config: ConfigDict) -> Settings:
         steps=tuple(group.steps),
         ablations=read_ablations(group.without),
         ensembles=tuple(group.ensembles),
+        passes=tuple(group.passes),
         inception_weights=group.inception_weights,
         **{key: group[key] for key in same},
     )

@@ -50,7 +50,7 @@ DEFAULT_WEIGHTS = ASSETS / "default.safetensors"
 # What of a configuration decides how weights are used.
 _DESCRIBED = ("model", "priors", "diffusion")
 # How the weights are best used, unless their user says otherwise.
-USE = ("sampler", "steps", "clamp")
+USE = ("sampler", "steps", "clamp", "passes")
 
 
 def describe(config: ConfigDict) -> dict[str, Any]:

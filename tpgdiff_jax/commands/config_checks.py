@@ -20,6 +20,7 @@ from tpgdiff_jax.diffusion.loss import DISTANCES, OBJECTIVES, TIME_WEIGHTINGS
 from tpgdiff_jax.diffusion.samplers import SAMPLERS, check_sampler
 from tpgdiff_jax.distributed.rules import check_rules
 from tpgdiff_jax.evaluation.protocols import PROTOCOLS
+from tpgdiff_jax.inference.passes import Passes
 from tpgdiff_jax.native import WAYS
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.training.stages import STAGES
@@ -78,6 +79,7 @@ def _check_sampling(config: ConfigDict) -> None:
     sde = irsde.IRSDE(**config.diffusion)
     try:
         check_sampler(config.eval.sampler, sde, config.eval.steps)
+        Passes.of(config.eval.passes, config)
     except UserError as error:
         raise UserError(f"config.eval: {error}") from error
 

@@ -14,7 +14,7 @@ _WEIGHTS_TYPES = ("float32", "float16", "bfloat16")
 PROCESSES = ("distributed", "coordinator", "num_processes", "process_id")
 # How to restore; those of `--mode=restore` that say nothing of files or devices.
 SAMPLING = (
-    *("steps", "sampler", "seed", "samples", "ensemble", "guidance"),
+    *("steps", "sampler", "seed", "samples", "ensemble", "passes", "guidance"),
     *("tile", "windows", "exact_size"),
 )
 
@@ -205,6 +205,8 @@ def _define_sampling() -> None:
     flags.DEFINE_integer("samples", 1, "Draws per image; 2 or more show the uncertainty.", 1)
     words = "Views of each image that are averaged: 1, 2 (its mirror image), 4 (also upside down)."
     flags.DEFINE_integer("ensemble", 1, words)
+    words = "Restorations in a row, at most, of what still looks degraded, if not the weights' own."
+    flags.DEFINE_integer("passes", None, words, 1)
     flags.DEFINE_multi_string("guidance", [], "BRANCH=STRENGTH, e.g. semantic=2.")
     flags.DEFINE_integer("tile", None, "Window for large images, pixels; 0: always whole.", 0)
     flags.DEFINE_integer("windows", 1, "Windows a device sees at once.", 1)

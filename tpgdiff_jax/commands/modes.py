@@ -20,6 +20,7 @@ from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.distributed import peers, sharding
 from tpgdiff_jax.inference import job, plan
 from tpgdiff_jax.inference.log import log_name
+from tpgdiff_jax.inference.passes import Passes
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.inference.summary import describe
@@ -134,8 +135,9 @@ def benchmark(config: ConfigDict, flags: FlagValues, folder: str | pathlib.Path)
         system = System(*parts)
         use_precision(system.config.model.matmul_precision)
         sde, own = IRSDE(**system.config.diffusion), system.config.eval
-        for variant in settings.variants(own.sampler, own.steps):
+        for variant in settings.variants(own.sampler, own.steps, own.passes):
             samplers.check_sampler(variant.sampler, sde, variant.steps)
+            Passes.of(variant.passes, system.config)
     mesh = sharding.make_mesh(config.mesh)
     check_mesh(mesh)
     with on_store.scoring_in(folder, flags.share) as here:

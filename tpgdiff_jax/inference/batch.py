@@ -5,7 +5,6 @@ import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,35 +16,18 @@ from tpgdiff_jax.distributed.batches import batch_sharding
 from tpgdiff_jax.distributed.sharding import AXES
 from tpgdiff_jax.inference.guidance import AS_TRAINED, Guidance, guided
 from tpgdiff_jax.inference.kept_programs import KeptPrograms
+from tpgdiff_jax.inference.passes import ONCE, Passes
+from tpgdiff_jax.inference.results import RestoredBatch, merged, rounded, summarised, unit_range
 from tpgdiff_jax.inference.tiling import overlap_of, tiled
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.priors import Priors
-
-
-@flax.struct.dataclass
-class RestoredBatch:
-    """What the program returns.
-
-    Attributes:
-      restored: [B, H, W, 3], uint8 for uint8 images, else float32 in [0, 1]; with several samples
-        their mean.
-      deviation: standard deviation over the samples of each image, root mean square over the
-        colours, float32 [B, H, W] in units of the image's range; None for one sample.
-      logits: the degradation classifier's [B, classes]; None where there is none.
-      finite: whether every value of an image was a number, bool [B].
-    """
-
-    restored: jax.Array
-    deviation: jax.Array | None
-    logits: jax.Array | None
-    finite: jax.Array
 
 
 @functools.partial(
     jax.jit,
     static_argnames=(
         *("model", "sde", "sampler", "steps", "prediction", "clamp"),
-        *("tile", "windows", "samples", "at_once", "ensemble", "mesh"),
+        *("tile", "windows", "samples", "at_once", "ensemble", "passes", "mesh"),
     ),
 )
 def run_batch(
@@ -65,6 +47,7 @@ def run_batch(
     samples: int = 1,
     at_once: int | None = None,
     ensemble: int = 1,
+    passes: Passes = ONCE,
     mesh: Mesh | None = None,
 ) -> RestoredBatch:
     """Restore images: priors once, then one compiled loop over the sampler's steps.
@@ -83,6 +66,7 @@ def run_batch(
       at_once: how many of them are drawn together, a divisor of `samples`; all by default.
       ensemble: views of each image whose restorations are averaged, see `mirrored`; each sample is
         such an average.
+      passes: how often images that still look degraded are restored, from the result before.
       mesh: whole images lie over (`data`, `fsdp`), their rows over `spatial`; windows lie over all
         devices, so their number (times B) must be a multiple of them.
     """
@@ -90,8 +74,8 @@ def run_batch(
     options = {"steps": steps, "prediction": prediction, "clamp": clamp}
     turns = keys_by_turn(keys, samples, at_once)
 
-    def restored(lq):
-        mu, priors, logits = prepare(model, variables, lq, at_once)
+    def drawn_of(image):
+        mu, priors, logits = prepare(model, variables, image, at_once)
         network = network_of(model, variables, priors, guidance, tile, windows, mesh)
         mu = placer(mesh, by_rows=not tile)(mu)
 
@@ -100,16 +84,28 @@ def run_batch(
 
         return draw(turns[0])[None] if len(turns) == 1 else jax.lax.map(draw, turns), logits
 
-    def view(number):
-        drawn, logits = restored(mirrored(lq, number))
-        return mirrored(drawn, number), logits
+    def once(image):
+        if ensemble == 1:
+            return summarised(*drawn_of(image), at_once)
 
-    if ensemble == 1:
-        drawn, logits = restored(lq)
-    else:
+        def view(number):
+            drawn, logits = drawn_of(mirrored(image, number))
+            return mirrored(drawn, number), logits
+
         drawn, logits = jax.lax.map(view, jnp.arange(ensemble))
-        drawn, logits = drawn.mean(0), None if logits is None else logits[0]
-    return summarised(drawn, at_once, logits, lq.dtype)
+        return summarised(drawn.mean(0), None if logits is None else logits[0], at_once)
+
+    def again(number, found):
+        needed = (number == 0) | passes.shown(classified(model, variables, found.restored))
+        new = lambda: merged(needed, once(found.restored), found)  # noqa: E731
+        return jax.lax.cond(needed.any(), new, lambda: found)
+
+    image = unit_range(lq)
+    if passes.most == 1:
+        return rounded(once(image), lq.dtype)
+    nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(once, image))
+    found = jax.lax.fori_loop(0, passes.most, again, nothing.replace(restored=image))
+    return rounded(found, lq.dtype)
 
 
 def mirrored(images: jax.Array, view: jax.Array | int) -> jax.Array:
@@ -124,15 +120,15 @@ def mirrored(images: jax.Array, view: jax.Array | int) -> jax.Array:
 
 
 def prepare(
-    model: TPGDiff, variables: Any, lq: jax.Array, at_once: int
+    model: TPGDiff, variables: Any, mu: jax.Array, at_once: int
 ) -> tuple[jax.Array, Priors, jax.Array | None]:
     """Return what every step needs, computed once: mu, priors and the classifier's logits.
 
     Args:
-      model, variables, lq: as for `run_batch`.
+      model, variables: as for `run_batch`.
+      mu: degraded images, float32 [B, H, W, 3] in [0, 1].
       at_once: copies of each image that follow each other, one for each sample drawn together.
     """
-    mu = lq.astype(jnp.float32) / (255 if lq.dtype == jnp.uint8 else 1)
     priors, logits = model.apply(variables, mu, method="priors_and_logits")
     priors = jax.tree.map(lambda p: jnp.repeat(p, at_once, axis=0), priors)
     return jnp.repeat(mu, at_once, axis=0), priors, logits
@@ -171,30 +167,6 @@ def network_of(
 
 def _batch_of(priors: Priors, mu: jax.Array) -> int:
     return next((len(leaf) for leaf in jax.tree.leaves(priors)), len(mu))
-
-
-def summarised(
-    drawn: jax.Array, at_once: int, logits: jax.Array | None, dtype: jnp.dtype
-) -> RestoredBatch:
-    """Turn samples into results.
-
-    Args:
-      drawn: float32 [turns, B * at_once, H, W, 3], those of an image together in every turn.
-      at_once: samples of an image in a turn.
-      logits: of the images.
-      dtype: of the images that came.
-    """
-    turns, shape = len(drawn), drawn.shape[2:]
-    drawn = drawn.reshape(turns, -1, at_once, *shape).swapaxes(0, 1)
-    drawn = drawn.reshape(-1, turns * at_once, *shape)
-    finite = jnp.isfinite(drawn).all(axis=(1, 2, 3, 4))
-    drawn = jnp.clip(drawn, 0, 1)
-    deviation = None
-    if drawn.shape[1] > 1:
-        deviation = jnp.sqrt(drawn.var(axis=1, ddof=1).mean(axis=-1))
-    drawn = drawn.mean(axis=1) if drawn.shape[1] > 1 else drawn[:, 0]
-    restored = jnp.round(drawn * 255).astype(jnp.uint8) if dtype == jnp.uint8 else drawn
-    return RestoredBatch(restored, deviation, logits, finite)
 
 
 def keys_by_turn(keys: jax.Array, samples: int, at_once: int) -> jax.Array:
@@ -240,7 +212,11 @@ def classify(variables: Any, lq: jax.Array, *, model: TPGDiff) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="model")
 def _classify(variables: Any, lq: jax.Array, *, model: TPGDiff) -> jax.Array:
-    return model.apply(variables, lq, method="priors_and_logits")[1]
+    return classified(model, variables, lq)
+
+
+def classified(model: TPGDiff, variables: Any, images: jax.Array) -> jax.Array:
+    return model.apply(variables, images, method="priors_and_logits")[1]
 
 
 KEPT_CLASSIFIERS = KeptPrograms(_classify)

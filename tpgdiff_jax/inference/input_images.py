@@ -11,7 +11,7 @@ from PIL import Image
 from tpgdiff_jax.data.pictures.door import of_pillow, read_picture
 from tpgdiff_jax.data.pictures.metadata import NO_METADATA, Metadata, sound_profile
 from tpgdiff_jax.data.pictures.picture import Picture
-from tpgdiff_jax.inference.batch import RestoredBatch
+from tpgdiff_jax.inference.results import RestoredBatch
 from tpgdiff_jax.priors.degradation import verdict
 from tpgdiff_jax.reporting.errors import UserError
 
@@ -86,6 +86,7 @@ class InputImage:
             None if batch.deviation is None else batch.deviation[row, :height, :width],
             degradations,
             verdict(degradations, kind) if degradations else None,
+            passes=int(batch.passes[row]),
         )
 
 
@@ -101,6 +102,7 @@ class Restored:
       degradations: what degraded the image, as `Restorer.degradations` returns it.
       verdict: the same in one word, with its probability, such as ("haze", 0.9); weights that
         know mixtures may say "haze+rain" or "nothing".  None where there is no classifier.
+      passes: how often it was restored in a row, see `inference.passes`.
       error: why the image could not be restored; `image` is None then.
     """
 
@@ -108,6 +110,7 @@ class Restored:
     deviation: np.ndarray | None
     degradations: dict[str, float]
     verdict: tuple[str, float] | None = None
+    passes: int = 1
     error: Exception | None = None
 
     def deviation_picture(self) -> np.ndarray:

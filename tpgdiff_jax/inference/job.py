@@ -222,6 +222,7 @@ def _line(outcome: Outcome) -> dict[str, Any]:
         "width": picture.rgb.shape[1],
         "seconds": round(outcome.seconds, 3),
         "degradation": restored.verdict,
+        "passes_taken": restored.passes,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     if restored.deviation is not None:

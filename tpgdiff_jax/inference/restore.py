@@ -21,6 +21,7 @@ from tpgdiff_jax.inference.devices import Devices
 from tpgdiff_jax.inference.engine import Finish, Outcome, stream
 from tpgdiff_jax.inference.guidance import AS_TRAINED, Guidance, is_guidable
 from tpgdiff_jax.inference.input_images import InputImage, NotFiniteError, Restored, as_input
+from tpgdiff_jax.inference.passes import Passes
 from tpgdiff_jax.inference.reading import read_named, require_several, windows, with_names
 from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.inference.stepwise import Watch, run_stepwise
@@ -158,7 +159,7 @@ class Restorer:
           watch: called with the steps done and all steps of a batch, before the first and after
             each; what it raises ends the iteration.
           options: the fields of `sampling.Sampling`: steps, sampler, seed, clamp, tile, windows,
-            guidance, samples, ensemble, exact_size.
+            guidance, samples, ensemble, passes, exact_size.
 
         Returns:
           an iterator over a `Restored` for each image, in their order; that of an image that
@@ -281,6 +282,7 @@ class Restorer:
                 samples=samples,
                 at_once=devices.samples_at_once(size, sampling),
                 ensemble=sampling.ensemble,
+                passes=Passes.of(sampling.passes, self.config),
                 mesh=devices.mesh,
                 watch=watch,
             )

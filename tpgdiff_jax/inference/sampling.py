@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.inference.guidance import check_strengths
+from tpgdiff_jax.inference.passes import Passes
 from tpgdiff_jax.keys.use import ENSEMBLE, SEED
 from tpgdiff_jax.reporting.errors import UserError, is_whole, require_whole
 
@@ -33,6 +34,8 @@ class Sampling:
       samples: restorations drawn of each image; 2 or more also give the deviation.  As many are
         drawn together as a whole image may have pixels, the others in turns (one by one where their
         number is prime), so that only the results themselves take more memory.
+      passes: restorations in a row, at most; a further one only of images whose result still looks
+        degraded, see `inference.passes`.  None: the weights' own number.
       exact_size: pad no image before its priors are computed, as the released program; every size
         then needs a program of its own.
     """
@@ -46,12 +49,15 @@ class Sampling:
     guidance: Mapping[str, float] | None = None
     samples: int = 1
     ensemble: int = 1
+    passes: int | None = None
     exact_size: bool = False
 
     def __post_init__(self):
         """Check what needs no weights."""
         require_whole("samples", self.samples)
         require_whole("windows", self.windows)
+        if self.passes is not None:
+            require_whole("passes", self.passes)
         require_whole("seed", self.seed, 0)
         if not SEED.fits(int(self.seed)):
             raise UserError(f"seed={self.seed} must be {SEED.words}.")
@@ -93,11 +99,14 @@ class Sampling:
             raise UserError("exact_size=True: devices cannot share an image's rows then.")
         sampler = self.sampler or config.eval.sampler
         steps = config.eval.steps if self.steps is None else self.steps
+        passes = config.eval.passes if self.passes is None else self.passes
         samplers.check_sampler(sampler, sde, steps)
+        Passes.of(passes, config)
         return dataclasses.replace(
             self,
             sampler=sampler,
             steps=steps,
+            passes=passes,
             clamp=config.eval.clamp if self.clamp is None else self.clamp,
             guidance=check_strengths(self.guidance, config),
         )

@@ -18,10 +18,11 @@ from jax.sharding import Mesh
 
 from tpgdiff_jax.diffusion import samplers
 from tpgdiff_jax.diffusion.irsde import IRSDE
-from tpgdiff_jax.inference import batch
-from tpgdiff_jax.inference.batch import RestoredBatch
+from tpgdiff_jax.inference import batch, results
 from tpgdiff_jax.inference.guidance import AS_TRAINED, Guidance
 from tpgdiff_jax.inference.kept_programs import KeptPrograms
+from tpgdiff_jax.inference.passes import ONCE, Passes
+from tpgdiff_jax.inference.results import RestoredBatch
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.priors import Priors
 
@@ -32,19 +33,21 @@ _ROWS = 128  # of a table: few numbers of rows, so few programs
 
 @flax.struct.dataclass
 class Known:
-    """What stays the same in all steps of a batch.
+    """What stays the same in all steps of one view of a batch.
 
     Attributes:
       mu: degraded images, one copy for each sample drawn together, float32 [B * at_once, H, W, 3].
       priors: of these copies.
       keys: of the samples, [turns, B * at_once].
       logits: the degradation classifier's [B, classes]; None where there is none.
+      needed: which images this pass is for, bool [B].
     """
 
     mu: jax.Array
     priors: Priors
     keys: jax.Array
     logits: jax.Array | None
+    needed: jax.Array
 
 
 def run_stepwise(
@@ -64,13 +67,15 @@ def run_stepwise(
     samples: int = 1,
     at_once: int | None = None,
     ensemble: int = 1,
+    passes: Passes = ONCE,
     mesh: Mesh | None = None,
     watch: Watch | None = None,
 ) -> RestoredBatch:
     """Restore images; arguments and result as of `batch.run_batch`.
 
     Args:
-      watch: is told of every step; the samples of all turns and views count.
+      watch: is told of every step; the samples of all turns and views count.  Steps of a further
+        pass are added to all of them once it is needed.
 
     Raises:
       Exception: what `watch` raises.
@@ -80,36 +85,41 @@ def run_stepwise(
     options = {"model": model, "sde": sde, "prediction": prediction, "clamp": clamp}
     options |= {"tile": tile, "windows": windows, "mesh": mesh}
     branches = jax.tree.structure(guidance)
-    KEPT.make_room((lq.shape, lq.dtype, samples, at_once, branches, *options.values()))
-    turns = samples // at_once
-    done, total = 0, ensemble * turns * steps
+    KEPT.make_room((lq.shape, lq.dtype, samples, at_once, passes, branches, *options.values()))
+    turns = range(samples // at_once)
+    shared = {"model": model, "samples": samples, "at_once": at_once, "passes": passes}
+    done = total = 0
 
     def tell(waited_for):
         if watch is not None:
             jax.block_until_ready(waited_for)
             watch(done, total)
 
-    drawn: list[jax.Array] = []
-    for view in range(ensemble):
-        known = prepare(
-            variables, lq, keys, view, model=model, samples=samples, at_once=at_once, mesh=mesh
-        )
-        if view == 0:
-            mu, logits = known.mu, known.logits
-        for turn in range(turns):
-            state = begin(known, turn, sde=sde, tile=tile, mesh=mesh)
-            for first, end in [(0, steps)] if watch is None else [(n, n + 1) for n in range(steps)]:
-                tell(state)
-                state = advance(
-                    variables, known, state, guidance, table, turn, first, end, **options
-                )
-                done += end - first
-            if view == 0:
-                drawn.append(state.y)
-            else:
-                drawn[turn] = add_view(drawn[turn], state.y, view)
-    tell(drawn)
-    return finish(mu, logits, drawn, ensemble, at_once=at_once, dtype=jnp.dtype(lq.dtype))
+    def draw(known, turn):
+        nonlocal done
+        state = begin(known, turn, sde=sde, tile=tile, mesh=mesh)
+        for first, end in [(0, steps)] if watch is None else [(n, n + 1) for n in range(steps)]:
+            tell(state)
+            state = advance(variables, known, state, guidance, table, turn, first, end, **options)
+            done += end - first
+        return state.y
+
+    found, image = None, in_unit_range(lq)
+    for number in range(passes.most):
+        upright = prepare(variables, image, keys, 0, number, **shared, mesh=mesh)
+        # Who does not watch does not wait: steps that nobody needs are skipped on the device.
+        if watch is not None and not np.any(upright.needed):
+            break
+        total += ensemble * len(turns) * steps
+        drawn = [draw(upright, turn) for turn in turns]
+        for view in range(1, ensemble):
+            known = prepare(variables, image, keys, view, number, **shared, mesh=mesh)
+            known = known.replace(needed=upright.needed)
+            drawn = [add_view(drawn[turn], draw(known, turn), view) for turn in turns]
+        found = finish(upright, drawn, found, ensemble, at_once=at_once)
+        image = found.restored
+    tell(found)
+    return rounded(found, dtype=jnp.dtype(lq.dtype))
 
 
 def _filled(table: samplers.StepTable) -> samplers.StepTable:
@@ -118,26 +128,33 @@ def _filled(table: samplers.StepTable) -> samplers.StepTable:
     return jax.tree.map(lambda a: np.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)), table)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "samples", "at_once", "mesh"))
+@functools.partial(jax.jit, static_argnames=("model", "samples", "at_once", "passes", "mesh"))
 def prepare(
     variables: Any,
-    lq: jax.Array,
+    image: jax.Array,
     keys: jax.Array,
     view: int,
+    number: int,
     *,
     model: TPGDiff,
     samples: int,
     at_once: int,
+    passes: Passes,
     mesh: Mesh | None,
 ) -> Known:
     """Compute what all steps of a view share.
 
     Args:
+      image: what the pass begins with, float32 [B, H, W, 3] in [0, 1].
       view: as of `batch.mirrored`; traced.
+      number: of the pass, from 0, which every image needs; traced.
       The others as of `run_stepwise`.
     """
-    mu, priors, logits = batch.prepare(model, variables, batch.mirrored(lq, view), at_once)
-    return Known(mu, priors, batch.keys_by_turn(keys, samples, at_once), logits)
+    mu, priors, logits = batch.prepare(model, variables, batch.mirrored(image, view), at_once)
+    needed = jnp.full(len(image), True)
+    if passes.most > 1:
+        needed = (number == 0) | passes.shown(logits)
+    return Known(mu, priors, batch.keys_by_turn(keys, samples, at_once), logits, needed)
 
 
 @functools.partial(jax.jit, static_argnames=("sde", "tile", "mesh"))
@@ -170,7 +187,7 @@ def advance(
     windows: int,
     mesh: Mesh | None,
 ) -> samplers.State:
-    """Take some steps.
+    """Take some steps, or none where no image needs this pass.
 
     Args:
       variables, guidance: as of `run_stepwise`.
@@ -189,7 +206,7 @@ def advance(
         state = samplers.take_step(network, sde, mu, keys, state, row, prediction, clamp)
         return jax.tree.map(place, state)
 
-    return jax.lax.fori_loop(first, end, step, state)
+    return jax.lax.fori_loop(first, jnp.where(known.needed.any(), end, first), step, state)
 
 
 @functools.partial(jax.jit, donate_argnames="total")
@@ -198,19 +215,29 @@ def add_view(total: jax.Array, y: jax.Array, view: int) -> jax.Array:
     return total + batch.mirrored(y, view)
 
 
-@functools.partial(jax.jit, static_argnames=("at_once", "dtype"))
+@functools.partial(jax.jit, static_argnames="at_once")
 def finish(
-    mu: jax.Array,
-    logits: jax.Array | None,
+    known: Known,
     drawn: list[jax.Array],
+    before: RestoredBatch | None,
     ensemble: int,
     *,
     at_once: int,
-    dtype: jnp.dtype,
 ) -> RestoredBatch:
-    """Turn the last states `y` of every turn, summed over all views, into results."""
-    samples = jnp.stack([mu + y / ensemble for y in drawn])
-    return batch.summarised(samples, at_once, logits, dtype)
+    """Turn the last states `y` of every turn, summed over all views, into float32 results.
+
+    Args:
+      known: of the image as it is.
+      drawn: the sums.
+      before: results of the passes before.
+      ensemble: number of views.
+      at_once: as of `run_stepwise`.
+    """
+    samples = jnp.stack([known.mu + y / ensemble for y in drawn])
+    found = results.summarised(samples, known.logits, at_once)
+    return found if before is None else results.merged(known.needed, found, before)
 
 
-KEPT = KeptPrograms(prepare, begin, advance, add_view, finish)
+in_unit_range = jax.jit(results.unit_range)
+rounded = jax.jit(results.rounded, static_argnames="dtype")
+KEPT = KeptPrograms(in_unit_range, prepare, begin, advance, add_view, finish, rounded)

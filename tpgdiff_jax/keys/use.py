@@ -34,6 +34,12 @@ EVAL = Group(
     sampler=Key("posterior", one_of, "euler_sde and euler_ode take all of `diffusion.num_steps`"),
     steps=Key(100, whole(1), "network calls per image (NFE)"),
     clamp=Key(False, flag(), "clip every estimate of the clean image to [0, 1]"),
+    passes=Key(
+        1,
+        whole(1),
+        "restorations in a row, at most: a further one of images whose result still shows noise, "
+        "rain, haze, low light or snow; above 1 needs `priors.classification` 'multi'",
+    ),
     every_steps=Key(0, whole(0), "training steps between validations; 0: only at the end"),
     photos=Key(8, whole(1), "so many of `data.eval_folder`, spread evenly, are used in training"),
     which=Key("last", one_of(("last", "best")), "checkpoint that eval and export use"),
@@ -84,6 +90,12 @@ BENCHMARK = Group(
         tuple_of(ENSEMBLE, least=1),
         "views of each image that are averaged: 1, 2 (its mirror image), 4 (also upside down)",
         example=(1, 4),
+    ),
+    passes=Key(
+        (),
+        tuple_of(whole(1)),
+        "restorations in a row, at most; (): the weights' own",
+        example=(1, 2),
     ),
     batch_size=Key(4, whole(1), "images of each device read and run together"),
     exact=Key(True, flag(), "one image per device and program: batches cannot change any digit"),

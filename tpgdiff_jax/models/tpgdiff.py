@@ -170,6 +170,13 @@ def build(config: ConfigDict) -> TPGDiff:
     return TPGDiff(build_unet(config), **branches)
 
 
+def has_classifier(config: ConfigDict) -> bool:
+    """Tell whether the system that a configuration describes names degradations."""
+    model, encoder = config.model, config.priors.encoder
+    uses = model.use_degradation or (encoder == "compact" and model.use_semantic)
+    return encoder != "none" and uses
+
+
 def build_unet(config: ConfigDict) -> GuidedUNet:
     """Build the UNet that `config.model` describes, without weights."""
     model = config.model

@@ -23,6 +23,7 @@ from tpgdiff_jax.evaluation import metrics
 from tpgdiff_jax.inference.batch import name_hashes, noise_keys, run_batch
 from tpgdiff_jax.inference.engine import Finish, reason, stream
 from tpgdiff_jax.inference.kept_programs import KeptPrograms
+from tpgdiff_jax.inference.passes import Passes
 from tpgdiff_jax.inference.sizes import alike, filled_up
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.reporting.errors import RunStoppedError, UserError
@@ -207,6 +208,7 @@ def evaluate(
       LeftEarlyError: the run was asked to end.
     """
     options = [(name, config.eval[name]) for name in ("sampler", "steps", "clamp")]
+    options += [("passes", Passes.of(config.eval.passes, config))]
     settings = {
         "model": tpgdiff.build(config),
         "sde": IRSDE(**config.diffusion),

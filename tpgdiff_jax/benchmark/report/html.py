@@ -88,18 +88,19 @@ def sweeps(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if len(variants) < 2:
         return []
     found = []
-    for key, title_x in (("steps", "network calls per image"), ("seconds", "seconds per image")):
+    for key, title_x in (("nfe", "network calls per image"), ("seconds", "seconds per image")):
         series: dict[str, list[tuple[float, float]]] = {}
         for variant in variants:
             average = summary["averages"][variant["name"]].get("all", {})
-            views = variant["ensemble"]
-            x = variant["steps"] * views if key == "steps" else average.get("seconds")
+            x = average.get(key)
             if x is None or "psnr" not in average:
                 continue
             missing = f" without {', '.join(variant['without'])}" if variant["without"] else ""
+            views, passes = variant["ensemble"], variant["passes"]
             of_views = f", {views} views" if views > 1 else ""
+            of_passes = f", up to {passes} passes" if passes > 1 else ""
             point = (float(x), float(average["psnr"]))
-            series.setdefault(variant["sampler"] + of_views + missing, []).append(point)
+            series.setdefault(variant["sampler"] + of_views + of_passes + missing, []).append(point)
         if series:
             text = f"Quality against {title_x}"
             found.append((text, charts.lines(series, title_x, "PSNR, dB, mean of the sets")))

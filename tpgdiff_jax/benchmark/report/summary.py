@@ -39,8 +39,9 @@ def means(rows: Sequence[Row]) -> dict[str, Any]:
             for key in (name, f"input_{name}"):
                 if key in row:
                     values[key].append(float(row[key]))
-        if "seconds" in row:
-            values["seconds"].append(row["seconds"])
+        for key in ("nfe", "seconds"):
+            if key in row:
+                values[key].append(row[key])
     found: dict[str, Any] = {"images": len(rows)}
     for key, many in values.items():
         finite = [value for value in many if math.isfinite(value)] or many
@@ -105,6 +106,7 @@ def summarise(
                 "steps": v.steps,
                 "without": list(v.without),
                 "ensemble": v.ensemble,
+                "passes": v.passes,
             }
             for v in variants
         ],
