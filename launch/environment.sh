@@ -42,6 +42,21 @@ check_disk() {
     fi
 }
 
+version_of() {
+    "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'
+}
+
+# Refuse an environment of another Python than PYTHON names.  It is not made anew: it may hold what
+# its user installed, such as JAX for a GPU.
+check_version() {
+    local interpreter=$1 venv=$2 wanted found
+    wanted=$(version_of "$interpreter")
+    found=$(version_of "$venv/bin/python")
+    [ "$wanted" = "$found" ] ||
+        fail "$venv has Python $found, but PYTHON=$PYTHON is Python $wanted; leave PYTHON out," \
+            "name another folder (TPGDIFF_VENV=.venv-$wanted), or remove $venv to have it made anew."
+}
+
 # Print what decides the installation; only when it has changed is anything installed anew.
 wanted_stamp() {
     # The folder, too: the installation of a clone that was moved or copied leads to where that lay.
@@ -57,6 +72,8 @@ prepare_environment() {
         check_disk .
         say "Making a virtual environment in $venv ..."
         make_venv "$interpreter" "$venv"
+    elif [ -n "${PYTHON:-}" ]; then
+        check_version "$interpreter" "$venv"
     fi
     if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
         check_disk "$venv"

@@ -94,6 +94,20 @@ def test_a_clone_is_installed_once_and_anew_where_it_was_moved(tmp_path):
     assert ran(moved) == ""
 
 
+def test_an_environment_of_another_python_than_the_named_one_is_refused_and_kept(tmp_path):
+    inside = tmp_path / "venv" / "bin"
+    inside.mkdir(parents=True)
+    fake(inside, "python", '[ "$1" = -c ] || echo "ran $*"; [[ $2 != *print* ]] || echo 3.11')
+    newer = fake(tmp_path, "newer", "[[ $2 != *print* ]] || echo 3.13")
+    wanted = {"PYTHON": str(newer), "TPGDIFF_VENV": str(tmp_path / "venv")}
+    done = call(f"cd {ROOT}; prepare_environment ''", tmp_path, **wanted)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert f"{tmp_path}/venv has Python 3.11, but PYTHON={newer} is Python 3.13;" in done.stderr
+    assert "TPGDIFF_VENV=.venv-3.13" in done.stderr
+    assert [path.name for path in inside.iterdir()] == ["python"]
+
+
 @pytest.mark.parametrize(("flags", "trains"), [(("--train=no",), False), (("--seed=3",), True)])
 def test_the_quickstart_restores_first_and_trains_if_wanted(tmp_path, flags, trains):
     (tmp_path / "venv" / "bin").mkdir(parents=True)
