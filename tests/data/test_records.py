@@ -1,11 +1,13 @@
 """ArrayRecord files of photos and pairs."""
 
+import os
 import pathlib
 import pickle
 
 import numpy as np
 import pytest
 
+from tpgdiff_jax.data import record_files
 from tpgdiff_jax.data.images import read_rgb
 from tpgdiff_jax.data.records import RecordPairs, RecordPhotos, write_records
 from tpgdiff_jax.reporting.errors import UserError
@@ -18,7 +20,7 @@ def _damage(path: pathlib.Path, record: int) -> None:
     from array_record.python.array_record_module import ArrayRecordReader
 
     content = bytearray(path.read_bytes())
-    reader = ArrayRecordReader(str(path))
+    reader = ArrayRecordReader(os.fsencode(path))
     stored = reader.read([record])[0]
     reader.close()
     content[content.find(stored[2000:2050])] ^= 255
@@ -65,6 +67,22 @@ def test_several_files_follow_one_another(photos, tmp_path, as_what):
     paths = {"folder": tmp_path, "pattern": str(tmp_path / "photos*"), "list": files}[as_what]
     source = RecordPhotos(paths)
     assert [source.name(i) for i in range(4)] == [photo["name"] for photo in photos]
+
+
+def test_a_name_that_is_no_text_is_as_good_as_others(photos, tmp_path):
+    path = pathlib.Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9/a\xff.array_record"))
+    write_records(path, photos)
+    source = RecordPhotos(path.parent)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(source))[0], photos[0]["image"])
+    _damage(path, 1)
+    source = RecordPhotos(path)
+    assert source[1] is None
+    assert "damaged record" in source.summary()
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="is no ArrayRecord file or incomplete"):
+        RecordPhotos(path)
+    with pytest.raises(UserError, match=r"incomplete \(.*No such file"):
+        record_files.count(f"{path}.gone")
 
 
 def test_pickled_copies_read_the_same(pairs, tmp_path):

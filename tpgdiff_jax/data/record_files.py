@@ -1,6 +1,10 @@
-"""ArrayRecord files, whatever their records hold: found, counted, opened and written."""
+"""ArrayRecord files, whatever their records hold: found, counted, opened and written.
+
+The package takes names that are no text as bytes alone.
+"""
 
 import contextlib
+import dataclasses
 import glob
 import importlib
 import os
@@ -16,7 +20,7 @@ _OPTIONS = "group_size:1"  # each record is readable by itself, and has its own 
 def open_writer(path: str | os.PathLike) -> contextlib.closing:
     """Open an ArrayRecord file to write records (bytes) to; a context manager."""
     module = _array_record("array_record_module")
-    return contextlib.closing(module.ArrayRecordWriter(os.fspath(path), _OPTIONS))
+    return contextlib.closing(module.ArrayRecordWriter(os.fsencode(path), _OPTIONS))
 
 
 def find(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
@@ -51,12 +55,15 @@ def count(file: str) -> int:
       UserError: it is no such file, or incomplete.
     """
     try:
-        reader = _array_record("array_record_module").ArrayRecordReader(file)
+        reader = _array_record("array_record_module").ArrayRecordReader(os.fsencode(file))
         with contextlib.closing(reader):
             return reader.num_records()
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:
+        # A message that quotes a name that is no text comes as the error of its decoding.
+        is_text = isinstance(error, RuntimeError)
+        why = error if is_text else error.object.decode(errors="backslashreplace")
         raise UserError(
-            f"{file} is no ArrayRecord file or incomplete ({error}); write it anew."
+            f"{file} is no ArrayRecord file or incomplete ({why}); write it anew."
         ) from error
 
 
@@ -64,8 +71,18 @@ def opened(files: Sequence[str], counts: Sequence[int]) -> Sequence[bytes]:
     """Open files as one sequence of records, each file with as many as it holds."""
     module = _array_record("array_record_data_source")
     return module.ArrayRecordDataSource(
-        [f"{file}[0:{count}]" for file, count in zip(files, counts, strict=True)]
+        [_Part(os.fsencode(file), count, count) for file, count in zip(files, counts, strict=True)]
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """Which records of a file are meant, in the words of the package's `FileInstruction`."""
+
+    filename: bytes
+    take: int
+    examples_in_shard: int
+    skip: int = 0
 
 
 def _array_record(module: str) -> types.ModuleType:
