@@ -599,7 +599,7 @@ def test_a_folder_of_results_that_goes_away_meanwhile_is_told(folder, tmp_path):
     def move_once_there_is_one():
         calls.append(1)
         if len(calls) == 3:  # the second has begun before the first is done
-            wait_until(lambda: list(output.rglob("*.png")))
+            wait_until(lambda: list(output.glob("[0-9].png")) and not leftovers(output))
             output.rename(tmp_path / "moved")
 
     restorer.on_call = move_once_there_is_one
