@@ -16,6 +16,9 @@ import pytest
 
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.commands import modes
+from tpgdiff_jax.data.images import write_image
+from tpgdiff_jax.inference import job
+from tpgdiff_jax.inference.input_images import Restored
 from tpgdiff_jax.inference.weights import load_any
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.runs import on_store
@@ -186,6 +189,43 @@ def test_photos_of_a_store_are_restored_into_it(
         urls.file_system(photos).pipe_file(urls.key_of(f"{photos}/1.png"), changed)
         restore(monkeypatch, **typed)
         assert "1 restored, 2 were there already, 0 failed" in capsys.readouterr().out
+
+
+def test_a_result_that_another_job_puts_into_a_store_meanwhile_stays_and_is_listed(
+    weights, photos, s3, put, monkeypatch, capsys
+):
+    """The other job is another share, so both may write there."""
+    output, run = s3("out"), job.run
+
+    def run_with_another(*arguments, **options):
+        put(f"{output}/1.png", b"of another job")
+        line = {"name": f"{output}/1.png", "input": "/other/1.png", "content": "7-abc"}
+        put(f"{output}/restored_1.jsonl", json.dumps(line).encode() + b"\n")
+        return run(*arguments, **options)
+
+    def answer_at_once(self, pictures, sampling, watch=None):
+        return lambda: [Restored(picture.rebuild(picture.rgb), None, {}) for picture in pictures]
+
+    monkeypatch.setattr(modes.Restorer, "start", answer_at_once)
+    monkeypatch.setattr(job, "run", run_with_another)
+    with pytest.raises(SystemExit):
+        restore(monkeypatch, input=[photos], output=output, checkpoint=weights)
+    said = capsys.readouterr().out
+    assert "2 restored, 0 were there already" in said
+    assert "1.png was made from /other/1.png" in said
+    assert content(f"{output}/1.png") == b"of another job"
+    assert b"was made from /other/1.png" in content(f"{output}/not_restored.jsonl")
+
+
+def test_a_result_that_comes_while_another_is_written_stays(store, put):
+    put(store("a.png"), b"of another job")
+    black = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(FileExistsError, match=r"a\.png"):
+        write_image(store("a.png"), black, replaces=False)
+    assert content(store("a.png")) == b"of another job"
+    write_image(store("b.png"), black, replaces=False)
+    write_image(store("a.png"), black)
+    assert content(store("a.png")) == content(store("b.png"))
 
 
 def test_a_store_that_refuses_results_stops_the_job(weights, photos, monkeypatch, capsys):

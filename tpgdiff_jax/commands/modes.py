@@ -199,6 +199,7 @@ def restore(flags: FlagValues, options: dict[str, Any]) -> None:
             side_by_side=flags.side_by_side,
             log_name=log,
             exists=plan.results_in(output),
+            newest_logs=lambda: on_store.logs_in(output),
         )
     part = "share" if flags.share else "process"
     whose = f"{part} {index} of {count}, {len(tasks)} of {len(every_task)} files: "

@@ -1,5 +1,6 @@
 """Photographs as 8-bit RGB, and files of them written whole."""
 
+import errno
 import os
 import pathlib
 
@@ -11,7 +12,7 @@ from tpgdiff_jax.data.pictures.metadata import Metadata
 from tpgdiff_jax.data.pictures.writing import encode_picture, for_format
 from tpgdiff_jax.reporting.files import printable, replacing
 from tpgdiff_jax.stores.places import shown
-from tpgdiff_jax.stores.sending import put
+from tpgdiff_jax.stores.sending import is_there, put
 from tpgdiff_jax.stores.urls import is_url, normal
 
 
@@ -72,7 +73,7 @@ def write_image(
       path: where to, also in a store; the ending chooses the format.  Missing folders are made.
       image: as `writing.for_format` takes it.
       metadata: of the picture it was made from; kept as far as the format can hold it.
-      replaces: see `files.replacing`; an object in a store is always replaced.
+      replaces: see `files.replacing`; in a store one that comes at the same moment is replaced.
 
     Raises:
       UserError: a suffix of no format that can be written, or a side too long for it.
@@ -82,6 +83,8 @@ def write_image(
     pixels = for_format(image, path.suffix.lower())
     data = encode_picture(pixels, path.suffix, metadata, printable(shown(path)))
     if is_url(path):
+        if not replaces and is_there(normal(path)):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), normal(path))
         put(normal(path), data)
         return
     with replacing(path, replaces=replaces) as temporary:

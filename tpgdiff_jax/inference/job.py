@@ -21,7 +21,7 @@ from tpgdiff_jax.inference import side_by_side as beside
 from tpgdiff_jax.inference.engine import Outcome, WriteBehind, reason
 from tpgdiff_jax.inference.input_images import InputImage, Restored, as_input
 from tpgdiff_jax.inference.log import LOG_NAME, name_within, write_failures
-from tpgdiff_jax.inference.plan import Task
+from tpgdiff_jax.inference.plan import Task, is_there_now
 from tpgdiff_jax.inference.present import look_at
 from tpgdiff_jax.inference.reading import in_threads
 from tpgdiff_jax.inference.restore import Restorer
@@ -49,6 +49,7 @@ def run(
     side_by_side: bool = False,
     log_name: str = LOG_NAME,
     exists: Callable[[pathlib.Path], bool] = os.path.exists,
+    newest_logs: Callable[[], pathlib.Path] | None = None,
 ) -> Summary:
     """Restore files; those whose result is there already are left alone.
 
@@ -68,6 +69,7 @@ def run(
       side_by_side: write these pictures, also of results that are there already.
       log_name: name of the log; processes that share a folder need different ones.
       exists: tells whether a result is there already.
+      newest_logs: returns where other jobs' logs can be read as they are then; None: in `output`.
     """
     settings = {
         **sampling.as_logged(),
@@ -95,7 +97,7 @@ def run(
         return as_input(task.source, marked=True)
 
     def wanted(task: Task) -> bool:  # another job on this folder may have been faster
-        return task in changed or not exists(task.target)
+        return task in changed or not is_there_now(task.target)
 
     def file(outcome: Outcome, writing: Future | None) -> None:
         stamp = stamps.pop(outcome.source, None)
@@ -140,7 +142,8 @@ def run(
             missing = [named(task.source) for task in tasks if not exists(task.target)]
             summary.left = sum(name not in summary.failed for name in missing)
             return summary
-        meanwhile = look_at(made_elsewhere, output, settings)
+        logs = newest_logs() if newest_logs and made_elsewhere else output
+        meanwhile = look_at(made_elsewhere, logs, settings)
         summary.present -= len(meanwhile.others)
         summary.tell_of(meanwhile)
         with WriteBehind(beside.add, count_added) as adding:

@@ -16,6 +16,7 @@ from tpgdiff_jax.data.folders import home, is_below_itself, list_images, picture
 from tpgdiff_jax.data.pictures.writing import WRITTEN
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable, stays_inside
+from tpgdiff_jax.stores import sending
 from tpgdiff_jax.stores.copies import Stamp, listing, stamp_in, stamp_of
 from tpgdiff_jax.stores.urls import file_system, is_url, key_of, normal, reaching
 
@@ -266,6 +267,11 @@ def results_in(output: pathlib.Path) -> Callable[[pathlib.Path], bool]:
         return os.path.exists
     there = {f"{normal(output)}/{name}" for name in listing(normal(output))}
     return lambda target: normal(target) in there
+
+
+def is_there_now(target: pathlib.Path) -> bool:
+    """Tell whether a result is there now; it may be another job's."""
+    return sending.is_there(normal(target)) if is_url(target) else os.path.exists(target)
 
 
 def check_output(output: pathlib.Path) -> None:

@@ -14,7 +14,7 @@ from tpgdiff_jax.stores.copies import Wanted, local
 from tpgdiff_jax.stores.following import followed_folder, following
 from tpgdiff_jax.stores.keeping import keeping, kept_folder
 from tpgdiff_jax.stores.sending import complete_steps, step_of
-from tpgdiff_jax.stores.urls import is_url, normal
+from tpgdiff_jax.stores.urls import as_disk, is_url, normal
 from tpgdiff_jax.user_cache import user_cache
 
 _NEWEST = 2  # steps; the second where the first is damaged
@@ -73,11 +73,21 @@ def logging_in(output: pathlib.Path, log_name: str) -> AbstractContextManager[pa
     """
     if not is_url(output):
         return contextlib.nullcontext(output)
+    return keeping(normal(output), pathlib.Path(log_name).stem, wanted=_logs_among)
 
-    def wanted(names: Iterable[str]) -> list[str]:
-        return [name for name in names if "/" not in name and name.endswith(".jsonl")]
 
-    return keeping(normal(output), pathlib.Path(log_name).stem, wanted=wanted)
+def logs_in(output: pathlib.Path) -> pathlib.Path:
+    """Return where the logs of restorations can be read; of an address, a copy as they are now.
+
+    Raises:
+      OSError: the store refuses, or cannot be reached.
+    """
+    with as_disk():
+        return local(output, _logs_among, "logs")
+
+
+def _logs_among(names: Iterable[str]) -> list[str]:
+    return [name for name in names if "/" not in name and name.endswith(".jsonl")]
 
 
 def reading(folder: str | pathlib.Path) -> pathlib.Path:

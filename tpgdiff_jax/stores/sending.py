@@ -1,6 +1,5 @@
 """Objects written to a store, each of them whole, and folders kept there while they grow."""
 
-import errno
 import json
 import pathlib
 import re
@@ -42,10 +41,18 @@ def put_data(url: str, data: bytes) -> None:
 
 def put(url: str, data: bytes) -> None:
     """Write an object as `put_data`; raises OSError as a disk at fault would."""
-    try:
+    with urls.as_disk():
         put_data(url, data)
-    except urls.StoreError as error:
-        raise OSError(errno.EIO, str(error)) from error
+
+
+def is_there(url: str) -> bool:
+    """Ask a store whether it has an object now; raises OSError as a disk at fault would."""
+    with urls.as_disk():
+        try:
+            with urls.reaching(url):
+                return urls.file_system(url).info(urls.key_of(url))["type"] == "file"
+        except urls.NothingThereError:
+            return False
 
 
 def put_file(path: pathlib.Path, url: str) -> bool:

@@ -132,5 +132,14 @@ def reaching(url: str) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def as_disk() -> Iterator[None]:
+    """Turn a refusal of a store into an OSError, as a disk at fault raises."""
+    try:
+        yield
+    except StoreError as error:
+        raise OSError(errno.EIO, str(error)) from error
+
+
 def _said(error: Exception) -> str:
     return one_line(error).rstrip(".")
