@@ -706,3 +706,17 @@ def test_rain_on_a_panorama_needs_no_square_of_its_length():
         assert tracemalloc.get_traced_memory()[1] < 2**29  # the square would take 4 GiB
     finally:
         tracemalloc.stop()
+
+
+def test_clouds_over_a_panorama_need_no_square_of_its_length(monkeypatch):
+    areas, drawn = [], atmosphere.fractal_field
+
+    def draw(rng, height, width, slope):
+        areas.append(height * width)
+        return drawn(rng, height, width, slope)
+
+    monkeypatch.setattr(atmosphere, "fractal_field", draw)
+    for size in ((8, 4000), (4000, 8), (400, 300), (20, 280)):
+        degrade("cloud_thick", np.full((*size, 3), 0.5, np.float32), 3.0)
+    # The frame and, on all sides, 7 per cent of its length, as far as it is that wide.
+    assert areas == [24 * 4016, 4016 * 24, 456 * 356, 60 * 320]

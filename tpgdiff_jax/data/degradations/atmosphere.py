@@ -119,7 +119,8 @@ def cloud_thick(
       opacity: of the middle of a cloud, in [0, 1].
       threshold: of the field, in standard deviations; 0 covers half of the frame, 1.3 a tenth.
       shadow: share of light that a cloud takes from the ground, in [0, 1].
-      shadow_x, shadow_y: where the shadow falls, a vector of length 1 (7 per cent of the frame).
+      shadow_x, shadow_y: where the shadow falls, a vector of length 1 (7 per cent of the frame's
+        longer side, at most its shorter one).
       slope: of the clouds' spectrum, 1 (ragged) to 2.5 (smooth).
       seed: of the clouds.
 
@@ -127,7 +128,8 @@ def cloud_thick(
       float32 [H, W, 3] in [0, 1].
     """
     height, width = image.shape[:2]
-    margin = round(0.07 * max(height, width))
+    # Added on all sides: of a long strip 7 per cent of its length would make a huge field.
+    margin = min(round(0.07 * max(height, width)), height, width)
     tall, wide = height + 2 * margin, width + 2 * margin
     field = fractal_field(np.random.default_rng(seed), tall, wide, slope)
 
