@@ -8,6 +8,7 @@ import pytest
 
 from tpgdiff_jax.data.pictures.door import read_size
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
+from tpgdiff_jax.inference import result_names
 from tpgdiff_jax.inference.plan import check_besides, plan
 from tpgdiff_jax.reporting.errors import UserError
 
@@ -55,6 +56,31 @@ def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path):
     assert found == _results(
         [tmp_path / "deep/y", tmp_path / "y", tmp_path / "x"], tmp_path / "out"
     )
+
+
+def test_files_that_differ_by_case_alone_have_results_of_their_own(tmp_path, monkeypatch):
+    _touch(tmp_path / "in", "A.png", "a.png", "B/1.jpg", "b/1.jpg", "c.jpg")
+    kept = {f"in/{name}": name for name in ("A.png", "a.png")}
+    kept |= {"in/B/1.jpg": "B/1.png", "in/b/1.jpg": "b/1.png", "in/c.jpg": "c.png"}
+    output, asked = tmp_path / "out", []
+    assert _results([tmp_path / "in"], output) == kept
+    monkeypatch.setattr(result_names, "ignores_case", lambda folder: asked.append(folder) or True)
+    found = _results([tmp_path / "in"], output)
+    assert len({name.casefold() for name in found.values()}) == len(found) == 5
+    assert (found["in/A.png"], found["in/a.png"]) == ("A.png", "in/a.png")
+    assert found["in/c.jpg"] == "c.png"
+    assert asked == [output]
+    _results([tmp_path / "in" / "c.jpg"], output)
+    assert asked == [output]  # most jobs need no look at the disk
+
+
+def test_a_picture_beside_one_result_is_no_other_one_that_differs_by_case(tmp_path, monkeypatch):
+    _touch(tmp_path / "in", "a.png", "A.deviation.png")
+    tasks = plan([str(tmp_path / "in")], tmp_path / "out")
+    check_besides(tasks, ["deviation"])
+    monkeypatch.setattr(result_names, "ignores_case", lambda folder: True)
+    with pytest.raises(UserError, match=r"A\.deviation\.png and the deviation picture of .*a\.png"):
+        check_besides(tasks, ["deviation"])
 
 
 def test_one_file_named_twice_is_restored_once(tmp_path, monkeypatch):

@@ -112,3 +112,17 @@ def test_a_file_that_is_there_stays_where_nothing_shall_be_replaced(
         temporary.write_text("second")
     assert path.read_text() == dangling.read_text() == "first"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "b.txt"]
+
+
+def test_a_disk_that_ignores_case_is_known_by_a_name_in_capitals(tmp_path, monkeypatch):
+    missing, exists = tmp_path / "not" / "yet", os.path.exists
+    assert not files.ignores_case(tmp_path)
+    assert not files.ignores_case(missing)
+
+    def exists_without_case(path):
+        folder, name = os.path.split(path)
+        return exists(path) or name.lower() in map(str.lower, os.listdir(folder))
+
+    monkeypatch.setattr(files.os.path, "exists", exists_without_case)
+    assert files.ignores_case(missing)
+    assert list(tmp_path.iterdir()) == []

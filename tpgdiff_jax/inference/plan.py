@@ -7,15 +7,14 @@ import itertools
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
-
-from absl import logging
 
 from tpgdiff_jax.data.folders import home, is_below_itself, list_images, pictures_among
 from tpgdiff_jax.data.pictures.writing import WRITTEN
+from tpgdiff_jax.inference import result_names
 from tpgdiff_jax.reporting.errors import UserError
-from tpgdiff_jax.reporting.files import printable, stays_inside
+from tpgdiff_jax.reporting.files import stays_inside
 from tpgdiff_jax.stores import sending
 from tpgdiff_jax.stores.copies import Stamp, listing, stamp_in, stamp_of
 from tpgdiff_jax.stores.urls import file_system, is_url, key_of, normal, reaching
@@ -75,7 +74,8 @@ def plan(inputs: Sequence[str], output: pathlib.Path, suffix: str = ".png") -> l
             if (place := os.path.abspath(source)) not in seen:
                 found[source] = text, each
             seen.add(place)
-    targets = _targets({source: each for source, (_, each) in found.items()}, suffix)
+    places = {source: (each.root, each.name) for source, (_, each) in found.items()}
+    targets = result_names.targets(places, suffix, output)
     tasks = [Task(s, output / target, found[s][1].stamp) for s, target in targets.items()]
     inside = functools.cache(lambda folder: stays_inside(folder / "result", output))
     real = _real_paths()
@@ -121,44 +121,15 @@ def check_besides(tasks: Sequence[Task], kinds: Sequence[str]) -> None:
       tasks: of `plan`.
       kinds: of pictures that are written beside each result, see `Task.beside`.
     """
-    results = {task.target: task for task in tasks}
-    for task, kind in itertools.product(tasks, kinds):
-        if other := results.get(task.beside(kind)):
+    pictures = {task.beside(kind): (task, kind) for task, kind in itertools.product(tasks, kinds)}
+    key = result_names.telling_apart([*(task.target for task in tasks), *pictures])
+    results = {key(task.target): task for task in tasks}
+    for picture, (task, kind) in pictures.items():
+        if other := results.get(key(picture)):
             raise UserError(
                 f"{other.target} would be the result of {other.source} and the {kind} picture of "
                 f"{task.source}; rename one of the two, or restore them into different folders."
             )
-
-
-def _targets(found: Mapping[pathlib.Path, _Found], suffix: str) -> dict[pathlib.Path, pathlib.Path]:
-    """Give every file a result of its own: source -> its result, relative to the output.
-
-    `photo.jpg` becomes `photo.png`, unless another file would, too: then `photo.jpg.png` (and the
-    other, if it is `photo.png`, keeps its name); where that does not tell them apart either, the
-    name of the folder comes before, and then a number behind.
-
-    Args:
-      found: the sources.
-      suffix: of the results.
-    """
-    wanted: dict[pathlib.Path, list[pathlib.Path]] = {}
-    for source, each in found.items():
-        wanted.setdefault(pathlib.Path(each.name).with_suffix(suffix), []).append(source)
-    targets = {sources[0]: target for target, sources in wanted.items() if len(sources) == 1}
-    taken = set(targets.values())
-    for usual, sources in wanted.items():
-        if len(sources) == 1:
-            continue
-        for source in sorted(sources, key=lambda source: (source.suffix != suffix, source)):
-            root, name, _ = found[source]
-            whole = pathlib.Path(name if source.suffix == suffix else name + suffix)
-            choices = [whole, pathlib.Path(root.resolve().name) / whole]
-            numbered = (whole.with_suffix(f".{number}{suffix}") for number in itertools.count(2))
-            targets[source] = next(c for c in itertools.chain(choices, numbered) if c not in taken)
-            taken.add(targets[source])
-            if targets[source] != usual:
-                logging.info("%s becomes %s.", printable(source), printable(targets[source]))
-    return targets
 
 
 def _files(text: str, output: pathlib.Path) -> Iterator[_Found]:

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -53,6 +54,20 @@ def replacing(path: pathlib.Path, *, replaces: bool = True) -> Iterator[pathlib.
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def ignores_case(folder: pathlib.Path) -> bool:
+    """Tell whether names that differ by case alone are one there, as on disks of macOS and Windows.
+
+    Args:
+      folder: a file is made there for a moment; where it is missing, in the one it would lie in.
+    """
+    there = next(f for f in (folder.absolute(), *folder.absolute().parents) if f.is_dir())
+    try:
+        with tempfile.NamedTemporaryFile(dir=there, prefix=".case_") as file:
+            return os.path.exists(there / os.path.basename(file.name).upper())
+    except OSError:  # who writes the folder's files will say so
+        return False
 
 
 def stays_inside(path: pathlib.Path, folder: pathlib.Path) -> bool:
