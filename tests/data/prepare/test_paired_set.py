@@ -11,6 +11,7 @@ from PIL import Image
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.data.degradations.mix import Recipe, degrade
 from tpgdiff_jax.data.open_source import open_source
+from tpgdiff_jax.data.prepare import paired_set
 from tpgdiff_jax.data.prepare.paired_set import plans, prepare, write_preview
 from tpgdiff_jax.data.sources import PhotoFolder
 from tpgdiff_jax.reporting.errors import UserError
@@ -127,6 +128,66 @@ def test_what_is_there_is_not_overwritten(photos, config, tmp_path):
     with pytest.raises(ValueError, match="holds files already"):
         prepare(photos, config, output)
     assert [path.name for path in output.iterdir()] == ["mine.txt"]
+
+
+@pytest.fixture
+def interrupted(photos, config, tmp_path, monkeypatch):
+    """A folder whose making ended in the middle of its seventh degradation."""
+    calls = []
+
+    def end_at_the_seventh(*arguments):
+        calls.append(1)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return degrade(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(paired_set, "degrade", end_at_the_seventh)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(photos, config, tmp_path / "set")
+    return tmp_path / "set"
+
+
+def test_an_interrupted_folder_is_gone_on_with(photos, config, interrupted, tmp_path, monkeypatch):
+    made, calls = sorted(interrupted.rglob("LQ/*.png")), []
+    assert len(made) == 6
+    next(interrupted.rglob("GT/*.png")).unlink()  # it ended between the two
+    monkeypatch.setattr(paired_set, "degrade", lambda *a: calls.append(a) or degrade(*a))
+    times = [path.stat().st_mtime_ns for path in made]
+    assert prepare(photos, config, interrupted) == 12
+    assert len(calls) == 6
+    assert times == [path.stat().st_mtime_ns for path in made]
+    prepare(photos, config, tmp_path / "whole")
+    found, wanted = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
+        for folder in (interrupted, tmp_path / "whole")
+    )
+    assert found == wanted
+    with pytest.raises(UserError, match="holds files already"):
+        prepare(photos, config, interrupted)
+
+
+@pytest.mark.parametrize("other", ["seed", "crop_size", "recipes", "photos"])
+def test_a_folder_is_never_made_of_two_settings(photos, config, interrupted, other):
+    if other == "photos":
+        path = photos.folder / photos.names[0]
+        os.utime(path, ns=(0, 0))
+    else:
+        config.prepare[other] = {"seed": 9, "crop_size": 8, "recipes": ("noise:2",)}[other]
+    before = sorted(interrupted.rglob("*"))
+    with pytest.raises(UserError, match=f"was begun with other {other}; choose a new folder"):
+        prepare(photos, config, interrupted)
+    assert sorted(interrupted.rglob("*")) == before
+
+
+@pytest.mark.parametrize("form", ["records", "tfds"])
+def test_what_a_killed_program_left_hidden_is_in_nobodys_way(photos, config, tmp_path, form):
+    config.prepare.format = form
+    left = tmp_path / "set" / "restoration_pairs" / "default" / ".1.0.0.test.partial" / "00000"
+    left.parent.mkdir(parents=True)
+    for path in (left, tmp_path / "set" / ".1.0123456789abcdef.partial.array_record"):
+        path.write_bytes(b"half")
+    assert prepare(photos, config, tmp_path / "set") == 12
 
 
 def test_photos_whose_names_would_collide_are_named(photos, config, tmp_path):

@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from tpgdiff_jax.data.degradations.mix import Recipe, degrade, expand, parse
 from tpgdiff_jax.data.images import centre_crop, write_image
 from tpgdiff_jax.data.matching import candidates
+from tpgdiff_jax.data.prepare import begun
 from tpgdiff_jax.data.prepare.preview import contact_sheet
 from tpgdiff_jax.data.records import write_records
 from tpgdiff_jax.data.sources import PhotoFolder
@@ -73,16 +74,19 @@ def plans(config: ConfigDict) -> list[Plan]:
     return list(dict.fromkeys(wanted))
 
 
-def examples(photos: PhotoFolder, config: ConfigDict) -> Iterator[dict[str, Any]]:
+def examples(
+    photos: PhotoFolder, config: ConfigDict, is_made: Callable[[str, str], bool] = lambda *_: False
+) -> Iterator[dict[str, Any]]:
     """Make the pairs of a test set, one after the other.
 
     Args:
       photos: clean photos; unreadable ones are skipped and reported.
       config: a whole configuration; reads `prepare` and `data.degradations`.
+      is_made: tells, by class and name, whether a photo need not be degraded again.
 
     Yields:
       {"name": photo's name without suffix and severity, "class": recipe's name, "label": its
-      number, "gt", "lq": uint8 [H, W, 3], "recipe": JSON data}.
+      number, "gt", "lq": uint8 [H, W, 3] (LQ None where it is made), "recipe": JSON data}.
     """
     wanted = plans(config)
     classes = class_names(config)
@@ -93,14 +97,14 @@ def examples(photos: PhotoFolder, config: ConfigDict) -> Iterator[dict[str, Any]
         gt = centre_crop(photo, config.prepare.crop_size)
         name = _plain_name(photos, index)
         for plan in wanted:
-            recipe = plan.recipe(config.prepare.seed, name)
+            recipe, own_name = plan.recipe(config.prepare.seed, name), f"{name}_{plan.tag}"
             yield {
-                "name": f"{name}_{plan.tag}",
+                "name": own_name,
                 "photo": name,
                 "class": plan.class_name,
                 "label": classes.index(plan.class_name),
                 "gt": gt,
-                "lq": degrade(gt, recipe),
+                "lq": None if is_made(plan.class_name, own_name) else degrade(gt, recipe),
                 "recipe": recipe.to_json(),
             }
 
@@ -155,26 +159,36 @@ def prepare(photos: PhotoFolder, config: ConfigDict, output: pathlib.Path) -> in
     OUTPUT/pairs.array_record.  As `tfds`: what `tfds.data_source("restoration_pairs",
     split="test", data_dir=OUTPUT)` reads.  Recipes stand in records and TFDS features, too.
 
+    A folder that was begun and not completed is gone on with; the other formats begin anew.
+
     Args:
       photos: clean photos.
       config: a whole configuration; reads `prepare` and `data.degradations`.
-      output: an empty or a new folder.
+      output: an empty or a new folder, or one that was begun with the same photos and settings.
 
     Returns:
       the number of pairs.
 
     Raises:
-      UserError: `output` holds files already, a name would be taken for another one or is too
-        long, or no photo can be read.
+      UserError: `output` holds other files already, a name would be taken for another one or is
+        too long, or no photo can be read.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"--output={output} holds files already; choose an empty or a new folder.")
-    _check_names(photos, plans(config))
-    made = _Counted(examples(photos, config), total=len(photos) * len(plans(config)))
-    form, classes = config.prepare.format, class_names(config)
+    wanted, form, classes = plans(config), config.prepare.format, class_names(config)
+    _check_names(photos, wanted)
     if form == "folder":
-        _check_lengths(photos, plans(config))
+        _check_lengths(photos, wanted)
+        chosen = {key: config.prepare[key] for key in ("crop_size", "seed")}
+        begun.begin(output, photos, {**chosen, "recipes": [plan.steps for plan in wanted]})
+    else:
+        begun.check_empty(output)
+
+    def is_made(class_name: str, name: str) -> bool:
+        return form == "folder" and os.path.exists(output / _lq(class_name, name))
+
+    made = _Counted(examples(photos, config, is_made), total=len(photos) * len(wanted))
+    if form == "folder":
         _write_folder(made, output)
+        begun.end(output)
     elif form == "records":
         write_records(output / "pairs.array_record", made, classes)
     else:
@@ -197,12 +211,17 @@ class _Counted:
                 progress.advance()
 
 
-def _write_folder(made, output: pathlib.Path) -> None:
+def _lq(class_name: str, name: str) -> pathlib.Path:
+    return pathlib.Path(class_name, "LQ", f"{name}.png")
+
+
+def _write_folder(made: Iterable[dict[str, Any]], output: pathlib.Path) -> None:
     listed = []
     for example in made:
-        folder = pathlib.Path(example["class"])
-        lq, gt = folder / "LQ" / f"{example['name']}.png", folder / "GT" / f"{example['photo']}.png"
-        write_image(output / lq, example["lq"])
+        lq = _lq(example["class"], example["name"])
+        gt = pathlib.Path(example["class"], "GT", f"{example['photo']}.png")
+        if example["lq"] is not None:
+            write_image(output / lq, example["lq"])
         if not (output / gt).exists():
             write_image(output / gt, example["gt"])
         pair = {"lq": lq.as_posix(), "gt": gt.as_posix()}
