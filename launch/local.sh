@@ -44,14 +44,12 @@ for ((index = 0; index < count; index++)); do
     exec {output}>&-
 done
 
-# A trapped signal ends `wait` early: the process it waited for is then still there.
+# A trapped signal ends `wait` early, with a code of its own, also where the process ends meanwhile.
 end_of() {
-    local code
-    while true; do
-        code=0
-        wait "$1" || code=$?
-        kill -0 "$1" 2>/dev/null || return "$code"
+    while kill -0 "$1" 2>/dev/null; do
+        wait "$1" || true
     done
+    wait "$1"
 }
 
 status=0

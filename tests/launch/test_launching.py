@@ -4,8 +4,10 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -22,6 +24,46 @@ def test_shellcheck_finds_nothing(script):
     words = ["shellcheck", "--external-sources", f"launch/{script}"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+# -- Slurm: `test_slurm.py` submits real jobs where it runs -------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "is_asked", "queues"),
+    [(0, True, True), (143, True, True), (1, True, False), (143, False, False), (0, False, False)],
+)
+def test_a_slurm_job_is_queued_again_where_term_ended_it(tmp_path, code, is_asked, queues):
+    """Also where that came before its tasks trained, which ends them by the signal (128 + 15)."""
+    wait = f"for _ in {{1..500}}; do [ -e {tmp_path}/asked ] && break; sleep 0.02; done;"
+    tools = {
+        "srun": f"touch {tmp_path}/runs; {wait if is_asked else ''} exit {code}",
+        "scancel": f"touch {tmp_path}/asked; sleep 0.2",  # srun ends before it
+        "scontrol": f'echo "$*" >> {tmp_path}/told; echo "JobId=7 JobState=RUNNING"',
+        "python": "exit 0",
+    }
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    for name, body in tools.items():
+        tool = tmp_path / ("venv/bin/python" if name == "python" else name)
+        tool.write_text(f"#!/bin/bash\n{body}\n")
+        tool.chmod(0o755)
+    about = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}
+    about |= {"SLURM_JOB_NODELIST": "a", "TPGDIFF_VENV": str(tmp_path / "venv")}
+    job = subprocess.Popen(
+        ["bash", LAUNCH / "slurm.sbatch", "--config=a.py"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "JAX_PLATFORMS": "cpu"} | about,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while is_asked and not (tmp_path / "runs").exists():
+        assert job.poll() is None
+        time.sleep(0.01)
+    if is_asked:
+        job.send_signal(signal.SIGTERM)
+    said, _ = job.communicate(timeout=20)
+    assert ("Queued again" in said) == queues
+    assert ("requeue 7" in (tmp_path / "told").read_text()) == queues
+    assert job.returncode == (0 if queues else code)
 
 
 # -- GKE ----------------------------------------------------------------------------------------
