@@ -60,6 +60,12 @@ def test_pairs_and_test_sets_are_those_of_the_store(store, put):
         open_set(SetSpec(name="haze", folder="haze"), store("sets"))
 
 
+def test_a_list_of_pairs_in_a_store_is_refused(store, put):
+    put(store("noise.txt"), b"a.png b.png")
+    with pytest.raises(UserError, match=r"pairs:\w+://.*/noise\.txt is no folder: a list of"):
+        open_source({"kind": "pairs", "path": store("noise.txt")})
+
+
 def test_sets_of_tfds_in_a_store_are_refused():
     with pytest.raises(UserError, match=r"tfds_pairs:s3://b/x: sets of TFDS.*copy it"):
         open_source({"kind": "tfds_pairs", "path": "s3://b/x", "split": "train"})

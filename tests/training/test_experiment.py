@@ -271,6 +271,11 @@ def test_pairs_can_be_evaluated_on_but_not_those_that_are_trained_on(tiny_config
     trained = [PairFolder(tmp_path / "noise", classes=("noise",))]
     with pytest.raises(UserError, match=r"shares 2 files with the training data, the first is"):
         experiment.open_eval_data(config, trained)
+    listed = tmp_path / "fog" / "noise.txt"
+    listed.write_text("LQ/1.png\t../noise/GT/1.png\n")
+    config.data.eval_folder = f"pairs:{listed}"
+    with pytest.raises(UserError, match=r"shares 1 files .*GT.1\.png"):
+        experiment.open_eval_data(config, trained)
     # Also where links lead to them: of a folder, or of a file.
     (tmp_path / "link").symlink_to(tmp_path / "noise" / "GT")
     (tmp_path / "links").mkdir()

@@ -1,10 +1,12 @@
 """Open any source of images from one entry of the configuration."""
 
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tpgdiff_jax.data.folders import here
+from tpgdiff_jax.data.pair_list import PairList
 from tpgdiff_jax.data.pairs import PairFolder
 from tpgdiff_jax.data.records import RecordPairs, RecordPhotos
 from tpgdiff_jax.data.skipped import SkipReport
@@ -12,6 +14,7 @@ from tpgdiff_jax.data.sources import PhotoFolder, Source
 from tpgdiff_jax.data.tfds.sets import TfdsSource
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.stores.copies import local
+from tpgdiff_jax.stores.places import with_addresses
 from tpgdiff_jax.stores.urls import is_url, named
 
 # kind -> keys that must be there, keys that may be there ("kind" and "weight" always may).
@@ -44,7 +47,7 @@ def open_source(
         "path": folder or files (TFDS: the data_dir)}.  TFDS sets also need "split"; "name" is
         "restoration_photos" or "restoration_pairs" unless given, and their features may be named
         ("image_key", "lq_key" ...).  Pairs may have a "class_name" and others of
-        `PairFolder`'s keys.
+        `PairFolder`'s keys; where their path is a text file, see `PairList`.
         "weight" (above 0) is for whoever mixes sources.
       min_size: smallest usable height and width in pixels.
       cache_mb: decoded images kept in memory, in MiB.
@@ -70,7 +73,10 @@ def open_source(
             f"Data source {spec} of kind {kind!r} {problem}; needed: {', '.join(needed)}; "
             f"optional: {', '.join(('weight', *optional))}."
         )
-    spec["path"] = str(_path_here(kind, spec["path"]))
+    is_address, spec["path"] = is_url(spec["path"]), str(_path_here(kind, spec["path"]))
+    is_list = kind == "pairs" and os.path.isfile(spec["path"])
+    if is_list:
+        _check_list(spec, is_address)
     common = {"min_size": min_size, "cache_mb": cache_mb, "report": report}
     if kind.startswith("tfds_"):
         path = spec.pop("path")
@@ -81,7 +87,7 @@ def open_source(
         common["classes"] = classes
     constructors: dict[str, Callable[..., Source]] = {
         "photos": PhotoFolder,
-        "pairs": PairFolder,
+        "pairs": PairList if is_list else PairFolder,
         "record_photos": RecordPhotos,
         "record_pairs": RecordPairs,
     }
@@ -94,6 +100,18 @@ def _path_here(kind: str, path: str) -> pathlib.Path:
         return local(path)
     refuse_address(kind, path)
     return here(path)
+
+
+def _check_list(spec: Mapping[str, Any], is_address: bool) -> None:
+    """Raise UserError where a list of pairs comes with what only folders have."""
+    where = f"Data source pairs:{with_addresses(spec['path'])}"
+    if is_address:
+        raise UserError(
+            f"{where} is no folder: a list of pairs and what it names are read from this machine; "
+            "copy both."
+        )
+    if of_folders := [key for key in ("lq", "gt", "gt_rename") if key in spec]:
+        raise UserError(f"{where} is a list, which names both sides; leave {of_folders[0]} out.")
 
 
 def refuse_address(kind: str, path: str) -> None:

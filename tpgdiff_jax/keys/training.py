@@ -28,9 +28,9 @@ DATA = Group(
     train_sources=Key(
         (),
         tuple_of(text()),
-        "more sources, each KIND:PATH[*WEIGHT], of pairs also pairs:PATH?lq=FOLDER&gt=FOLDER, of "
-        "TFDS KIND:PATH[::NAME]@SPLIT; kinds: photos pairs record_photos record_pairs "
-        "tfds_photos tfds_pairs",
+        "more sources, each KIND:PATH[*WEIGHT], of pairs also pairs:PATH?lq=FOLDER&gt=FOLDER and "
+        "pairs:LIST.txt, of TFDS KIND:PATH[::NAME]@SPLIT; kinds: photos pairs record_photos "
+        "record_pairs tfds_photos tfds_pairs",
         example=("pairs:/data/rain",),
     ),
     eval_folder=Key(

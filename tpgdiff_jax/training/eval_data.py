@@ -8,7 +8,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.data.open_source import open_source
-from tpgdiff_jax.data.pairs import PairFolder
+from tpgdiff_jax.data.pairs import FilePairs
 from tpgdiff_jax.data.sources import PhotoFolder, Source
 from tpgdiff_jax.data.training_data import folder_or_source
 from tpgdiff_jax.evaluation import metrics
@@ -51,11 +51,12 @@ def open_eval_data(config: ConfigDict, training_sources: Sequence[Source] = ()) 
 
 
 def _files(source: Source) -> set[str]:
-    """Return the files of a folder of photos or pairs, links followed; none of other sources."""
-    names: Sequence[str] = ()
-    if isinstance(source, PairFolder):  # also the truths: they may be another's photos
+    """Return the files of a source of photos or pairs, links followed; none of records."""
+    if not isinstance(source, FilePairs | PhotoFolder):
+        return set()
+    if isinstance(source, FilePairs):  # also the truths: they may be another's photos
         names = [name for pair in source.pairs for name in pair[:2]]
-    elif isinstance(source, PhotoFolder):
+    else:
         names = [source.name(index) for index in range(len(source))]
     real_folder = functools.cache(os.path.realpath)  # the slow part of a million files
 
@@ -64,4 +65,4 @@ def _files(source: Source) -> set[str]:
         is_link = os.path.islink(path)
         return os.path.realpath(path) if is_link else os.path.join(real_folder(folder), name)
 
-    return {real(os.path.join(source.root, name)) for name in names}
+    return {real(os.path.join(source.folder, name)) for name in names}
