@@ -103,8 +103,8 @@ class PairFolder(FilePairs):
     """Pairs below ROOT/CLASS/{LQ,GT}, the released program's layout, or ROOT/{LQ,GT}.
 
     Instead of LQ and GT the two folders may have the names of published sets (low and high, blur
-    and sharp, hazy and gt ...), or any that are given.  Ambiguous files and degraded images without a
-    truth are reported, too; truths without a degraded image are told by `summary` alone.
+    and sharp, hazy and gt ...), or any that are given.  Ambiguous files and degraded images without
+    a truth are reported, too; truths without a degraded image are told by `summary` alone.
 
     Attributes:
       classes: names of the classes, in the order of their labels.
