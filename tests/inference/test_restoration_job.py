@@ -28,7 +28,7 @@ from tpgdiff_jax.inference.summary import describe
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import printable
 
-SAMPLING = Sampling(steps=2, sampler="posterior", seed=3, guidance={})
+SAMPLING = Sampling(steps=2, sampler="posterior", seed=3, passes=1, guidance={})
 
 
 @pytest.fixture
