@@ -54,11 +54,15 @@ def summarised(drawn: jax.Array, logits: jax.Array | None, at_once: int) -> Rest
 def merged(needed: jax.Array, new: RestoredBatch, old: RestoredBatch) -> RestoredBatch:
     """Return the results after a further pass.
 
+    One that is not finite stays as it is: clipped it would pass for a picture.
+
     Args:
       needed: which images needed it, bool [B].
       new: of that pass.
       old: of those before, whose logits tell what degraded the images; of none before the first.
     """
+    is_first = old.passes == 0
+    needed &= is_first | old.finite
 
     def chosen(a, b):
         return jnp.where(needed.reshape(-1, *[1] * (a.ndim - 1)), a, b)
@@ -67,8 +71,8 @@ def merged(needed: jax.Array, new: RestoredBatch, old: RestoredBatch) -> Restore
     passes = old.passes + needed
     if old.logits is None:
         return found.replace(passes=passes)
-    is_first = (old.passes == 0)[:, None]
-    return found.replace(passes=passes, logits=jnp.where(is_first, new.logits, old.logits))
+    logits = jnp.where(is_first[:, None], new.logits, old.logits)
+    return found.replace(passes=passes, logits=logits)
 
 
 def rounded(found: RestoredBatch, dtype: jnp.dtype) -> RestoredBatch:
