@@ -128,6 +128,16 @@ def test_results_are_known_however_their_folder_is_named(folder, tmp_path, monke
     assert run(Mirror(), folder, output, sampling=other).other_settings == 3
 
 
+def test_lines_that_tell_neither_views_nor_passes_are_of_one_each(folder, tmp_path):
+    output = tmp_path / "out"
+    run(Mirror(), folder, output)
+    without(output / job.LOG_NAME, "ensemble", "passes", "passes_taken")
+    assert run(Mirror(), folder, output).other_settings == 0
+    for change in ({"ensemble": 4}, {"passes": 2}):
+        other = dataclasses.replace(SAMPLING, **change)
+        assert run(Mirror(), folder, output, sampling=other).other_settings == 3
+
+
 def test_a_result_made_from_another_file_is_listed(folder, tmp_path):
     output, other = tmp_path / "out", tmp_path / "other"
     run(Mirror(), folder, output)

@@ -18,6 +18,8 @@ from tpgdiff_jax.stores.places import shown
 from tpgdiff_jax.stores.urls import named
 
 _OWN, _CHANGED, _OF_ANOTHER = "own", "changed", "of another"
+# What versions restored with that did not know these settings, and so do not tell them.
+_BEFORE = {"ensemble": 1, "passes": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +93,11 @@ def made_of(row: Mapping[str, Any], settings: Mapping[str, Any]) -> Made:
 
     Args:
       row: the line.
-      settings: those of now; what the line does not tell counts as the same.
+      settings: those of now; what the line does not tell counts as the same, but for what older
+        versions did in one way only.
     """
-    is_otherwise = any(row.get(key, settings[key]) != settings[key] for key in settings)
+    told = {**settings, **_BEFORE, **row}
+    is_otherwise = any(told[key] != settings[key] for key in settings)
     return Made(*(row.get(key) for key in Made._fields[:-1]), is_otherwise)
 
 
