@@ -206,6 +206,29 @@ def test_the_words_about_a_picture_name_no_chance_that_differs_from_the_bars():
     assert set(re.findall(r"\d+%", shown)) == {"100%", "9%", "8%"}
 
 
+def test_the_page_tells_that_a_picture_is_restored_again(service, monkeypatch):
+    seen = []
+
+    def restored_twice(images, watch, **options):
+        job = service._jobs._running
+        for steps in ((0, 2), (1, 2), (2, 4), (3, 4), (4, 4)):
+            watch(*steps)
+            seen.append(views.progress(job, 0))
+        yield dataclasses.replace(next(real(images, **options)), passes=2)
+
+    real = service.restorer.iterate
+    monkeypatch.setattr(service.restorer, "iterate", restored_twice)
+    picture = service.accept_sample("me", "example")
+    done = finished(service.submit("me", picture, Sampling()))
+    assert done.state == jobs.DONE, done.sentence
+    assert ["restored again" in said for said in seen] == [False, False, True, True, False]
+    assert "Step 2 of 4" in seen[2]
+    shown = [
+        views.result(each, dict.fromkeys(services._FILES, "")) for each in (done.answer, ANSWER)
+    ]
+    assert ["Restored 2 times in a row" in text for text in shown] == [True, False]
+
+
 def test_a_visitor_holds_one_picture_and_one_result(service, upload, monkeypatch):
     monkeypatch.setattr(services, "perform", lambda *_: ANSWER)
     yours = service.accept_sample("you", "example")

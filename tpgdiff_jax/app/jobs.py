@@ -33,6 +33,7 @@ class Job:
       needs: tokens of the files that it reads.
       state: `WAITING`, `RUNNING`, `DONE`, `FAILED` or `CANCELLED`.
       done, total: steps; 0 of 0 before the first.
+      passes: restorations in a row, so far; each further one adds to the steps.
       answer: what `work` returned.
       sentence: why it failed.
     """
@@ -44,6 +45,7 @@ class Job:
     state: str = WAITING
     done: int = 0
     total: int = 0
+    passes: int = 1
     answer: Any = None
     sentence: str = ""
     _unwanted: bool = False
@@ -71,6 +73,7 @@ class Job:
         Raises:
           CancelledError: the visitor has cancelled.
         """
+        self.passes += 0 < self.total < total
         self.done, self.total = done, total
         self._times.append(time.monotonic())
         if self._unwanted:

@@ -81,7 +81,8 @@ def progress(job: Job, ahead: int) -> str:
     left = job.seconds_left()
     rest = "" if left is None else f", about {_duration(left)} left"
     bar = f"<progress aria-label='Restoring' max='{job.total}' value='{job.done}'></progress>"
-    return sentence(f"Step {job.done} of {job.total}{rest}.") + bar
+    again = " The result still looks degraded: it is restored again." if job.passes > 1 else ""
+    return sentence(f"Step {job.done} of {job.total}{rest}.{again}") + bar
 
 
 def comparison(before: str, after: str, size: tuple[int, int], labels: tuple[str, str]) -> str:
@@ -167,6 +168,9 @@ def result(answer: Answer, tokens: Mapping[str, str]) -> str:
         download(tokens["file"], answer.file_name),
         findings(answer),
     ]
+    if answer.passes > 1:
+        said = "its first restoration still looked degraded"
+        parts.append(sentence(f"Restored {answer.passes} times in a row: {said}."))
     if answer.difference is not None:
         parts.append(score_table(answer.scores))
         said = (

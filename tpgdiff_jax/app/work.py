@@ -57,6 +57,7 @@ class Answer:
       file_name: of that.
       degradations: name -> probability, the likeliest first; {} without a classifier.
       verdict: the same in one word, with its probability.
+      passes: how often it was restored in a row.
       deviation: the uncertainty, grey PNG; None for one sample.
       scores: "input" and "restored" -> (PSNR in dB, SSIM) against the clean picture; {} where
         there is none, or where it is too small to be scored.
@@ -70,6 +71,7 @@ class Answer:
     file_name: str
     degradations: dict[str, float]
     verdict: tuple[str, float] | None = None
+    passes: int = 1
     deviation: bytes | None = None
     scores: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     difference: bytes | None = None
@@ -107,6 +109,7 @@ def perform(restorer: Restorer, request: Request, watch: Watch) -> Answer:
         file_name=f"{pathlib.Path(request.name).stem}.restored{suffix}",
         degradations=restored.degradations,
         verdict=restored.verdict,
+        passes=restored.passes,
         deviation=None if deviation is None else encode_png(deviation),
     )
     return answer if clean is None else _compared(answer, clean, came, after)
