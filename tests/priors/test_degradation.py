@@ -14,6 +14,7 @@ from tpgdiff_jax.priors.degradation import (
     accuracy,
     class_probabilities,
     classification_loss,
+    named_probabilities,
 )
 
 GOLDEN = [("prior_tiny", 2), ("prior_vitb32", 12)]
@@ -117,6 +118,8 @@ def test_probabilities_are_of_one_class_or_of_each():
     several = class_probabilities(logits, "multi")
     np.testing.assert_allclose(several, [[0.5, 0.75], [1, 1]], rtol=1e-6)
     assert class_probabilities(logits.astype(jnp.bfloat16)).dtype == jnp.float32
+    named = named_probabilities(logits[0], ("rain", "haze"), "single")
+    assert list(named.items()) == [("haze", pytest.approx(0.75)), ("rain", pytest.approx(0.25))]
 
 
 @pytest.fixture(scope="module")

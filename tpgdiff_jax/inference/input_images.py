@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from tpgdiff_jax.data.pictures.door import of_pillow, read_picture
 from tpgdiff_jax.data.pictures.metadata import NO_METADATA, Metadata, sound_profile
 from tpgdiff_jax.data.pictures.picture import Picture
 from tpgdiff_jax.inference.results import RestoredBatch
-from tpgdiff_jax.priors.degradation import verdict
+from tpgdiff_jax.priors.degradation import named_probabilities, verdict
 from tpgdiff_jax.reporting.errors import UserError
 
 _SHAPES = "[H, W], [H, W, 1], [H, W, 2], [H, W, 3] or [H, W, 4]"
@@ -68,19 +69,22 @@ class InputImage:
         return picture
 
     def restored(
-        self, batch: RestoredBatch, row: int, degradations: dict[str, float], kind: str
+        self, batch: RestoredBatch, row: int, names: Sequence[str], kind: str
     ) -> "Restored | NotFiniteError":
         """Return the result of this picture.
 
         Args:
           batch: the results of some pictures, as NumPy arrays, padded.
           row: of this one.
-          degradations: what degraded it, by its probability; {} where there is no classifier.
+          names: of the degradations that the classifier knows, where there is one.
           kind: of the classifier, see `verdict`.
         """
         if not batch.finite[row]:
             return NotFiniteError(NOT_FINITE)
         height, width = self.rgb.shape[:2]
+        degradations = {}
+        if batch.logits is not None:
+            degradations = named_probabilities(batch.logits[row], names, kind)
         return Restored(
             self.rebuild(batch.restored[row, :height, :width]),
             None if batch.deviation is None else batch.deviation[row, :height, :width],

@@ -28,7 +28,7 @@ from tpgdiff_jax.inference.stepwise import Watch, run_stepwise
 from tpgdiff_jax.inference.weights import load_suited
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.precision import at_precision
-from tpgdiff_jax.priors.degradation import class_probabilities
+from tpgdiff_jax.priors.degradation import named_probabilities
 from tpgdiff_jax.reporting.errors import require_known, require_whole
 
 
@@ -230,7 +230,8 @@ class Restorer:
         padded = sizes.padded_to(self._devices.padded(rgb.shape[:2], exact_size), rgb)[None]
         with self._precision():
             logits = classify(self._variables, padded, model=self._model)
-        return self._named(logits[0])
+        names, kind = self.config.data.degradations, self.config.priors.classification
+        return named_probabilities(logits[0], names, kind)
 
     def groups(
         self, shapes: Sequence[tuple[int, int]], batch_size: int, sampling: Sampling
@@ -288,20 +289,12 @@ class Restorer:
             )
 
         def finish() -> list[Restored | NotFiniteError]:
-            found, kind = jax.device_get(answer), self.config.priors.classification
-            results = []
-            for row, picture in enumerate(pictures):
-                degradations = {} if found.logits is None else self._named(found.logits[row])
-                results.append(picture.restored(found, row, degradations, kind))
-            return results
+            found = jax.device_get(answer)
+            names, kind = self.config.data.degradations, self.config.priors.classification
+            return [each.restored(found, row, names, kind) for row, each in enumerate(pictures)]
 
         return finish
 
     def _precision(self) -> contextlib.AbstractContextManager:
         # Of these weights alone: others in this process may ask for another.
         return at_precision(self.config.model.matmul_precision)
-
-    def _named(self, logits: jax.Array) -> dict[str, float]:
-        probabilities = class_probabilities(logits, self.config.priors.classification)
-        named = zip(self.config.data.degradations, map(float, probabilities), strict=True)
-        return dict(sorted(named, key=lambda pair: -pair[1]))

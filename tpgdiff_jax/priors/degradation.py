@@ -6,7 +6,7 @@ Beyond the paper, several degradations at once: one sigmoid for each instead of 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -135,3 +135,15 @@ def class_probabilities(logits: jax.Array, kind: str = "single") -> jax.Array:
     """Return the probability of each degradation [..., K]; see `classification_loss` for `kind`."""
     logits = logits.astype(jnp.float32)
     return jax.nn.sigmoid(logits) if kind == "multi" else jax.nn.softmax(logits)
+
+
+def named_probabilities(logits: jax.Array, names: Sequence[str], kind: str) -> dict[str, float]:
+    """Return name -> probability of each degradation of an image, the likeliest first.
+
+    Args:
+      logits: of the image, [K].
+      names: of the degradations.
+      kind: as for `classification_loss`.
+    """
+    named = zip(names, map(float, class_probabilities(logits, kind)), strict=True)
+    return dict(sorted(named, key=lambda pair: -pair[1]))
