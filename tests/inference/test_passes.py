@@ -122,3 +122,16 @@ def test_classes_are_those_that_a_second_call_removes():
 def test_the_number_is_checked_before_there_are_weights():
     with pytest.raises(UserError, match=r"passes=1\.5 must be a whole number"):
         Sampling(passes=1.5)
+
+
+@pytest.mark.parametrize("options", [{}, {"samples": 3}, {"ensemble": 2}])
+def test_a_further_pass_needs_no_more_memory_than_the_first(restorer, options):
+    held = []
+
+    def watch(done, total):
+        held.append(sum(array.nbytes for array in jax.live_arrays()))
+
+    options = {"steps": 1, "passes": 2, "watch": watch} | options
+    list(with_bias(restorer, 99).iterate(IMAGES[:1], **options))
+    first, second = held[0], held[len(held) // 2]
+    assert second - first < IMAGES[0].nbytes / 2

@@ -88,6 +88,7 @@ def run_stepwise(
     KEPT.make_room((lq.shape, lq.dtype, samples, at_once, passes, branches, *options.values()))
     turns = range(samples // at_once)
     shared = {"model": model, "samples": samples, "at_once": at_once, "passes": passes}
+    shared |= {"mesh": mesh}
     done = total = 0
 
     def tell(waited_for):
@@ -104,20 +105,23 @@ def run_stepwise(
             done += end - first
         return state.y
 
-    found, image = None, in_unit_range(lq)
-    for number in range(passes.most):
-        upright = prepare(variables, image, keys, 0, number, **shared, mesh=mesh)
+    def after_pass(number, image, found):  # a function, so that nothing of a pass outlives it
+        nonlocal total
+        upright = prepare(variables, image, keys, 0, number, **shared)
         # Who does not watch does not wait: steps that nobody needs are skipped on the device.
         if watch is not None and not np.any(upright.needed):
-            break
+            return found
         total += ensemble * len(turns) * steps
         drawn = [draw(upright, turn) for turn in turns]
         for view in range(1, ensemble):
-            known = prepare(variables, image, keys, view, number, **shared, mesh=mesh)
+            known = prepare(variables, image, keys, view, number, **shared)
             known = known.replace(needed=upright.needed)
             drawn = [add_view(drawn[turn], draw(known, turn), view) for turn in turns]
-        found = finish(upright, drawn, found, ensemble, at_once=at_once)
-        image = found.restored
+        return finish(upright, drawn, found, ensemble, at_once=at_once)
+
+    found = after_pass(0, in_unit_range(lq), None)
+    for number in range(1, passes.most):
+        found = after_pass(number, found.restored, found)
     tell(found)
     return rounded(found, dtype=jnp.dtype(lq.dtype))
 
