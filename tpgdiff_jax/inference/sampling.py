@@ -34,8 +34,11 @@ class Sampling:
       samples: restorations drawn of each image; 2 or more also give the deviation.  As many are
         drawn together as a whole image may have pixels, the others in turns (one by one where their
         number is prime), so that only the results themselves take more memory.
+      ensemble: views of each image whose restorations are averaged: 1, 2 (its mirror image), 4
+        (also upside down); each sample is such an average.
       passes: restorations in a row, at most; a further one only of images whose result still looks
-        degraded, see `inference.passes`.  None: the weights' own number.
+        degraded, see `inference.passes`; it begins with the mean of the samples, and the deviation
+        is its own.  None: the weights' own number.
       exact_size: pad no image before its priors are computed, as the released program; every size
         then needs a program of its own.
     """
