@@ -53,6 +53,15 @@ def test_restoring_is_traced_with_whole_batches(tiny_config, mesh, what):
     assert "while" in program.lowered.as_text()  # the sampler's steps
 
 
+@pytest.mark.parametrize("what", ["sample", "evaluate"])
+def test_further_passes_are_traced_as_they_run(tiny_config, mesh, what):
+    tiny_config.priors.classification = "multi"
+    once = trace(what, tiny_config, mesh).lowered.as_text()
+    tiny_config.eval.passes = 2
+    twice = trace(what, tiny_config, mesh).lowered.as_text()
+    assert twice.count("stablehlo.case") == once.count("stablehlo.case") + 1  # a pass, or none
+
+
 def test_what_cannot_be_is_one_sentence(tiny_config, mesh):
     tiny_config.data.batch_size = 6
     with pytest.raises(UserError, match=r"data\.batch_size=6 is no multiple"):

@@ -17,6 +17,7 @@ from tpgdiff_jax.distributed.batches import batch_sharding
 from tpgdiff_jax.distributed.describe import bytes_per_device
 from tpgdiff_jax.distributed.sharding import replicated
 from tpgdiff_jax.inference.batch import run_batch
+from tpgdiff_jax.inference.passes import Passes
 from tpgdiff_jax.models import tpgdiff
 from tpgdiff_jax.planning.record import Program
 from tpgdiff_jax.reporting.errors import UserError
@@ -84,6 +85,7 @@ def _trace_restoring(config: ConfigDict, mesh: Mesh, *, with_scores: bool) -> Pr
     count = -(-config.eval.batch_size // parts) * parts
     images = jax.ShapeDtypeStruct((count, side, side, 3), jnp.uint8)
     how = {name: config.eval[name] for name in ("sampler", "steps", "clamp")}
+    how["passes"] = Passes.of(config.eval.passes, config)
     how["prediction"] = config.model.prediction
     if with_scores:
         images = images.update(sharding=batch_sharding(mesh, 4, split_rows=False))
