@@ -529,6 +529,9 @@ def test_a_picture_that_needs_more_than_the_machine_has_fails_alone(
     host_memory.check((480, 400), 1, 0, 0, is_here=True)
     with pytest.raises(UserError, match=r"400x480 pixels need.*draw fewer samples, or"):
         host_memory.check((480, 400), 9, 0, 0, is_here=True)
+    restorer._devices.check_memory((450, 450), Sampling(tile=64))
+    with pytest.raises(UserError, match="450x450 pixels need"):
+        restorer._devices.check_memory((450, 450), Sampling(tile=64, ensemble=2))
 
 
 def test_a_picture_that_is_seen_whole_needs_more_memory_than_in_windows(restorer, monkeypatch):

@@ -79,8 +79,8 @@ class Devices:
         seen = math.prod(min(side, length) for length in padded)
         seen *= self.windows(sampling) if tile else 1
         device = jax.devices()[0] if self.mesh is None else self.mesh.devices.flat[0]
-        is_here = device.platform == "cpu"
-        host_memory.check(size, sampling.samples, seen, self._bytes_per_seen, is_here)
+        is_here, views = device.platform == "cpu", sampling.ensemble
+        host_memory.check(size, sampling.samples, seen, self._bytes_per_seen, is_here, views)
 
     def place(self, images: np.ndarray, by_rows: bool) -> Any:
         """Lay a batch of images over the devices, by rows or whole ones on each."""

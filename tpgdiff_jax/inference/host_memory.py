@@ -10,6 +10,9 @@ ON_CPU = 244
 BESIDE_A_DEVICE = 48
 # On a CPU: a sample, and three copies where all are brought together; 38 were measured for four.
 EACH_FURTHER_SAMPLE = 48
+# On a CPU, where views are averaged: their sum, the picture they are made of, and the view of the
+# moment; 34 were measured.
+VIEWS = 36
 # On a CPU, of each pixel that the network sees at once: arrays of its first level that live
 # together.  3.7 (oneDNN, bfloat16) to 5.3 (XLA, float32) were measured for the lean network, 7.8
 # for the released one; who is refused needs as much at the least.
@@ -19,7 +22,12 @@ _IN_WINDOWS = "let it be seen in smaller windows (tile), by default of 768 pixel
 
 
 def check(
-    size: tuple[int, int], samples: int, seen: int, bytes_per_seen: int, is_here: bool
+    size: tuple[int, int],
+    samples: int,
+    seen: int,
+    bytes_per_seen: int,
+    is_here: bool,
+    ensemble: int = 1,
 ) -> None:
     """Raise UserError where a picture alone needs more memory than there is.
 
@@ -29,11 +37,12 @@ def check(
       seen: pixels that the network sees at once, on all devices together.
       bytes_per_seen: of one array of the network's first level.
       is_here: whether the devices compute in this memory.
+      ensemble: views of it that are averaged.
     """
     pixels = size[0] * size[1]
     if not is_here:
         memory.check_work(*size, pixels * BESIDE_A_DEVICE)
         return
-    own = pixels * (ON_CPU + EACH_FURTHER_SAMPLE * (samples - 1))
+    own = pixels * (ON_CPU + EACH_FURTHER_SAMPLE * (samples - 1) + VIEWS * (ensemble > 1))
     memory.check_work(*size, own, memory.REMEDY if samples == 1 else _SAMPLED)
     memory.check_work(*size, own + round(ARRAYS * seen * bytes_per_seen), _IN_WINDOWS)
