@@ -36,7 +36,7 @@ class Restorer:
     """Restore any picture.
 
     An image's result depends on the image, its name and the seed; what it is restored together with
-    changes it within one grey level, by the rounding of sums.
+    changes it within one grey level, by the rounding of sums; more at the edge of a further pass.
 
     Attributes:
       config: what the weights were trained with.
