@@ -1,7 +1,7 @@
 """Average published weights of one shape: often better than each of them, and free.
 
     python launch/average_weights.py --output=FILE.safetensors [--only=unet]
-        [--weights-dtype=bfloat16] 0.4=FIRST.safetensors 0.6=SECOND.safetensors
+        [--weights-dtype=bfloat16] [--passes=2] 0.4=FIRST.safetensors 0.6=SECOND.safetensors
 
 Runs that started from the same weights end near enough to one another that what lies between them
 restores well, too (Wortsman et al., arXiv 2203.05482).  What `--only` does not name is the last
@@ -20,10 +20,11 @@ import tower_lessons
 
 from tpgdiff_jax.checkpoints import published
 from tpgdiff_jax.checkpoints.storing import STORED_TYPES
+from tpgdiff_jax.inference.passes import Passes
 from tpgdiff_jax.reporting.errors import UserError
 
 # Of a description: what may differ between files that mean the same.
-_OWN = ("weights", "trained_steps", "ema_decay", "stored_as", "averaged")
+_OWN = ("weights", "trained_steps", "ema_decay", "stored_as", "averaged", "eval")
 
 
 def average(
@@ -82,6 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--weights-dtype", choices=STORED_TYPES, help="of kernels; by default the last file's"
     )
+    passes = "restorations in a row, at most, unless their user says; by default as before"
+    parser.add_argument("--passes", type=int, help=passes)
     parser.add_argument("parts", type=_part, nargs="+", metavar="SHARE=FILE")
     flags = parser.parse_args(arguments)
     shares, paths = zip(*flags.parts, strict=True)
@@ -90,7 +93,11 @@ def main(arguments: list[str] | None = None) -> int:
     def averaged():
         description, weights = average(shares, paths, only)
         stored_as = flags.weights_dtype or description["stored_as"]
-        return description | {"stored_as": stored_as}, weights
+        description |= {"stored_as": stored_as}
+        if flags.passes is not None:
+            Passes.of(flags.passes, published.described_config(description, paths[-1]))
+            description["eval"] = description["eval"] | {"passes": flags.passes}
+        return description, weights
 
     return tower_lessons.write(flags.output, averaged)
 

@@ -69,6 +69,21 @@ def test_kernels_may_be_stored_as_another_type(average_weights, files, tmp_path)
     assert values(kernels) == {1.0}  # 1.002 before
 
 
+def test_the_number_of_passes_is_written_where_the_classifier_can_tell_their_end(
+    average_weights, files, tmp_path, capsys
+):
+    output = tmp_path / "mean.safetensors"
+    assert average_weights.main([f"--output={output}", "--passes=2", f"1={files[0]}"]) == 2
+    assert "passes=2: these weights cannot tell" in capsys.readouterr().err
+    description, weights = published.load(files[0])
+    multi = tmp_path / "multi.safetensors"
+    description["priors"]["classification"] = "multi"
+    published.save(multi, weights, description)
+    assert average_weights.main([f"--output={output}", "--passes=2", f"1={multi}"]) == 0
+    found = published.load(output)[0]["eval"]
+    assert found == published.load(multi)[0]["eval"] | {"passes": 2}
+
+
 def test_what_does_not_belong_together_is_refused(average_weights, files, tmp_path, capsys):
     output = tmp_path / "mean.safetensors"
 
