@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from tpgdiff_jax.checkpoints.shapes import abstract_params
 from tpgdiff_jax.config import base_config
@@ -216,3 +216,19 @@ def test_a_first_state_is_never_whole_on_one_device(sizes):
     state = compiled(jax.random.key(0))
     plain = jax.jit(make)(jax.random.key(0))
     assert (jax.device_get(state.params["conv"]["kernel"]) == plain.params["conv"]["kernel"]).all()
+
+
+def test_a_gathered_sharding_keeps_all_axes_but_one():
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 2, "tensor": 2, "spatial": 2})
+
+    def without_fsdp(*spec):
+        return sharding.gathered(NamedSharding(mesh, PartitionSpec(*spec)), "fsdp")
+
+    shape = (4, 4, 4)
+    for spec, left in (
+        (("fsdp",), ()),
+        ((None, "fsdp", "tensor"), (None, None, "tensor")),
+        (((("tensor", "fsdp")), None, "spatial"), ("tensor", None, "spatial")),
+    ):
+        expected = NamedSharding(mesh, PartitionSpec(*left))
+        assert without_fsdp(*spec).is_equivalent_to(expected, len(shape))

@@ -17,21 +17,12 @@ TINY = find_topology("v5e:2x4")
 MESSAGES = {
     "8x1x1x1": {"all-reduce": {"data": 1}},
     "2x4x1x1": {
-        "all-reduce": {"data": 1, "fsdp": 4},
-        "all-gather": {"fsdp": 15},
-        "all-to-all": {"fsdp": 1},
-        "collective-permute": {"fsdp": 5},
+        "all-reduce": {"data+fsdp": 1, "fsdp": 1},
+        "all-gather": {"fsdp": 4},
     },
     "2x2x2x1": {
-        "all-reduce": {"data": 1, "data+fsdp": 1, "fsdp": 3, "tensor": 2},
-        "all-gather": {"data": 5, "fsdp": 4, "tensor": 2},
-        "all-to-all": {"fsdp": 1},
-        "collective-permute": {
-            "data+fsdp+tensor": 3,
-            "data+tensor": 5,
-            "fsdp": 4,
-            "fsdp+tensor": 8,
-        },
+        "all-reduce": {"data+fsdp": 1, "fsdp": 1},
+        "all-gather": {"fsdp": 4},
     },
     "2x1x1x4": {
         "all-reduce": {"data": 2, "data+spatial": 1, "spatial": 26},

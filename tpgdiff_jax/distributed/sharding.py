@@ -62,6 +62,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def gathered(sharding: NamedSharding, axis: str) -> NamedSharding:
+    """Return a sharding that does not split along one axis of the mesh."""
+
+    def without(names: Any) -> tuple[str, ...] | None:
+        names = names if isinstance(names, tuple) else (names,)
+        return tuple(name for name in names if name not in (axis, None)) or None
+
+    return NamedSharding(sharding.mesh, PartitionSpec(*map(without, sharding.spec)))
+
+
 def infer_shardings(
     tree: Any,
     mesh: Mesh,
