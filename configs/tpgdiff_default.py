@@ -118,6 +118,11 @@ def get_config(phase: str = "main") -> ConfigDict:
     return config
 
 
+def _set_shares(config: ConfigDict, **shares: float) -> None:
+    """Say how often some degradations come; the others come as often as in the main phase."""
+    config.data.weights = tuple((_SHARES | shares).values())
+
+
 def _tune(config: ConfigDict) -> None:
     """Learn, after the main phase, what it showed to be missing: soft and vivid photos."""
     config.stage = "diffusion"
@@ -125,8 +130,7 @@ def _tune(config: ConfigDict) -> None:
     config.data.soft_share = 0.3
     config.data.dark_share = 0.2
     config.data.clean_share = 0.08
-    shares = _SHARES | {"haze": 3.5, "camera_noise": 2.5, "rain": 3.5}
-    config.data.weights = tuple(shares.values())
+    _set_shares(config, haze=3.5, camera_noise=2.5, rain=3.5)
     config.optim.steps = 1350
     config.optim.warmup_steps = 50
     config.optim.learning_rate = 3e-3
@@ -140,9 +144,17 @@ def _further(config: ConfigDict) -> None:
     config.data.soft_share = 0.2
     config.data.dark_share = 0.2
     config.data.mix_share = 0.15
-    shares = _SHARES | {"motion_blur": 2.5, "defocus": 1.5, "camera_noise": 2.0, "rain": 3.0}
-    shares |= {"haze": 3.5, "raindrops": 1.0, "low_light": 1.0, "snow": 0.9}
-    config.data.weights = tuple(shares.values())
+    _set_shares(
+        config,
+        motion_blur=2.5,
+        defocus=1.5,
+        camera_noise=2.0,
+        rain=3.0,
+        haze=3.5,
+        raindrops=1.0,
+        low_light=1.0,
+        snow=0.9,
+    )
     config.loss.first_step_share = 0.85
     config.optim.steps = 5500
     config.optim.warmup_steps = 100
@@ -156,10 +168,19 @@ def _sharper(config: ConfigDict) -> None:
     config.data.vivid_share = 0.25
     config.data.soft_share = 0.15
     config.data.pale_share = 0.04
-    shares = _SHARES | {"motion_blur": 6.0, "defocus": 2.0, "camera_noise": 2.4, "noise": 3.0}
-    shares |= {"rain": 2.3, "haze": 3.0, "raindrops": 1.2, "low_light": 0.9, "snow": 0.8}
-    shares |= {"jpeg": 1.4}
-    config.data.weights = tuple(shares.values())
+    _set_shares(
+        config,
+        motion_blur=6.0,
+        defocus=2.0,
+        camera_noise=2.4,
+        noise=3.0,
+        rain=2.3,
+        haze=3.0,
+        raindrops=1.2,
+        low_light=0.9,
+        snow=0.8,
+        jpeg=1.4,
+    )
     config.loss.first_step_share = 0.88
     config.optim.steps = 19_800
     config.optim.warmup_steps = 200
@@ -169,8 +190,7 @@ def _sharper(config: ConfigDict) -> None:
 def _start(config: ConfigDict) -> None:
     """Learn on a CPU, in small batches, to tell tone from the image alone; see the model card."""
     _further(config)
-    shares = _SHARES | {"haze": 4.0, "low_light": 3.0, "camera_noise": 2.0, "raindrops": 1.0}
-    config.data.weights = tuple(shares.values())
+    _set_shares(config, haze=4.0, low_light=3.0, camera_noise=2.0, raindrops=1.0)
     config.data.crop_size = 128
     config.data.batch_size = 8
     config.loss.first_step_share = 0.9
@@ -185,10 +205,19 @@ def _settle(config: ConfigDict) -> None:
     _start(config)
     config.data.pale_share = 0.01
     config.data.dark_share = 0.25
-    shares = _SHARES | {"noise": 2.5, "camera_noise": 4.0, "motion_blur": 3.0, "defocus": 1.2}
-    shares |= {"blur": 0.6, "rain": 2.3, "haze": 6.0, "low_light": 2.0, "snow": 0.8}
-    shares |= {"raindrops": 1.0}
-    config.data.weights = tuple(shares.values())
+    _set_shares(
+        config,
+        noise=2.5,
+        camera_noise=4.0,
+        motion_blur=3.0,
+        defocus=1.2,
+        blur=0.6,
+        rain=2.3,
+        haze=6.0,
+        low_light=2.0,
+        snow=0.8,
+        raindrops=1.0,
+    )
     config.optim.steps = 900
     config.optim.learning_rate = 1e-3
 
@@ -198,10 +227,19 @@ def _mixtures(config: ConfigDict) -> None:
     _settle(config)
     config.data.mix_share = 0.5
     config.data.clean_share = 0.08
-    shares = _SHARES | {"noise": 3.0, "camera_noise": 3.0, "motion_blur": 2.0, "defocus": 1.0}
-    shares |= {"blur": 0.6, "rain": 3.0, "haze": 5.0, "low_light": 4.0, "snow": 1.0}
-    shares |= {"raindrops": 0.8}
-    config.data.weights = tuple(shares.values())
+    _set_shares(
+        config,
+        noise=3.0,
+        camera_noise=3.0,
+        motion_blur=2.0,
+        defocus=1.0,
+        blur=0.6,
+        rain=3.0,
+        haze=5.0,
+        low_light=4.0,
+        snow=1.0,
+        raindrops=0.8,
+    )
     config.optim.steps = 2600
     config.optim.learning_rate = 1.5e-3
 
@@ -210,8 +248,7 @@ def _structure(config: ConfigDict) -> None:
     """Learn on a CPU, with a structure encoder that starts anew: tried, and not shipped."""
     _start(config)
     config.init_anew = ("structure/encoder",)
-    shares = _SHARES | {"haze": 4.0, "low_light": 2.5, "camera_noise": 3.5, "raindrops": 1.0}
-    config.data.weights = tuple(shares.values())
+    _set_shares(config, haze=4.0, low_light=2.5, camera_noise=3.5, raindrops=1.0)
     config.optim.steps = 1800
     config.optim.learning_rate = 2e-3
 
@@ -220,7 +257,7 @@ def _short(config: ConfigDict) -> None:
     """Learn from nothing on a CPU, to compare variants, such as one without a prior."""
     _start(config)
     config.model.width = 32
-    config.data.weights = tuple(_SHARES.values())
+    _set_shares(config)
     config.eval.passes = 1  # a variant without the degradation prior names nothing
     config.optim.steps = 800
     config.optim.warmup_steps = 50

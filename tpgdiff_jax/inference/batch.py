@@ -97,8 +97,11 @@ def run_batch(
 
     def again(number, found):
         needed = (number == 0) | passes.shown(classified(model, variables, found.restored))
-        new = lambda: merged(needed, once(found.restored), found)  # noqa: E731
-        return jax.lax.cond(needed.any(), new, lambda: found)
+
+        def after_one_more():
+            return merged(needed, once(found.restored), found)
+
+        return jax.lax.cond(needed.any(), after_one_more, lambda: found)
 
     image = unit_range(lq)
     if passes.most == 1:

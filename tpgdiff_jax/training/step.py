@@ -168,7 +168,6 @@ def jit_train_step(
       batch_ndims: number of axes of each array in a batch.
       split_rows: whether image rows lie over the mesh's `spatial` axis.
     """
-
     loss_fn = _with_whole_params(loss_fn, state_shardings.params, mesh)
 
     def step(state, frozen, batch, key):
