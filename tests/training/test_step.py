@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from tpgdiff_jax.config import base_config
 from tpgdiff_jax.distributed import batches, sharding
+from tpgdiff_jax.training import step
 from tpgdiff_jax.training.state import create_state, make_optimizer
 from tpgdiff_jax.training.step import accumulate, jit_train_step, train_step
 
@@ -129,7 +131,7 @@ def test_parts_of_a_sharded_batch_give_the_same_step(config):
     state, batch = first_state(config), batch_of(16)
     expected, metrics = take(config, state, batch)
     whole = sharding.replicated(mesh)
-    step = jit_train_step(
+    run = jit_train_step(
         noisy_loss,
         make_optimizer(config.optim),
         config,
@@ -140,6 +142,18 @@ def test_parts_of_a_sharded_batch_give_the_same_step(config):
     )
     placed = jax.device_put(jax.tree.map(jnp.array, state), whole)
     frozen, key = jax.device_put((FROZEN, jax.random.key(7)), whole)
-    found, same = step(placed, frozen, batches.to_global(batch, mesh), key)
+    found, same = run(placed, frozen, batches.to_global(batch, mesh), key)
     np.testing.assert_allclose(found.params["w"], expected.params["w"], rtol=1e-5)
     np.testing.assert_allclose(same["loss"], metrics["loss"], rtol=1e-5)
+
+
+def test_a_loss_sees_parameters_that_are_whole_over_fsdp_and_split_over_the_other_axes():
+    mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2, "spatial": 1}, jax.devices()[:8])
+    split = {"w": NamedSharding(mesh, PartitionSpec("fsdp", "tensor"))}
+    params = jax.device_put({"w": jnp.ones((4, 4))}, split)
+    loss = step._with_whole_params(lambda params, scale: (params["w"] * scale, {}), split, mesh)
+    seen, _ = jax.jit(loss)(params, 2.0)
+    expected = NamedSharding(mesh, PartitionSpec(None, "tensor"))
+    assert seen.sharding.is_equivalent_to(expected, 2)
+    alone = sharding.make_mesh({"data": 8, "fsdp": 1, "tensor": 1, "spatial": 1})
+    assert step._with_whole_params(noisy_loss, split, alone) is noisy_loss
