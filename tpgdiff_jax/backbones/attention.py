@@ -52,11 +52,7 @@ def _fits_flash(q: jax.Array) -> bool:
 @functools.cache
 def _gpus_have_flash() -> bool:
     """Tell whether this process has NVIDIA GPUs, all of Ampere (8.0) or later, and a cuDNN."""
-    try:
-        gpus = jax.local_devices(backend="cuda")
-    except RuntimeError:  # none, or not for this process
-        return False
-    if any(float(gpu.compute_capability) < 8 for gpu in gpus):
+    if min(_capabilities(), default=0) < 8:
         return False
     few = jax.ShapeDtypeStruct((1, 64, 1, 64), jnp.bfloat16)
     try:
@@ -65,6 +61,24 @@ def _gpus_have_flash() -> bool:
         logging.warning("Full attention goes without cuDNN's flash kernel: %s", error)
         return False
     return True
+
+
+def _capabilities() -> list[float]:
+    """Return the compute capabilities of the NVIDIA GPUs that programs are compiled for."""
+    try:
+        gpus = jax.local_devices(backend="cuda")
+    except RuntimeError:  # none, or not for this process
+        return list(_PLANNED)
+    return [float(gpu.compute_capability) for gpu in gpus]
+
+
+_PLANNED: list[float] = []
+
+
+def compile_for(capability: float) -> None:
+    """Take an NVIDIA GPU of this compute capability for present, since it is compiled for only."""
+    _PLANNED[:] = [capability]
+    _gpus_have_flash.cache_clear()
 
 
 _attend_by_cudnn = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")

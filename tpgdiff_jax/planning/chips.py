@@ -6,7 +6,25 @@ import re
 
 from tpgdiff_jax.reporting.errors import UserError
 
-GIB, TERA, GIGA = 2**30, 1e12, 1e9
+MIB, GIB, TERA, GIGA = 2**20, 2**30, 1e12, 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """What XLA must know of a GPU to compile for it.
+
+    Attributes:
+      capability: compute capability.
+      cores, units: multiprocessors, and float32 units of each.
+      clock: GHz.
+      cache: bytes of the second level.
+    """
+
+    capability: float
+    cores: int
+    units: int
+    clock: float
+    cache: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +39,10 @@ class Chip:
       link: to all neighbours together, one direction, bytes/s.
       network: to chips of other nodes, one direction, bytes/s; None where `link` reaches all.
       node: chips that `link` joins where `network` joins the rest.
+      gpu: of a GPU, what XLA must know of it.
       accelerator: name of a slice, a format of its number.
       cores: what that number counts of each chip.
-      topologies: shapes that can be asked for; () for any number.
+      topologies: shapes that can be asked for; () for any number of whole nodes, or part of one.
       source: where the figures stand.
     """
 
@@ -38,6 +57,7 @@ class Chip:
     cores: int = 1
     network: float | None = None
     node: int = 1
+    gpu: Gpu | None = None
 
     @property
     def is_tpu(self) -> bool:
@@ -50,6 +70,7 @@ _CUBES = (
     *("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"),
     *("8x8x16", "8x16x16"),
 )
+_ONE_MACHINE = ("1", "2", "4", "8")
 
 # Links: the sheets give both directions together (v4: 2400 Gbit/s of one); one is the half.
 CHIPS = (
@@ -84,6 +105,35 @@ CHIPS = (
         source="data sheet of the H100 SXM; 400 Gbit/s of network a GPU, as in a DGX H100",
         network=50 * GIGA,
         node=8,
+        gpu=Gpu(9.0, cores=132, units=128, clock=1.98, cache=50 * MIB),
+    ),
+    Chip(
+        *("h200", 989 * TERA, 141e9, 4800 * GIGA, 450 * GIGA),
+        source="data sheet of the H200 SXM; 400 Gbit/s of network a GPU, as in a DGX H200",
+        network=50 * GIGA,
+        node=8,
+        gpu=Gpu(9.0, cores=132, units=128, clock=1.98, cache=50 * MIB),
+    ),
+    Chip(
+        *("a100", 312 * TERA, 80e9, 2039 * GIGA, 300 * GIGA),
+        source="data sheet of the A100 80 GB SXM; 200 Gbit/s of network a GPU, as in a DGX A100",
+        network=25 * GIGA,
+        node=8,
+        gpu=Gpu(8.0, cores=108, units=64, clock=1.41, cache=40 * MIB),
+    ),
+    Chip(
+        *("l40s", 362 * TERA, 48e9, 864 * GIGA, 32 * GIGA),
+        source="data sheet of the L40S; links are PCIe 4.0 x16",
+        topologies=_ONE_MACHINE,
+        node=8,
+        gpu=Gpu(8.9, cores=142, units=128, clock=2.52, cache=96 * MIB),
+    ),
+    Chip(
+        *("rtx4090", 165 * TERA, 24e9, 1008 * GIGA, 32 * GIGA),
+        source="Ada GPU architecture paper: sums in float32; links are PCIe 4.0 x16",
+        topologies=_ONE_MACHINE,
+        node=8,
+        gpu=Gpu(8.9, cores=128, units=128, clock=2.52, cache=72 * MIB),
     ),
 )
 
@@ -120,15 +170,24 @@ def find_topology(name: str) -> Topology:
     for chip in CHIPS:
         if chip.kind != kind:
             continue
-        if shape in chip.topologies or (not chip.is_tpu and re.fullmatch(r"[1-9]\d*", shape)):
+        if shape in chip.topologies or (not chip.topologies and _is_whole(shape, chip.node)):
             return Topology(name, chip, math.prod(map(int, shape.split("x"))))
     raise UserError(f"--topology={name} is unknown; known are {known_topologies()}.")
+
+
+def _is_whole(number: str, node: int) -> bool:
+    """Tell whether this is a number of chips in one node, or of whole nodes."""
+    return bool(re.fullmatch(r"[1-9]\d*", number)) and (
+        int(number) <= node or int(number) % node == 0
+    )
 
 
 def known_topologies() -> str:
     """Return every topology that can be asked for, as words."""
     named = [
-        f"{chip.kind}:{{{', '.join(chip.topologies)}}}" if chip.is_tpu else f"{chip.kind}:NUMBER"
+        f"{chip.kind}:{{{', '.join(chip.topologies)}}}"
+        if chip.topologies
+        else f"{chip.kind}:NUMBER (up to {chip.node}, or a multiple of it)"
         for chip in CHIPS
     ]
     return "; ".join(named)

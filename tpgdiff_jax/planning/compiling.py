@@ -75,7 +75,7 @@ def _needed(text: str) -> float | None:
 def measure(compiled: Any, mesh_shape: list[tuple[str, int]], memory: float) -> dict[str, Any]:
     """Return what a compiled program needs of a chip, see `compile_program`."""
     sizes = compiled.memory_analysis()
-    costs = compiled.cost_analysis()
+    costs = compiled.cost_analysis() or {}  # XLA tells none of a GPU that is not there
     peak = (
         sizes.argument_size_in_bytes
         + sizes.output_size_in_bytes
@@ -92,9 +92,10 @@ def measure(compiled: Any, mesh_shape: list[tuple[str, int]], memory: float) -> 
         "fits": peak <= memory,
         "flops": sum(cost.flops * cost.times for cost in found),
         "bytes": sum(cost.bytes * cost.times for cost in found),
+        "operations": sum(cost.times for cost in found),
         # As XLA counts: every operation, and the body of a loop once.
-        "xla_flops": costs["flops"],
-        "xla_bytes": costs["bytes accessed"],
+        "xla_flops": costs.get("flops"),
+        "xla_bytes": costs.get("bytes accessed"),
         "messages": [vars(message) for message in messages(program, mesh_shape)],
         "movers": [vars(mover) for mover in movers(found)],
         "rounded": rounded(program),

@@ -1,4 +1,4 @@
-"""GPUs, for which nothing is compiled here: a closed form with its assumptions named.
+"""GPUs without their compiler: a closed form with its assumptions named.
 
 It takes a compiled program of the same batch a chip, of one TPU chip, and assumes:
 

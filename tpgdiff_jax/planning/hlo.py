@@ -9,7 +9,9 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+
+from tpgdiff_jax.planning import arithmetic
 
 _BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128, "token": 0}
 _ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\](?:\{([^{}]*)\})?")
@@ -23,6 +25,7 @@ _FREE = (
 )
 _CALLS = re.compile(r"\b(?:calls|to_apply|body|called_computations)=\{?(%[\w.-]+(?:, %[\w.-]+)*)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 
@@ -66,6 +69,12 @@ class Instruction:
     def op_name(self) -> str:
         """Where in our code it comes from, e.g. "jit(step)/jvp(TPGDiff)/unet/stem/conv"."""
         found = _OP_NAME.search(self.rest)
+        return found[1] if found else ""
+
+    @property
+    def target(self) -> str:
+        """What a call of a library calls, e.g. "__cublas$gemm"; "" of all else."""
+        found = _TARGET.search(self.rest) if self.op == "custom-call" else None
         return found[1] if found else ""
 
     @property
@@ -139,7 +148,10 @@ class Hlo:
             return part.bytes * (2 if part.space == 0 else 1)
         if instruction.op.endswith("-start"):  # its results repeat its operands
             return sum(a.bytes for a in instruction.results if a.space == 0)
-        written = [a.bytes for a in instruction.results if a.space == 0]
+        results = instruction.results
+        if len(results) > 1 and arithmetic.is_library_call(instruction.target):
+            results = results[:-1]  # the last is room to work in
+        written = [a.bytes for a in results if a.space == 0]
         read = 0
         parameters = _parameters(inside) if inside else {}
         for index, operand in enumerate(instruction.operands):
@@ -168,8 +180,13 @@ class Hlo:
             yield from self.within(inner)
 
     def _flops(self, computation: Computation, instruction: Instruction) -> float:
-        if instruction.op in ("convolution", "dot"):
-            return _products(computation, instruction)
+        is_call = arithmetic.is_library_call(instruction.target)
+        if is_call or instruction.op in ("convolution", "dot"):
+            sources = (computation.get(name) for name in instruction.operands)
+            operands = [each.results[0].shape for each in sources if each and each.results]
+            what = instruction.target if is_call else instruction.op
+            out = instruction.results[0].shape
+            return arithmetic.operations(what, operands, out, instruction.rest)
         inside = self._inside(instruction)
         if not inside:
             return 0.0
@@ -249,46 +266,3 @@ def _used(computation: Computation, parameter: str, whole: int) -> int:
     ):
         return 0
     return whole
-
-
-def _products(computation: Computation, instruction: Instruction) -> float:
-    """Return the operations of a convolution or a product, 2 for each multiplication."""
-    left, right = (computation[name].results[0].shape for name in instruction.operands[:2])
-    out = instruction.results[0].shape
-    if instruction.op == "dot":
-        axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)
-        return 2.0 * math.prod(out) * math.prod(left[int(a)] for a in axes[1].split(",") if a)
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
-    size_of = {axis: out[i] for i, axis in enumerate(labels[3])}
-    operations = 2.0 * size_of["b"] * size_of["f"] * right[labels[2].index("i")]
-    windows = _windows(instruction.rest)
-    for axis in filter(str.isdigit, labels[3]):
-        window = windows[int(axis)] if windows else {}
-        operations *= _pairs(left[labels[1].index(axis)], size_of[axis], tuple(window.items()))
-    groups = re.search(r"batch_group_count=(\d+)", instruction.rest)
-    return operations / (int(groups[1]) if groups else 1)
-
-
-def _windows(rest: str) -> list[dict[str, str]]:
-    """Return the fields of a convolution's window, for each spatial axis."""
-    found = re.search(r"window=\{([^}]*)\}", rest)
-    fields = [field.split("=") for field in found[1].split()] if found else []
-    columns = {name: values.split("x") for name, values in fields}
-    count = len(columns.get("size", ()))
-    return [{name: values[i] for name, values in columns.items()} for i in range(count)]
-
-
-@functools.cache
-def _pairs(size: int, out: int, window: Sequence[tuple[str, str]]) -> int:
-    """Return how many (output, kernel) places of an axis meet a true input, padding left out."""
-    fields: Mapping[str, str] = dict(window)
-    kernel, stride = int(fields.get("size", 1)), int(fields.get("stride", 1))
-    spread, step = int(fields.get("lhs_dilate", 1)), int(fields.get("rhs_dilate", 1))
-    before = int(fields.get("pad", "0_0").split("_")[0])
-    last = (size - 1) * spread
-    count = 0
-    for place in range(out):
-        for tap in range(kernel):
-            index = place * stride - before + tap * step
-            count += 0 <= index <= last and index % spread == 0
-    return count

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.config import get, stage_config
 from tpgdiff_jax.distributed.sharding import AXES
+from tpgdiff_jax.planning import gpu
 from tpgdiff_jax.planning.chips import Topology, find_topology
 from tpgdiff_jax.planning.estimate import estimated
 from tpgdiff_jax.planning.remedies import batch_key, remedies
@@ -51,20 +52,32 @@ def plan(
       roofline's figures; with `remedy`, the changes that make it fit follow as further records.
 
     Raises:
-      UserError: an unknown topology or mesh, one that the configuration does not suit, or libtpu is
-        missing.
+      UserError: an unknown topology or mesh, one that the configuration does not suit, or the
+        compiler is missing.
     """
     topologies = [find_topology(name) for name in names]
     sizes = [read_mesh(text) for text in meshes] or [dict(config.mesh)]
-    check_libtpu()
+    if not all(map(_is_for_gpus, topologies)):
+        check_libtpu()
     for topology in topologies:
-        # Of GPUs the closed form knows `data` alone.
-        for mesh in sizes if topology.chip.is_tpu else sizes[:1]:
+        is_compiled = topology.chip.is_tpu or _is_for_gpus(topology)
+        if not is_compiled:
+            logging.warning(
+                "%s is estimated: to compile for it, install JAX with CUDA (%s).",
+                topology.name,
+                "pip install 'jax[cuda13]'; no GPU is needed",
+            )
+        for mesh in sizes if is_compiled else sizes[:1]:  # the closed form knows `data` alone
             for what in whats:
                 record = _measured(config, topology, mesh, what)
                 yield record
                 if not record["fits"] and remedy:
                     yield from _remedied(config, topology, record)
+
+
+def _is_for_gpus(topology: Topology) -> bool:
+    """Tell whether the GPU compiler, which is installed, compiles for a topology."""
+    return not topology.chip.is_tpu and gpu.has_gpu_compiler()
 
 
 def read_mesh(text: str) -> dict[str, int]:
@@ -90,7 +103,7 @@ def _measured(
     config: ConfigDict, topology: Topology, mesh: Mapping[str, int], what: str, change: str = ""
 ) -> Record:
     logging.info("Compiling %s for %s %s.", what, topology.name, change or dict(mesh))
-    if topology.chip.is_tpu:
+    if topology.chip.is_tpu or _is_for_gpus(topology):
         record = compile_apart(config, topology, mesh, what)
     else:
         record = _estimated(config, topology, what)
@@ -146,8 +159,12 @@ def compile_apart(
     job = {"topology": topology.name, "mesh": dict(mesh), "what": what, "config": values}
     # No device of this machine is meant: what the environment says of one must not reach libtpu.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("TPU_", "LIBTPU_"))}
-    # No TPU is used, so several such processes do not disturb each other.
-    environment |= {"JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    if topology.chip.is_tpu:
+        # No TPU is used, so several such processes do not disturb each other.
+        environment |= {"JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    else:
+        given = environment.get("XLA_FLAGS", "")
+        environment |= gpu.ENVIRONMENT | {"XLA_FLAGS": f"{given} {gpu.XLA_FLAGS}".strip()}
     with tempfile.TemporaryDirectory() as folder:
         paths = [pathlib.Path(folder, name) for name in ("job.json", "result.json")]
         paths[0].write_text(json.dumps(job))

@@ -1,5 +1,6 @@
 """Show what was planned: one table of all programs, their messages, and what moves most bytes."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,8 +14,8 @@ from tpgdiff_jax.reporting.json_text import dumps
 _MOST_MOVERS = 40
 _HEADERS = (
     *("topology", "what", "mesh", "batch", "GiB: state", "temp", "peak", "of", "fits"),
-    *("TFLOP", "GB", "sent GB", "arithmetic", "memory", "links ms", "bound by", "of peak"),
-    *("images/s", "hours", "chip-hours", "compiled s"),
+    *("TFLOP", "GB", "kernels", "sent GB", "arithmetic", "memory", "links ms", "bound by"),
+    *("of peak", "images/s", "hours", "chip-hours", "compiled s"),
 )
 
 
@@ -45,6 +46,7 @@ def _row(record: Mapping[str, Any]) -> list[str]:
         *first,
         f"{record['flops'] / 1e12:.2f}",
         f"{record['bytes'] / 1e9:.1f}",
+        f"{record['operations']:,}" if "operations" in record else "",
         f"{sent / 1e9:.2f}",
         *(f"{milliseconds:.1f}" for milliseconds in times),
         record["limit"],
@@ -107,5 +109,5 @@ def mover_table(record: Mapping[str, Any]) -> str:
 
 def write(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Write all records as JSON, with the table of chips they rest on."""
-    chips = [vars(chip) for chip in CHIPS]
+    chips = [dataclasses.asdict(chip) for chip in CHIPS]
     write_text(path, dumps({"programs": list(records), "chips": chips}, indent=1) + "\n")

@@ -1,7 +1,7 @@
 """A process of its own for each program that is compiled.
 
-libtpu reads from the environment which slice it stands for, once; and what fails in it may end the
-process.  So the program that plans never loads it: it starts this one, on the CPU.
+libtpu reads from the environment which slice it stands for, once; and what fails in a compiler may
+end the process.  So the program that plans never loads one: it starts this one, on the CPU.
 
 python -m tpgdiff_jax.planning.worker JOB.json RESULT.json
 """
@@ -15,10 +15,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from tpgdiff_jax.backbones import attention
 from tpgdiff_jax.distributed.sharding import make_mesh
+from tpgdiff_jax.planning import gpu, tpu
 from tpgdiff_jax.planning.chips import find_topology
 from tpgdiff_jax.planning.compiling import compile_program
-from tpgdiff_jax.planning.tpu import compile_only_devices
 from tpgdiff_jax.precision import use_precision
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import write_text
@@ -40,7 +41,11 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     use_precision(config.model.matmul_precision)
     topology = find_topology(job["topology"])
     try:
-        devices = compile_only_devices(topology)
+        if topology.chip.is_tpu:
+            devices = tpu.compile_only_devices(topology)
+        else:
+            attention.compile_for(topology.chip.gpu.capability)
+            devices = gpu.compile_only_devices(topology)
         parts = len(devices) // topology.count
         if -1 not in job["mesh"].values():  # a program may use fewer chips than there are
             devices = devices[: math.prod(job["mesh"].values())]

@@ -30,6 +30,8 @@ PEAK_TFLOPS = (
     ("NVIDIA H100", 989.0),
     ("NVIDIA H200 NVL", 835.0),
     ("NVIDIA H200", 989.0),
+    ("NVIDIA L40S", 362.0),
+    ("NVIDIA GeForce RTX 4090", 165.0),
 )
 
 

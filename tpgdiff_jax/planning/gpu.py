@@ -1,0 +1,93 @@
+"""The GPU compiler without a GPU: devices that exist for compiling only."""
+
+import importlib.util
+from collections.abc import Sequence
+
+import jax
+from jax.experimental import topologies
+
+from tpgdiff_jax.planning.chips import Topology
+
+_PLUGINS = {"jax_cuda13_plugin": 13, "jax_cuda12_plugin": 12}
+
+# What a process needs before it imports JAX.  The plugin would look for a driver; and how fast a
+# kernel of Triton's is can only be tried on a GPU, so products go to the library.
+ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}
+XLA_FLAGS = "--xla_gpu_enable_triton_gemm=false"
+
+# As XLA asks a driver for it (`stream_executor.GpuTargetConfigProto`).  What all GPUs of
+# compute capability 8.0 to 9.0 have in common stands here: CUDA C++ Programming Guide, "Compute
+# Capabilities".
+_TARGET = """
+gpu_device_info {{
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  threads_per_core_limit: {threads}
+  shared_memory_per_block: 49152
+  shared_memory_per_core: {shared}
+  shared_memory_per_block_optin: {optin}
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  core_count: {cores}
+  fpus_per_core: {units}
+  clock_rate_ghz: {clock}
+  l2_cache_size: {cache}
+  memory_bandwidth: {bandwidth:.0f}
+  device_memory_size: {memory:.0f}
+  cuda_compute_capability {{ major: {major} minor: {minor} }}
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 10 }}
+runtime_version {{ major: {cuda} }}
+device_description_str: "{name}"
+"""
+
+
+def has_gpu_compiler() -> bool:
+    """Tell whether JAX's CUDA plugin is installed, which compiles for GPUs; none is needed."""
+    return _cuda() is not None
+
+
+def _cuda() -> int | None:
+    """Return the version of CUDA that the installed plugin is for."""
+    return next((v for name, v in _PLUGINS.items() if importlib.util.find_spec(name)), None)
+
+
+def target(topology: Topology) -> str:
+    """Return what XLA must know of the GPUs of a topology, as the text of its message."""
+    chip = topology.chip
+    gpu = chip.gpu
+    major, minor = str(gpu.capability).split(".")
+    shared, threads = _SHARED[gpu.capability]
+    return _TARGET.format(
+        threads=threads,
+        shared=shared,
+        optin=shared - 1024,  # each block takes 1 KiB for itself
+        cores=gpu.cores,
+        units=gpu.units,
+        clock=gpu.clock,
+        cache=gpu.cache,
+        bandwidth=chip.bandwidth,
+        memory=chip.memory,
+        major=major,
+        minor=minor,
+        cuda=_cuda(),
+        name=f"NVIDIA {chip.kind.upper()}",
+    )
+
+
+# Compute capability -> bytes of shared memory and threads of a multiprocessor.
+_SHARED = {8.0: (167_936, 2048), 8.9: (102_400, 1536), 9.0: (233_472, 2048)}
+
+
+def compile_only_devices(topology: Topology) -> Sequence[jax.Device]:
+    """Return a topology's devices: nodes of `chip.node` GPUs each."""
+    node = min(topology.count, topology.chip.node)
+    shape = f"1x{topology.count // node}x{node}"
+    described = topologies.get_topology_desc(
+        platform="cuda", target_config=target(topology), topology=shape
+    )
+    return described.devices
