@@ -6,11 +6,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-import optax.contrib
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.config import chosen_average
 from tpgdiff_jax.reporting.errors import require_known
+from tpgdiff_jax.training.muon import muon
+from tpgdiff_jax.training.norms import clip_by_norm
 
 
 @flax.struct.dataclass
@@ -140,34 +141,22 @@ def make_optimizer(optim: ConfigDict) -> optax.GradientTransformation:
         moments = {"b1": optim.b1, "b2": optim.b2}
         optimizer = make(schedule, **moments, weight_decay=optim.weight_decay, mask=_is_decayed)
     else:
-        optimizer = optax.contrib.muon(
+        optimizer = muon(
             schedule,
-            adam_b1=optim.b1,
-            adam_b2=optim.b2,
-            adam_learning_rate=lambda step: 0.1 * schedule(step),
+            lambda step: 0.1 * schedule(step),
+            b1=optim.b1,
+            b2=optim.b2,
             weight_decay=optim.weight_decay,
-            weight_decay_mask=_is_decayed,
-            muon_weight_dimension_numbers=_matrix_axes,
+            mask=_is_decayed,
         )
     if optim.clip_norm:
-        return optax.chain(optax.clip_by_global_norm(optim.clip_norm), optimizer)
+        return optax.chain(clip_by_norm(optim.clip_norm), optimizer)
     return optimizer
 
 
 def _is_decayed(params: Any) -> Any:
     """Tell which parameters decay: not gains, biases and whatever else has one axis."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-
-
-def _matrix_axes(params: Any) -> Any:
-    """Tell Muon which parameters are matrices: kernels, all axes but the last merged."""
-
-    def axes(path, leaf):
-        if getattr(path[-1], "key", None) != "kernel":
-            return None
-        return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
-
-    return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def ema_decay(

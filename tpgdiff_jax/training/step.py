@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.distributed.batches import batch_sharding
 from tpgdiff_jax.distributed.sharding import gathered, replicated
+from tpgdiff_jax.training.norms import tree_norm
 from tpgdiff_jax.training.state import TrainState, apply_gradient
 
 Batch = dict[str, jax.Array]
@@ -70,7 +71,7 @@ def train_step(
         mesh=mesh,
         split_rows=split_rows,
     )
-    norm = optax.tree.norm(gradient)
+    norm = tree_norm(gradient)
     is_good = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
     new = apply_gradient(state, gradient, optimizer, config.ema)
     if config.optim.non_finite == "skip":
@@ -78,7 +79,7 @@ def train_step(
         new = jax.tree.map(lambda a, b: jnp.where(is_good, a, b), new, kept)
     metrics = metrics | {
         "gradient_norm": norm,
-        "parameter_norm": optax.tree.norm(new.params),
+        "parameter_norm": tree_norm(new.params),
         "bad_step": 1.0 - is_good,
     }
     return new, metrics
