@@ -30,3 +30,22 @@ def test_devices_have_images_and_heads_whole_unless_the_mesh_splits_them(mesh, w
     config = base_config()
     config.mesh.update(mesh)
     assert tpgdiff.build_unet(config).whole == whole
+
+
+def test_frozen_networks_of_cues_know_it_too_and_so_does_a_system_laid_over_devices():
+    config = base_config()
+    config.priors.encoder, config.priors.cues = "none", ("depth", "segmentation", "dog")
+    config.model.unet = "lean"
+    model = tpgdiff.build(config)
+
+    def whole(model):
+        trunk = [net.whole for net in tpgdiff.cue_nets(model).values()]
+        assert len(trunk) == 2
+        return trunk
+
+    assert whole(model) == [True, True]
+    split = tpgdiff.laid_over(model, spatial=2)
+    assert whole(split) == [False, False]
+    assert whole(tpgdiff.laid_over(split)) == [True, True]
+    config.mesh.spatial = 2
+    assert whole(tpgdiff.build(config)) == [False, False]

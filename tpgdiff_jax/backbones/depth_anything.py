@@ -92,6 +92,7 @@ class DepthAnything(TypedModule):
       factors: by how much each is enlarged: whole numbers, or 1/2, 1/4 and so on.
       fusion: channels while the maps are fused.
       head: channels before the last layer.
+      whole: each device has images whole, see `backbones.attention.attend`.
       dtype, param_dtype: of the computation and of the parameters; the last layer is float32.
     """
 
@@ -106,6 +107,7 @@ class DepthAnything(TypedModule):
     fusion: int
     head: int
     activation: str = "gelu"
+    whole: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -149,6 +151,7 @@ class DepthAnything(TypedModule):
             layer_scale=True,
             patch_bias=True,
             taps=self.taps,
+            whole=self.whole,
             name="trunk",
             **self.dtypes,
         )

@@ -67,6 +67,7 @@ class SegFormer(TypedModule):
       mlp_ratios: width of the feed-forward layers in units of the stage's.
       decoder: channels of the head.
       num_classes: number of classes.
+      whole: each device has images whole, see `backbones.attention.attend`.
       dtype, param_dtype: of the computation and of the parameters; the last layer is float32.
     """
 
@@ -79,6 +80,7 @@ class SegFormer(TypedModule):
     mlp_ratios: Sequence[int]
     decoder: int
     num_classes: int
+    whole: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -105,6 +107,7 @@ class SegFormer(TypedModule):
                 self.patch_sizes[index],
                 self.strides[index],
                 self.mlp_ratios[index],
+                self.whole,
                 name=f"stage_{index}",
                 **self.dtypes,
             )
@@ -146,6 +149,7 @@ class _Stage(TypedModule):
     patch_size: int
     stride: int
     mlp_ratio: int
+    whole: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -165,9 +169,8 @@ class _Stage(TypedModule):
                 f"{self.reduction}-fold."
             )
         for index in range(self.depth):
-            block = _Block(
-                self.heads, self.reduction, self.mlp_ratio, name=f"block_{index}", **self.dtypes
-            )
+            sizes = (self.heads, self.reduction, self.mlp_ratio)
+            block = _Block(*sizes, self.whole, name=f"block_{index}", **self.dtypes)
             x = block(x)
         return self._norm("norm_last", x)
 
@@ -181,11 +184,12 @@ class _Block(TypedModule):
     heads: int
     reduction: int
     mlp_ratio: int
+    whole: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         h = self._norm("norm_attention", x)
-        attention = Attention(self.heads, name="attention", **self.dtypes)
+        attention = Attention(self.heads, self.whole, name="attention", **self.dtypes)
         x = x + attention(_tokens(h), self._keys(h)).reshape(x.shape)
         h = self._norm("norm_mlp", x)
         return x + _MixMlp(self.mlp_ratio, name="mlp", **self.dtypes)(h)

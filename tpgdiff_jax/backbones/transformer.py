@@ -48,10 +48,12 @@ class Attention(TypedModule):
 
     Attributes:
       heads: number of heads; divides C.
+      whole: each device has images whole, see `attend`.
       dtype, param_dtype: of the computation and of the parameters; softmax is float32.
     """
 
     heads: int
+    whole: bool = False
 
     @nn.compact
     def __call__(self, queries: jax.Array, keys: jax.Array | None = None) -> jax.Array:
@@ -62,7 +64,7 @@ class Attention(TypedModule):
             x.reshape(*x.shape[:2], self.heads, -1)
             for x in JointProjection(name="qkv", **self.dtypes)(queries, keys)
         )
-        out = attend(q, k, v).reshape(queries.shape)
+        out = attend(q, k, v, whole=self.whole).reshape(queries.shape)
         return nn.Dense(features, name="out", **self.dtypes)(out)
 
 
@@ -91,6 +93,7 @@ class Block(TypedModule):
       heads, mlp_ratio, activation: of its parts.
       epsilon: of the norms.
       layer_scale: multiply each branch by a learned gain per channel (arXiv 2103.17239).
+      whole: as of `Attention`.
     """
 
     heads: int
@@ -98,10 +101,11 @@ class Block(TypedModule):
     activation: str = "gelu"
     epsilon: float = 1e-5
     layer_scale: bool = False
+    whole: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        attention = Attention(self.heads, name="attention", **self.dtypes)
+        attention = Attention(self.heads, self.whole, name="attention", **self.dtypes)
         mlp = Mlp(self.mlp_ratio, self.activation, name="mlp", **self.dtypes)
         x = x + self._scaled("scale_attention", attention(self._norm("norm_attention", x)))
         return x + self._scaled("scale_mlp", mlp(self._norm("norm_mlp", x)))

@@ -52,6 +52,7 @@ class VisionTransformer(TypedModule):
       patch_bias: add a bias to the patch embedding.
       norm_first: normalise the embeddings before the first block.
       taps: numbers of the blocks, counted from 1, whose output is returned.
+      whole: each device has images whole, see `backbones.attention.attend`.
     """
 
     patch: int
@@ -66,6 +67,7 @@ class VisionTransformer(TypedModule):
     patch_bias: bool = False
     norm_first: bool = False
     taps: Sequence[int] = ()
+    whole: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array) -> list[jax.Array]:
@@ -93,6 +95,7 @@ class VisionTransformer(TypedModule):
                 self.activation,
                 self.epsilon,
                 self.layer_scale,
+                self.whole,
                 name=f"block_{index}",
                 **self.dtypes,
             )

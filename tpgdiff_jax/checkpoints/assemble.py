@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 import tabulate
 from flax.traverse_util import flatten_dict
@@ -14,7 +15,6 @@ from ml_collections import ConfigDict
 from tpgdiff_jax.checkpoints import published, released
 from tpgdiff_jax.checkpoints.convert import Converted, convert, to_reference
 from tpgdiff_jax.checkpoints.storing import is_published
-from tpgdiff_jax.models.tpgdiff import sizes_of
 from tpgdiff_jax.priors.cues import RELEASED_CUES
 from tpgdiff_jax.reporting.errors import UserError
 from tpgdiff_jax.reporting.files import file_sha256, replacing
@@ -173,7 +173,7 @@ def _add_part(part: str, converted: Converted, config: ConfigDict) -> dict[str, 
         "clip": config.priors.clip,
     }
     if part in groups:
-        groups[part].update(sizes_of(modules, groups[part]))
+        groups[part].update(_sizes_of(modules, groups[part]))
     elif part == "structure":
         config.priors.map_width = modules.encoder_width
         config.priors.map_max_width = modules.encoder_max_width
@@ -181,7 +181,7 @@ def _add_part(part: str, converted: Converted, config: ConfigDict) -> dict[str, 
         config.priors.connector_depth = modules.connector_depth
         config.priors.cues = RELEASED_CUES
     else:
-        config.priors.clip.update(sizes_of(modules["student"], config.priors.clip))
+        config.priors.clip.update(_sizes_of(modules["student"], config.priors.clip))
         classes = modules["degradation"].num_classes
         if len(config.data.degradations) != classes:
             config.data.degradations = tuple(f"class_{index}" for index in range(classes))
@@ -281,3 +281,9 @@ def _released_contents(groups: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         stage_one |= {"teacher": groups["teacher"]} if "teacher" in groups else {}
         contents[PRIORS_FILE] = {"state_dict": to_reference(stage_one, "priors")}
     return contents
+
+
+def _sizes_of(network: nn.Module, group: ConfigDict) -> dict[str, Any]:
+    """Return a network's sizes, as far as a group of the configuration names them."""
+    names = {field.name for field in dataclasses.fields(network)} - {"dtype", "param_dtype"}
+    return {name: getattr(network, name) for name in group if name in names}

@@ -1,6 +1,5 @@
 """TPGDiff as one system: the priors of an image, and the network they guide."""
 
-import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -27,6 +26,8 @@ ENCODERS = ("compact", "clip", "conv", "none")
 UNETS = ("released", "lean")
 # Of the encoders, the ones that stage one trains; they are frozen in stage two.
 TAUGHT_ENCODERS = ("clip", "conv")
+# Of the cues, those that a frozen network draws.
+CUE_NETS = {"depth": DepthAnything, "segmentation": SegFormer}
 # What a system may hold that learns in stage two.
 TRAINED = ("unet", "structure", "encoder")
 
@@ -150,14 +151,15 @@ def build(config: ConfigDict) -> TPGDiff:
     elif priors.encoder == "compact" and (model.use_degradation or model.use_semantic):
         branches["encoder"] = CompactEncoder(classes, priors.encoder_width, **dtypes)
     if model.use_structure and priors.cues:
+        whole = {"whole": _split(config.mesh.tensor, config.mesh.spatial)["whole"]}
+        nets = {
+            f"{cue}_net": _from_fields(kind, priors[f"{cue}_net"], dtypes | whole)
+            for cue, kind in CUE_NETS.items()
+            if cue in priors.cues
+        }
         branches["structure"] = StructuralPrior(
             cues=tuple(priors.cues),
-            depth_net=_from_fields(DepthAnything, priors.depth_net, dtypes)
-            if "depth" in priors.cues
-            else None,
-            segmentation_net=_from_fields(SegFormer, priors.segmentation_net, dtypes)
-            if "segmentation" in priors.cues
-            else None,
+            **nets,
             depth_size=priors.depth_size,
             segmentation_size=priors.segmentation_size,
             image_size=priors.map_size,
@@ -207,9 +209,13 @@ def laid_over(model: TPGDiff, *, tensor: int = 1, spatial: int = 1) -> TPGDiff:
       model: a system; its own answer is of `config.mesh`, the mesh it is trained on.
       tensor, spatial: sizes of those axes of the mesh that it will run on.
     """
-    if not isinstance(model.unet, ConditionalUNet):
-        return model
-    return model.clone(unet=model.unet.clone(**_split(tensor, spatial)))
+    split = _split(tensor, spatial)
+    if isinstance(model.unet, ConditionalUNet):
+        model = model.clone(unet=model.unet.clone(**split))
+    for cue, net in cue_nets(model).items():
+        net = net.clone(whole=split["whole"])
+        model = model.clone(structure=model.structure.clone(**{f"{cue}_net": net}))
+    return model
 
 
 def _split(tensor: int, spatial: int) -> dict[str, Any]:
@@ -283,18 +289,12 @@ def frozen_networks(model: TPGDiff) -> dict[str, Any]:
     for name in ("semantic", "degradation"):
         if getattr(model, name) is not None:
             networks[name] = getattr(model, name)
-    if model.structure is not None:
-        nets = {
-            "depth": model.structure.depth_net,
-            "segmentation": model.structure.segmentation_net,
-        }
-        nets = {name: net for name, net in nets.items() if net is not None}
-        if nets:
-            networks["structure"] = nets
+    if nets := cue_nets(model):
+        networks["structure"] = nets
     return networks
 
 
-def sizes_of(network: nn.Module, group: ConfigDict) -> dict[str, Any]:
-    """Return a network's sizes, as far as a group of the configuration names them."""
-    names = {field.name for field in dataclasses.fields(network)} - {"dtype", "param_dtype"}
-    return {name: getattr(network, name) for name in group if name in names}
+def cue_nets(model: TPGDiff) -> dict[str, nn.Module]:
+    """Return the frozen networks that draw cues, by the cue."""
+    nets = {cue: getattr(model.structure, f"{cue}_net", None) for cue in CUE_NETS}
+    return {cue: net for cue, net in nets.items() if net is not None}
