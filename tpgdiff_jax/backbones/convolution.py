@@ -117,7 +117,9 @@ def _convolve_backward(stride, padding, silu, residuals, dy):
     x, kernel, bias, kept, marker = residuals
     dresidual, dscale, dshift = None if marker is None else dy, None, None
     if kept[0] is not None:
-        dy, dscale, dshift = _modulation_gradient(*kept_alone(kept), dy, silu)
+        kept = kept_alone(kept)
+        _, vjp = jax.vjp(lambda *kept: _modulate(*kept, silu), *kept)
+        dy, dscale, dshift = vjp(dy)
     place = (stride, padding)
     if x.shape[-1] < _FEW:
         x, dy = jax.lax.optimization_barrier((x, dy))
@@ -131,36 +133,6 @@ def _convolve_backward(stride, padding, silu, residuals, dy):
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)
-
-
-def _modulation_gradient(z, scale, shift, dy, silu):
-    """Return the gradients of `_modulate` to z, scale and shift (None where they are)."""
-
-    def usual(z, scale, shift, dy):
-        _, vjp = jax.vjp(lambda *given: _modulate(*given, silu), z, scale, shift)
-        return vjp(dy)
-
-    if scale is None or not silu:
-        return usual(z, scale, shift, dy)
-    return jax.lax.platform_dependent(
-        z, scale, shift, dy, cuda=_modulated_silu_gradient, default=usual
-    )
-
-
-def _modulated_silu_gradient(z, scale, shift, dy):
-    """Differentiate y = SiLU(u), u = z (1 + scale) + shift, with du rounded to z's dtype.
-
-    Three sums and products need du.  XLA's GPU backend computes it once and keeps it for them, in
-    float32 unless told otherwise: half as much again of what the two passes move.
-    """
-    float32 = jnp.float32
-    wide, factor = z.astype(float32), 1 + scale.astype(float32)[:, None, None, :]
-    u = wide * factor + shift.astype(float32)[:, None, None, :]
-    gate = jax.nn.sigmoid(u)
-    du = (dy.astype(float32) * gate * (1 + u * (1 - gate))).astype(z.dtype)
-    du = jax.lax.optimization_barrier(du).astype(float32)
-    of_scale, of_shift = (du * wide).sum((1, 2)), du.sum((1, 2))
-    return (du * factor).astype(z.dtype), of_scale.astype(scale.dtype), of_shift.astype(shift.dtype)
 
 
 @functools.cache
