@@ -132,7 +132,9 @@ describe_machine() {
 set_environment() {
     export PYTHONUNBUFFERED=1
     export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$(dirname "$workdir")/.compiled}
-    export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}
+    # JAX ends where both of its names for this are set.
+    [ -n "${XLA_CLIENT_MEM_FRACTION:-}" ] ||
+        export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}
     # Workers are processes: threads of each would only get into each other's way.
     export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}
     # A driver that fails should be an error, not a training on the CPU.

@@ -140,6 +140,8 @@ def test_what_is_set_already_stays():
     found = settings("gpu.sh", XLA_FLAGS=mine, XLA_PYTHON_CLIENT_MEM_FRACTION="0.5")
     assert found["XLA_FLAGS"] == mine
     assert found["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.5"
+    found = settings("gpu.sh", XLA_CLIENT_MEM_FRACTION="0.5")  # JAX's other name for it
+    assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in found
     mine = "--xla_enable_async_all_gather=false"
     found = settings("tpu.sh", LIBTPU_INIT_ARGS=mine)["LIBTPU_INIT_ARGS"]
     assert found.count("async_all_gather") == 1
