@@ -61,6 +61,17 @@ def test_room_to_work_in_is_no_traffic(costs):
     assert costs["product"].bytes == 2 * (128 * 6 + 6 * 32 + 128 * 32)
 
 
+def test_the_precision_of_a_product_is_read_from_both_spellings():
+    highest = 'backend_config={"precision_config":{"operand_precision":["HIGHEST","HIGHEST"]}}'
+    usual = highest.replace("HIGHEST", "DEFAULT")
+    found = [
+        arithmetic.precision(["f32", "f32"], rest)
+        for rest in (usual, highest, "operand_precision={highest,highest}", "")
+    ]
+    assert found == ["float32", "exact", "exact", "float32"]
+    assert arithmetic.precision(["bf16", "bf16"], highest) == "bfloat16"
+
+
 def test_what_is_no_library_of_nvidias_is_left_to_others():
     assert not arithmetic.is_library_call("annotate")
     assert not arithmetic.is_library_call("")

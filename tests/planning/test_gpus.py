@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from tpgdiff_jax.backbones import attention
-from tpgdiff_jax.planning import gpu, plan
+from tpgdiff_jax.planning import arithmetic, gpu, plan, roofline
 from tpgdiff_jax.planning.chips import CHIPS, find_topology
 
 GPUS = [chip for chip in CHIPS if not chip.is_tpu]
@@ -18,7 +18,7 @@ RECORD = {
     **{"what": "train", "chips": 8, "images": 8, "fits": True, "memory": 80e9, "mesh": {"data": 8}},
     **dict.fromkeys(("parameters", "parameter_bytes", "optimizer_bytes", "average_bytes"), 10**6),
     **dict.fromkeys(("argument_bytes", "temporary_bytes", "peak_bytes", "flops", "bytes"), 10**9),
-    **{"messages": [], "movers": []},
+    **{"messages": [], "movers": [], "flops_by_precision": {"bfloat16": 10**9}},
 }
 
 
@@ -34,7 +34,7 @@ def plans(tiny_config, monkeypatch):
             return dict(RECORD)
 
         monkeypatch.setattr(plan, "compile_apart", compiled)
-        monkeypatch.setattr(plan, "check_libtpu", lambda: asked.append("libtpu"))
+        monkeypatch.setattr(plan, "check_libtpu", lambda **_: asked.append("libtpu"))
         monkeypatch.setattr(plan.gpu, "has_gpu_compiler", lambda: with_plugin)
         tiny_config.data.batch_size = 8
         return list(plan.plan(tiny_config, ["h100:8"], ["train"], meshes)), asked
@@ -53,6 +53,53 @@ def test_without_it_one_row_is_estimated_and_the_remedy_is_named(plans, caplog):
     assert asked == ["libtpu", ("v5p:2x2x1", (1, 1, 1, 1))]
     assert [each["is_estimated"] for each in records] == [True]
     assert "pip install 'jax[cuda13]'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "share"),
+    [
+        ({}, 0.75),
+        ({"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"}, 0.5),
+        ({"XLA_CLIENT_MEM_FRACTION": "0.9"}, 0.9),
+    ],
+)
+def test_a_program_may_have_what_jax_takes_of_a_gpu(names, share, monkeypatch):
+    _set_shares(monkeypatch, names)
+    h100 = find_topology("h100:8")
+    assert gpu.memory_of(h100) == share * h100.chip.memory
+    assert gpu.memory_of(find_topology("v5e:4x4")) == 16 * 2**30
+
+
+@pytest.mark.parametrize("name", ["XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"])
+def test_what_fits_if_jax_takes_more_is_not_compiled_again(name, plans, monkeypatch):
+    _set_shares(monkeypatch, {name: "0.7"})
+    memory = find_topology("h100:8").chip.memory
+    monkeypatch.setitem(RECORD, "fits", False)
+    monkeypatch.setitem(RECORD, "peak_bytes", 0.9 * memory)
+    records, asked = plans(True, "8x1x1x1")
+    assert len(asked) == 1
+    assert [(each["fits"], each["change"]) for each in records] == [
+        (False, ""),
+        (True, f"{name}=0.92"),
+    ]
+    assert gpu.with_more_memory({"peak_bytes": 0.95 * memory}, find_topology("h100:8")) is None
+
+
+def _set_shares(monkeypatch, names):
+    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_float32_products_take_the_rates_of_their_precision():
+    h100, rtx4090, v5e = (find_topology(n).chip for n in ("h100:1", "rtx4090:1", "v5e:4x4"))
+    rates = [h100.peak(precision) / 1e12 for precision in arithmetic.PRECISIONS]
+    assert rates == pytest.approx([989, 494.5, 66.9], rel=1e-3)
+    assert rtx4090.peak("exact") / 1e12 == pytest.approx(82.5, rel=1e-2)
+    assert {v5e.peak(precision) for precision in arithmetic.PRECISIONS} == {v5e.flops}
+    mixed = RECORD | {"flops_by_precision": {"bfloat16": 989e12, "float32": 989e12}}
+    assert roofline.roofline(mixed, find_topology("h100:1")).arithmetic == 3
 
 
 @pytest.mark.parametrize("chip", GPUS, ids=[chip.kind for chip in GPUS])

@@ -30,6 +30,7 @@ def record(**changes):
         "memory": 16 * 2**30,
         "fits": True,
         "flops": 197e12 / 10,
+        "flops_by_precision": {"bfloat16": 197e12 / 10},
         "bytes": 819e9 / 5,
         "messages": [],
         "movers": [],
@@ -63,8 +64,11 @@ def test_a_mesh_of_another_form_is_one_sentence(text):
 
 def test_without_libtpu_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(tpu.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'tpgdiff_jax\[plan\]'"):
-        tpu.check_libtpu()
+    with pytest.raises(UserError, match=r"for TPUs .*pip install 'tpgdiff_jax\[plan\]'"):
+        tpu.check_libtpu(for_gpus=False)
+    gpus = r"for GPUs here: .*'jax\[cuda13\]'.* estimate .*pip install 'tpgdiff_jax\[plan\]'"
+    with pytest.raises(UserError, match=gpus):
+        tpu.check_libtpu(for_gpus=True)
 
 
 def test_a_rooflines_largest_part_is_its_bound():
@@ -73,7 +77,7 @@ def test_a_rooflines_largest_part_is_its_bound():
     assert (bound.seconds, bound.limit, bound.share_of_peak) == (0.2, "memory", 0.5)
     found = roofline.use(record(), bound, steps=36_000)
     assert (found["images_per_second"], found["hours"], found["chip_hours"]) == (640, 2, 32)
-    slow = record(messages=[{"sent": 100e9}])
+    slow = record(messages=[{"sent": 100e9, "together": 0}])
     assert roofline.roofline(slow, find_topology("v5e:4x4")).limit == "links"
 
 
@@ -93,7 +97,11 @@ def test_gpus_of_several_nodes_are_as_fast_as_their_network():
     near, far = estimate.estimated(one, eight), estimate.estimated(one, many)
     assert (near["images"], far["images"]) == (64, 512)
     assert near["messages"][0]["sent"] == 2 * 7 / 8 * 4e6
-    assert roofline.roofline(far, many).links > 9 * roofline.roofline(near, eight).links
+    # Eight rings, one through each network card of a node.
+    assert roofline.roofline(near, eight).links == 2 * 7 / 8 * 4e6 / 450e9
+    assert roofline.roofline(far, many).links == 2 * 63 / 64 * 4e6 / (8 * 50e9)
+    alone = far | {"messages": [far["messages"][0] | {"together": 1}]}  # one GPU of each node
+    assert roofline.roofline(alone, many).links == 2 * 63 / 64 * 4e6 / 50e9
     assert "estimated" in report.table(
         [far | {"change": ""} | roofline.use(far, roofline.roofline(far, many), 10)]
     )
@@ -142,7 +150,7 @@ def test_stage_one_has_a_batch_and_steps_of_its_own(tiny_config, monkeypatch):
         return record()
 
     monkeypatch.setattr(plan, "compile_apart", compiled)
-    monkeypatch.setattr(plan, "check_libtpu", lambda: None)
+    monkeypatch.setattr(plan, "check_libtpu", lambda **_: None)
     monkeypatch.setattr(plan.gpu, "has_gpu_compiler", lambda: False)
     tpu, _ = plan.plan(tiny_config, ["v5e:4x4", "h100:8"], ["train"], [])
     assert tpu["hours"] == 2
@@ -161,15 +169,25 @@ def test_what_does_not_fit_is_followed_by_what_does(tiny_config, monkeypatch):
         )
 
     monkeypatch.setattr(plan, "compile_apart", compiled)
-    monkeypatch.setattr(plan, "check_libtpu", lambda: None)
+    monkeypatch.setattr(plan, "check_libtpu", lambda **_: None)
     records = list(plan.plan(tiny_config, ["v5e:4x4"], ["train"], []))
     assert [each["fits"] for each in records] == [False, False, True]
     assert "--config.model.remat=blocks" in report.table(records)
 
 
+def test_where_nothing_fits_the_end_says_so(tiny_config, monkeypatch, caplog):
+    monkeypatch.setattr(plan, "compile_apart", lambda *_: record(fits=False))
+    monkeypatch.setattr(plan, "check_libtpu", lambda **_: None)
+    assert not any(r["fits"] for r in plan.plan(tiny_config, ["v5e:4x4"], ["train"], []))
+    assert "Nothing that was tried makes train fit into v5e:4x4" in caplog.text
+    monkeypatch.setattr(plan, "compile_apart", lambda *_: record(fits=False, what="sample"))
+    list(plan.plan(tiny_config, ["v5e:4x4"], ["sample"], []))
+    assert "smaller images (config.eval.crop_size)" in caplog.text
+
+
 def test_the_mode_writes_what_it_found(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "compile_apart", lambda *_: record())
-    monkeypatch.setattr(plan, "check_libtpu", lambda: None)
+    monkeypatch.setattr(plan, "check_libtpu", lambda **_: None)
     flags = type("Flags", (), {})()
     flags.topology, flags.mesh, flags.what = ["v5e:4x4", "v6e:4x4"], [], ["train"]
     flags.by, flags.remedies, flags.output = "operation", True, str(tmp_path / "plan.json")

@@ -1,11 +1,14 @@
 """The programs that are planned are those that run: traced for devices of this process."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tpgdiff_jax.distributed.sharding import make_mesh
+from tpgdiff_jax.planning.chips import find_topology
 from tpgdiff_jax.planning.compiling import measure
 from tpgdiff_jax.planning.programs import trace
 from tpgdiff_jax.reporting.errors import UserError
@@ -36,9 +39,10 @@ def test_a_compiled_program_is_measured(mesh):
         jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=split),
     ]
     compiled = jax.jit(step, out_shardings=whole).lower(*operands).compile()
-    found = measure(compiled, list(mesh.shape.items()), memory=2**20)
-    assert found["fits"]
-    assert not measure(compiled, list(mesh.shape.items()), memory=16)["fits"]
+    v5e = find_topology("v5e:2x2")
+    tiny = dataclasses.replace(v5e, chip=dataclasses.replace(v5e.chip, memory=16))
+    found, other = (measure(compiled, list(mesh.shape.items()), each) for each in (v5e, tiny))
+    assert (found["fits"], other["fits"]) == (True, False)
     assert found["argument_bytes"] == 4 * 2 * 16  # a chip's part of x; the gradient needs no more
     (message,) = found["messages"]
     assert (message["kind"], message["axis"], message["count"]) == ("all-reduce", "data", 1)

@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 
 Shape = tuple[int, ...]
 
+# Of products: bfloat16 and the like; float32 that may be rounded; float32 that must not be.
+PRECISIONS = ("bfloat16", "float32", "exact")
+
 _PRODUCT = "__cublas$"
 _CONVOLUTION = "__cudnn$conv"
 _ATTENTION = "__cudnn$fmha"
@@ -18,6 +21,19 @@ _ATTENTION = "__cudnn$fmha"
 def is_library_call(target: str) -> bool:
     """Tell whether a call is one of NVIDIA's libraries, whose work `operations` knows."""
     return target.startswith((_PRODUCT, _CONVOLUTION, _ATTENTION))
+
+
+def precision(types: Sequence[str], rest: str) -> str:
+    """Return which of `PRECISIONS` a product has.
+
+    Args:
+      types: XLA's names of its factors' types.
+      rest: its attributes, as XLA writes them.
+    """
+    if not {"f32", "f64"} & set(types):
+        return "bfloat16"
+    is_exact = re.search(r'operand_precision(?:=\{|":\[")highest', rest, re.IGNORECASE)
+    return "exact" if is_exact else "float32"
 
 
 def operations(what: str, operands: Sequence[Shape], out: Shape, rest: str) -> float:

@@ -34,7 +34,7 @@ class Chip:
     Attributes:
       kind: beginning of a topology's name, e.g. "v5e" in "v5e:4x4".
       flops: dense bfloat16 products, FLOP/s.
-      memory: bytes of high-bandwidth memory that a program can have.
+      memory: bytes of main memory; of a GPU, as its driver tells it.
       bandwidth: of that memory, bytes/s.
       link: to all neighbours together, one direction, bytes/s.
       network: to chips of other nodes, one direction, bytes/s; None where `link` reaches all.
@@ -63,6 +63,18 @@ class Chip:
     def is_tpu(self) -> bool:
         """Tell whether libtpu compiles for it."""
         return bool(self.accelerator)
+
+    def peak(self, precision: str) -> float:
+        """Return the FLOP/s of products of a precision, one of `arithmetic.PRECISIONS`.
+
+        GPUs multiply float32 as TensorFloat-32 at half the rate of bfloat16, or exactly by their
+        float32 units.  For TPUs, which take several bfloat16 products for an exact one, all count
+        alike.
+        """
+        if self.gpu is None or precision == "bfloat16":
+            return self.flops
+        units = 2 * self.gpu.cores * self.gpu.units * self.gpu.clock * GIGA
+        return self.flops / 2 if precision == "float32" else min(units, self.flops / 2)
 
 
 _FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
@@ -101,35 +113,35 @@ CHIPS = (
         cores=2,
     ),
     Chip(
-        *("h100", 989 * TERA, 80e9, 3350 * GIGA, 450 * GIGA),
+        *("h100", 989 * TERA, 81_559 * MIB, 3350 * GIGA, 450 * GIGA),
         source="data sheet of the H100 SXM; 400 Gbit/s of network a GPU, as in a DGX H100",
         network=50 * GIGA,
         node=8,
         gpu=Gpu(9.0, cores=132, units=128, clock=1.98, cache=50 * MIB),
     ),
     Chip(
-        *("h200", 989 * TERA, 141e9, 4800 * GIGA, 450 * GIGA),
+        *("h200", 989 * TERA, 143_771 * MIB, 4800 * GIGA, 450 * GIGA),
         source="data sheet of the H200 SXM; 400 Gbit/s of network a GPU, as in a DGX H200",
         network=50 * GIGA,
         node=8,
         gpu=Gpu(9.0, cores=132, units=128, clock=1.98, cache=50 * MIB),
     ),
     Chip(
-        *("a100", 312 * TERA, 80e9, 2039 * GIGA, 300 * GIGA),
+        *("a100", 312 * TERA, 81_920 * MIB, 2039 * GIGA, 300 * GIGA),
         source="data sheet of the A100 80 GB SXM; 200 Gbit/s of network a GPU, as in a DGX A100",
         network=25 * GIGA,
         node=8,
         gpu=Gpu(8.0, cores=108, units=64, clock=1.41, cache=40 * MIB),
     ),
     Chip(
-        *("l40s", 362 * TERA, 48e9, 864 * GIGA, 32 * GIGA),
+        *("l40s", 362 * TERA, 46_068 * MIB, 864 * GIGA, 32 * GIGA),
         source="data sheet of the L40S; links are PCIe 4.0 x16",
         topologies=_ONE_MACHINE,
         node=8,
         gpu=Gpu(8.9, cores=142, units=128, clock=2.52, cache=96 * MIB),
     ),
     Chip(
-        *("rtx4090", 165 * TERA, 24e9, 1008 * GIGA, 32 * GIGA),
+        *("rtx4090", 165 * TERA, 24_564 * MIB, 1008 * GIGA, 32 * GIGA),
         source="Ada GPU architecture paper: sums in float32; links are PCIe 4.0 x16",
         topologies=_ONE_MACHINE,
         node=8,
@@ -151,6 +163,11 @@ class Topology:
     name: str
     chip: Chip
     count: int
+
+    @property
+    def node(self) -> int:
+        """Devices that fast links join, of which there may be several such nodes."""
+        return self.count * self.chip.cores if self.chip.network is None else self.chip.node
 
     @property
     def slice_name(self) -> str:

@@ -3,12 +3,14 @@
 import collections
 import dataclasses
 import itertools
+import math
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
-from tpgdiff_jax.planning.hlo import Hlo, Instruction
+from tpgdiff_jax.planning.hlo import Hlo
+from tpgdiff_jax.planning.instructions import Instruction
 from tpgdiff_jax.planning.movers import layer_of
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
@@ -25,6 +27,8 @@ class Message:
       bytes: what each chip's part of the result has, all together.
       sent: what each chip sends, where the chips pass parts on along a ring.
       largest: bytes of the largest.
+      together: where it leaves a node, how many of those that exchange it share one, and so its
+        network cards; 0 where it stays.
       sources: where they come from, the largest first.
     """
 
@@ -34,10 +38,11 @@ class Message:
     bytes: int
     sent: float
     largest: int
+    together: int
     sources: tuple[str, ...]
 
 
-def messages(program: Hlo, mesh_shape: Sequence[tuple[str, int]]) -> list[Message]:
+def messages(program: Hlo, mesh_shape: Sequence[tuple[str, int]], node: int) -> list[Message]:
     """Return the messages of a program, those that send most first.
 
     A message that runs beside other work stands several times in the text, once in each operation
@@ -46,6 +51,7 @@ def messages(program: Hlo, mesh_shape: Sequence[tuple[str, int]]) -> list[Messag
     Args:
       program: compiled.
       mesh_shape: (axis, size) of the mesh; devices are numbered along it, the last axis fastest.
+      node: devices that fast links join.
     """
     channels: dict[str, tuple[Instruction, int]] = {}
     for cost in program.costs():
@@ -54,17 +60,26 @@ def messages(program: Hlo, mesh_shape: Sequence[tuple[str, int]]) -> list[Messag
                 channel = re.search(r"channel_id=\d+", instruction.rest)
                 name = channel[0] if channel else instruction.name
                 channels.setdefault(name, (instruction, cost.times))
+    devices = math.prod(size for _, size in mesh_shape)
     found = collections.defaultdict(list)
     for instruction, times in channels.values():
-        groups = device_groups(instruction)
+        groups = device_groups(instruction) or [list(range(devices))]  # none are named: all
         kind = instruction.op.removesuffix("-start")
-        chips = len(groups[0]) if groups else 1
-        found[kind, axes_of(groups, mesh_shape)].append((instruction, times, chips))
-    rows = [_message(kind, axis, members) for (kind, axis), members in found.items()]
+        where = kind, axes_of(groups, mesh_shape), _together(groups, node)
+        found[where].append((instruction, times, len(groups[0])))
+    rows = [_message(*where, members) for where, members in found.items()]
     return sorted(rows, key=lambda row: -row.sent)
 
 
-def _message(kind: str, axis: str, members: list[tuple[Instruction, int, int]]) -> Message:
+def _together(groups: list[list[int]], node: int) -> int:
+    """Return the fewest devices of a group that share a node, see `Message`; 0 if all do."""
+    counts = [collections.Counter(device // node for device in group) for group in groups]
+    return min((min(count.values()) for count in counts if len(count) > 1), default=0)
+
+
+def _message(
+    kind: str, axis: str, together: int, members: list[tuple[Instruction, int, int]]
+) -> Message:
     members = sorted(members, key=lambda member: -_size(member[0]))
     return Message(
         kind,
@@ -73,16 +88,14 @@ def _message(kind: str, axis: str, members: list[tuple[Instruction, int, int]]) 
         bytes=sum(_size(one) * times for one, times, _ in members),
         sent=sum(_sent(kind, _size(one), chips) * times for one, times, chips in members),
         largest=_size(members[0][0]),
+        together=together,
         sources=tuple(dict.fromkeys(layer_of(one.op_name) for one, _, _ in members)),
     )
 
 
 def _size(instruction: Instruction) -> int:
-    """Return the bytes of a message's result."""
-    results = instruction.results
-    if instruction.op in ("all-gather-start", "collective-permute-start"):
-        results = results[1:2]  # (operand, result, ...)
-    return sum(array.bytes for array in results)
+    """Return the bytes of a message's results."""
+    return sum(array.bytes for array in instruction.received)
 
 
 def _sent(kind: str, size: int, chips: int) -> float:
@@ -102,24 +115,32 @@ def device_groups(instruction: Instruction) -> list[list[int]]:
     listed = re.search(r"replica_groups=\{(\{.*?\})\}", rest)
     if listed:
         return [list(map(int, group.split(","))) for group in re.findall(r"[\d,]*\d", listed[1])]
-    # mesh['a'=2,'b'=4] {'b'}: along those axes of a mesh of XLA's own.
-    named = re.search(r"replica_groups=mesh\[([^]]*)\] \{([^}]*)\}", rest)
+    # mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}: along those axes of a mesh of XLA's own.
+    named = re.search(
+        r"replica_groups=mesh\[([^]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? "
+        r"\{([^}]*)\}",
+        rest,
+    )
     if named:
         sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
-        along = re.findall(r"'(\w+)'", named[2])
+        along = re.findall(r"'(\w+)'", named[4])
         order = [axis for axis in sizes if axis not in along] + along
-        devices = np.arange(np.prod(list(sizes.values()))).reshape(list(sizes.values()))
+        source = named[2] or str(math.prod(sizes.values()))
+        devices = _numbered(source, named[3]).reshape(list(sizes.values()))
         devices = devices.transpose([list(sizes).index(axis) for axis in order])
-        return devices.reshape(-1, np.prod([sizes[axis] for axis in along])).tolist()
-    # [groups,size]<=[shape]T(order): numbers 0, 1, ... in that shape, transposed, then cut.
+        return devices.reshape(-1, math.prod(sizes[axis] for axis in along)).tolist()
+    # [groups,size]<=[shape]T(order).
     tiled = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest)
     if not tiled:
         return []
-    shape, source = ([int(n) for n in tiled[i].split(",")] for i in (1, 2))
-    devices = np.arange(np.prod(source)).reshape(source)
-    if tiled[3]:
-        devices = devices.transpose([int(n) for n in tiled[3].split(",")])
-    return devices.reshape(shape).tolist()
+    return _numbered(tiled[2], tiled[3]).reshape([int(n) for n in tiled[1].split(",")]).tolist()
+
+
+def _numbered(shape: str, order: str | None) -> np.ndarray:
+    """Return the numbers 0, 1, ... in a shape such as "4,2", its axes in an order such as "1,0"."""
+    sizes = [int(n) for n in shape.split(",")]
+    numbers = np.arange(math.prod(sizes)).reshape(sizes)
+    return numbers.transpose([int(n) for n in order.split(",")]) if order else numbers
 
 
 def axes_of(groups: list[list[int]], mesh_shape: Sequence[tuple[str, int]]) -> str:

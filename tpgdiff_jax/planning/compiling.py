@@ -8,8 +8,10 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from tpgdiff_jax.planning.arithmetic import PRECISIONS
 from tpgdiff_jax.planning.chips import Topology
 from tpgdiff_jax.planning.collectives import messages
+from tpgdiff_jax.planning.gpu import memory_of
 from tpgdiff_jax.planning.hlo import Hlo
 from tpgdiff_jax.planning.movers import movers, rounded
 from tpgdiff_jax.planning.programs import trace
@@ -52,7 +54,7 @@ def compile_program(
         "parameter_bytes": program.parameter_bytes,
         "optimizer_bytes": program.optimizer_bytes,
         "average_bytes": program.average_bytes,
-        "memory": topology.chip.memory,
+        "memory": memory_of(topology),
         "trace_seconds": traced - started,
     }
     try:
@@ -64,7 +66,7 @@ def compile_program(
         seconds = time.monotonic() - traced
         return record | {"fits": False, "peak_bytes": needs, "compile_seconds": seconds}
     record["compile_seconds"] = time.monotonic() - traced
-    return record | measure(compiled, list(mesh.shape.items()), topology.chip.memory)
+    return record | measure(compiled, list(mesh.shape.items()), topology)
 
 
 def _needed(text: str) -> float | None:
@@ -72,7 +74,7 @@ def _needed(text: str) -> float | None:
     return float(found[1]) * _UNITS[found[2]] if found else None
 
 
-def measure(compiled: Any, mesh_shape: list[tuple[str, int]], memory: float) -> dict[str, Any]:
+def measure(compiled: Any, mesh_shape: list[tuple[str, int]], topology: Topology) -> dict[str, Any]:
     """Return what a compiled program needs of a chip, see `compile_program`."""
     sizes = compiled.memory_analysis()
     costs = compiled.cost_analysis() or {}  # XLA tells none of a GPU that is not there
@@ -89,14 +91,18 @@ def measure(compiled: Any, mesh_shape: list[tuple[str, int]], memory: float) -> 
         "argument_bytes": sizes.argument_size_in_bytes,
         "temporary_bytes": sizes.temp_size_in_bytes,
         "peak_bytes": peak,
-        "fits": peak <= memory,
+        "fits": peak <= memory_of(topology),
         "flops": sum(cost.flops * cost.times for cost in found),
+        "flops_by_precision": {
+            precision: sum(cost.products.get(precision, 0.0) * cost.times for cost in found)
+            for precision in PRECISIONS
+        },
         "bytes": sum(cost.bytes * cost.times for cost in found),
         "operations": sum(cost.times for cost in found),
         # As XLA counts: every operation, and the body of a loop once.
         "xla_flops": costs.get("flops"),
         "xla_bytes": costs.get("bytes accessed"),
-        "messages": [vars(message) for message in messages(program, mesh_shape)],
+        "messages": [vars(message) for message in messages(program, mesh_shape, topology.node)],
         "movers": [vars(mover) for mover in movers(found)],
         "rounded": rounded(program),
     }

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tpgdiff_jax.planning.chips import Topology
+from tpgdiff_jax.planning.gpu import memory_of
 
 
 def estimated(record: Mapping[str, Any], topology: Topology) -> dict[str, Any]:
@@ -25,7 +26,8 @@ def estimated(record: Mapping[str, Any], topology: Topology) -> dict[str, Any]:
     count = topology.count
     gradient = record["parameters"] * 4  # float32
     kept = ("what", "parameters", "parameter_bytes", "optimizer_bytes", "average_bytes")
-    kept += ("argument_bytes", "temporary_bytes", "peak_bytes", "flops", "bytes")
+    kept += ("argument_bytes", "temporary_bytes", "peak_bytes")
+    kept += ("flops", "flops_by_precision", "bytes")
     is_trained = record["what"] == "train" and count > 1
     message = {
         "kind": "all-reduce",
@@ -34,6 +36,7 @@ def estimated(record: Mapping[str, Any], topology: Topology) -> dict[str, Any]:
         "bytes": gradient,
         "sent": 2 * (count - 1) / count * gradient,
         "largest": gradient,
+        "together": topology.node if count > topology.node else 0,
         "sources": ["the gradient"],
     }
     return {name: record[name] for name in kept} | {
@@ -42,8 +45,8 @@ def estimated(record: Mapping[str, Any], topology: Topology) -> dict[str, Any]:
         "chips": count,
         "mesh": {"data": count, "fsdp": 1, "tensor": 1, "spatial": 1},
         "images": record["images"] * count,
-        "memory": topology.chip.memory,
-        "fits": record["peak_bytes"] <= topology.chip.memory,
+        "memory": memory_of(topology),
+        "fits": record["peak_bytes"] <= memory_of(topology),
         "messages": [message] if is_trained else [],
         "movers": record["movers"],
         "is_estimated": True,

@@ -1,13 +1,16 @@
 """The GPU compiler without a GPU: devices that exist for compiling only."""
 
 import importlib.util
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 from jax.experimental import topologies
 
 from tpgdiff_jax.planning.chips import Topology
 
+INSTALL = "install JAX with CUDA (pip install 'jax[cuda13]'; no GPU is needed)"
 _PLUGINS = {"jax_cuda13_plugin": 13, "jax_cuda12_plugin": 12}
 
 # What a process needs before it imports JAX.  The plugin would look for a driver; and how fast a
@@ -44,6 +47,29 @@ dnn_version_info {{ major: 9 minor: 10 }}
 runtime_version {{ major: {cuda} }}
 device_description_str: "{name}"
 """
+
+
+# Of a GPU's memory, what JAX takes for its arrays unless it is told otherwise.
+_USUAL_SHARE = 0.75
+_LARGE_SHARE = 0.92  # as in launch/env/gpu.sh
+_SHARES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+
+
+def memory_of(topology: Topology) -> float:
+    """Return the bytes that programs may have on a chip: of a GPU, what JAX takes of it here."""
+    if topology.chip.is_tpu:
+        return topology.chip.memory
+    given = next(filter(None, map(os.environ.get, _SHARES)), _USUAL_SHARE)
+    return topology.chip.memory * float(given)
+
+
+def with_more_memory(record: Mapping[str, Any], topology: Topology) -> dict[str, Any] | None:
+    """Return the record of a program that fits if JAX takes more of its GPU, else None."""
+    if topology.chip.is_tpu or record["peak_bytes"] > (most := _LARGE_SHARE * topology.chip.memory):
+        return None
+    name = next(filter(os.environ.get, _SHARES), _SHARES[-1])  # JAX wants one of them only
+    change = f"{name}={_LARGE_SHARE}"
+    return dict(record) | {"memory": most, "fits": True, "change": change}
 
 
 def has_gpu_compiler() -> bool:

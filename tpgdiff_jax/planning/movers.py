@@ -55,15 +55,15 @@ def movers(costs: Iterable[Cost]) -> list[Mover]:
 
 
 def rounded(program: Hlo) -> list[str]:
-    """Return the layers with float32 products that a TPU computes in bfloat16.
+    """Return the layers with float32 products that a chip rounds: a TPU to bfloat16, a GPU to TF32.
 
-    It does so unless a product asks for the highest precision (`precision.EXACT`).
+    They do so unless a product asks for the highest precision (`precision.EXACT`).
     """
     return sorted(
         {
             layer_of(product.op_name)
-            for product, types in program.products()
-            if "f32" in types and "operand_precision={highest" not in product.rest
+            for product, precision in program.products()
+            if precision == "float32"
         }
     )
 
@@ -82,6 +82,8 @@ def kind_of(cost: Cost) -> str:
 
 def layer_of(op_name: str) -> str:
     """Return the module an operation comes from, by the name that JAX gave it."""
+    # Of operations that XLA joined, "jit(step)/(unet/a/add:unet/b/add)", the first stands for all.
+    op_name = re.sub(r"/\(([^:]*):.*", r"/\1", op_name)
     is_backward = "transpose(" in op_name
     parts = []
     for part in op_name.split("/")[:-1]:

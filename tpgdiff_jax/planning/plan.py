@@ -57,17 +57,18 @@ def plan(
     """
     topologies = [find_topology(name) for name in names]
     sizes = [read_mesh(text) for text in meshes] or [dict(config.mesh)]
-    if not all(map(_is_for_gpus, topologies)):
-        check_libtpu()
+    others = [each for each in topologies if not _is_for_gpus(each)]
+    if others:
+        check_libtpu(for_gpus=not any(each.chip.is_tpu for each in others))
     for topology in topologies:
         is_compiled = topology.chip.is_tpu or _is_for_gpus(topology)
         if not is_compiled:
             logging.warning(
-                "%s is estimated: to compile for it, install JAX with CUDA (%s).",
+                "%s is estimated, for a mesh of data alone: to compile for it, %s.",
                 topology.name,
-                "pip install 'jax[cuda13]'; no GPU is needed",
+                gpu.INSTALL,
             )
-        for mesh in sizes if is_compiled else sizes[:1]:  # the closed form knows `data` alone
+        for mesh in sizes if is_compiled else sizes[:1]:
             for what in whats:
                 record = _measured(config, topology, mesh, what)
                 yield record
@@ -139,11 +140,22 @@ def _estimated(config: ConfigDict, topology: Topology, what: str) -> Record:
 
 def _remedied(config: ConfigDict, topology: Topology, record: Record) -> Iterator[Record]:
     """Yield records of what might make a program fit, up to the first that does."""
+    if (more := gpu.with_more_memory(record, topology)) is not None:
+        yield more
+        return
     for change, changed, mesh in remedies(config, record):
         found = _measured(changed, topology, mesh, record["what"], change)
         yield found
         if found["fits"]:
             return
+    logging.warning(
+        "Nothing that was tried makes %s fit into %s. Take chips with more memory, or smaller %s.",
+        record["what"],
+        topology.name,
+        "crops (config.data.crop_size)"
+        if record["what"] == "train"
+        else "images (config.eval.crop_size)",
+    )
 
 
 def compile_apart(

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from tpgdiff_jax.planning.chips import Topology
+from tpgdiff_jax.planning.chips import Chip, Topology
 
 LIMITS = ("arithmetic", "memory", "links")
 
@@ -18,7 +18,7 @@ class Roofline:
     """Seconds that one run of a program takes at least.
 
     Attributes:
-      arithmetic: at the peak of the chip's matrix units.
+      arithmetic: at the peak of the chip's matrix units for each product's precision.
       memory: at the full bandwidth of its memory.
       links: at the full bandwidth of its links, in one direction.
     """
@@ -46,14 +46,21 @@ class Roofline:
 def roofline(record: Mapping[str, Any], topology: Topology) -> Roofline:
     """Return the bound of a compiled program; see `compiling.compile_program`."""
     chip = topology.chip
-    sent = sum(message["sent"] for message in record["messages"])
-    link = chip.link
-    if chip.network is not None and topology.count > chip.node:
-        link = min(link, chip.network)  # a ring is as fast as its slowest link
+    links = sum(
+        message["sent"] / _link(chip, message["together"]) for message in record["messages"]
+    )
     parts = record.get("devices_per_chip", 1)
-    arithmetic = record["flops"] * parts / chip.flops
+    arithmetic = sum(
+        flops * parts / chip.peak(precision)
+        for precision, flops in record["flops_by_precision"].items()
+    )
     memory = record["bytes"] * parts / chip.bandwidth
-    return Roofline(arithmetic, memory, sent / link)
+    return Roofline(arithmetic, memory, links)
+
+
+def _link(chip: Chip, together: int) -> float:
+    """Return the bytes/s of a ring: between nodes as many rings run as cards are shared."""
+    return min(chip.link, chip.network * together) if together else chip.link
 
 
 def use(record: Mapping[str, Any], bound: Roofline, steps: int) -> dict[str, float]:

@@ -7,17 +7,25 @@ from collections.abc import Sequence
 import jax
 from jax.experimental import topologies
 
+from tpgdiff_jax.planning import gpu
 from tpgdiff_jax.planning.chips import Topology
 from tpgdiff_jax.reporting.errors import UserError
 
 
-def check_libtpu() -> None:
-    """Raise UserError where the TPU compiler is not installed."""
-    if importlib.util.find_spec("libtpu") is None:
+def check_libtpu(*, for_gpus: bool) -> None:
+    """Raise UserError where the TPU compiler is not installed; `for_gpus`: it estimates GPUs."""
+    if importlib.util.find_spec("libtpu") is not None:
+        return
+    install = "pip install 'tpgdiff_jax[plan]' (Linux, x86-64; no TPU is needed)"
+    if for_gpus:
         raise UserError(
-            "--mode=plan compiles with the package libtpu, which is not installed here: "
-            "pip install 'tpgdiff_jax[plan]' (Linux, x86-64; no TPU is needed)."
+            f"--mode=plan has no compiler for GPUs here: {gpu.INSTALL}. To estimate them instead, "
+            f"the package libtpu is enough: {install}."
         )
+    raise UserError(
+        f"--mode=plan compiles for TPUs with the package libtpu, which is not installed here: "
+        f"{install}."
+    )
 
 
 def compile_only_devices(topology: Topology) -> Sequence[jax.Device]:
