@@ -5,10 +5,12 @@ import re
 
 import jax
 import pytest
+from jax.experimental import topologies
 
 from tpgdiff_jax.backbones import attention
 from tpgdiff_jax.planning import arithmetic, gpu, plan, roofline
 from tpgdiff_jax.planning.chips import CHIPS, find_topology
+from tpgdiff_jax.reporting.errors import UserError
 
 GPUS = [chip for chip in CHIPS if not chip.is_tpu]
 
@@ -118,6 +120,15 @@ def test_the_plugin_is_found_by_its_package(monkeypatch):
     assert gpu._cuda() == 12
     installed.clear()
     assert not gpu.has_gpu_compiler()
+
+
+def test_a_plugin_that_is_not_loaded_is_one_sentence(monkeypatch):
+    def no_plugin(**_):
+        raise NotImplementedError("topology not implemented for cuda")
+
+    monkeypatch.setattr(topologies, "get_topology_desc", no_plugin)
+    with pytest.raises(UserError, match=r"not loaded.*pip install -U 'jax\[cuda13\]'"):
+        gpu.compile_only_devices(find_topology("h100:8"))
 
 
 def test_a_gpu_that_is_only_compiled_for_counts_as_one_with_a_flash_kernel(monkeypatch):

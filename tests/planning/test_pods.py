@@ -108,7 +108,7 @@ def test_gpus_of_several_nodes_are_as_fast_as_their_network():
 
 
 def test_remedies_recompute_then_split_the_state_then_shrink_the_batch(tiny_config):
-    found = list(remedies.remedies(tiny_config, record(images=64)))
+    found = list(remedies.remedies(tiny_config, record(images=64, optimizer_bytes=10**9)))
     assert [change for change, _, _ in found] == [
         "--config.model.remat=attention",
         "--config.model.remat=blocks",
@@ -119,6 +119,14 @@ def test_remedies_recompute_then_split_the_state_then_shrink_the_batch(tiny_conf
     assert [config.model.remat for _, config, _ in found[:2]] == ["attention", "blocks"]
     assert found[-1][1].data.batch_size == 16
     assert tiny_config.model.remat == "none"
+
+
+def test_a_state_that_takes_little_of_the_memory_is_not_split(tiny_config):
+    found = [change for change, _, _ in remedies.remedies(tiny_config, record(images=64))]
+    assert found[2:] == [
+        "--config.model.remat=blocks --config.data.batch_size=32",
+        "--config.model.remat=blocks --config.data.batch_size=16",
+    ]
 
 
 def test_remedies_are_batches_that_the_configuration_can_be_trained_with(tiny_config):
@@ -137,7 +145,7 @@ def test_remedies_are_batches_that_the_configuration_can_be_trained_with(tiny_co
 def test_stage_one_has_a_batch_and_steps_of_its_own(tiny_config, monkeypatch):
     tiny_config.stage = "priors"
     tiny_config.stage_one.data.batch_size, tiny_config.stage_one.optim.steps = 64, 36_000
-    found = list(remedies.remedies(tiny_config, record(images=64)))
+    found = list(remedies.remedies(tiny_config, record(images=64, optimizer_bytes=10**9)))
     assert [change for change, _, _ in found] == [
         "--config.mesh.fsdp=16",
         "--config.stage_one.data.batch_size=32 --config.mesh.fsdp=16",

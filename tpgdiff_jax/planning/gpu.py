@@ -9,6 +9,7 @@ import jax
 from jax.experimental import topologies
 
 from tpgdiff_jax.planning.chips import Topology
+from tpgdiff_jax.reporting.errors import UserError
 
 INSTALL = "install JAX with CUDA (pip install 'jax[cuda13]'; no GPU is needed)"
 _PLUGINS = {"jax_cuda13_plugin": 13, "jax_cuda12_plugin": 12}
@@ -110,10 +111,21 @@ _SHARED = {8.0: (167_936, 2048), 8.9: (102_400, 1536), 9.0: (233_472, 2048)}
 
 
 def compile_only_devices(topology: Topology) -> Sequence[jax.Device]:
-    """Return a topology's devices: nodes of `chip.node` GPUs each."""
+    """Return a topology's devices: nodes of `chip.node` GPUs each.
+
+    Raises:
+      UserError: the plugin is installed, but JAX could not load it.
+    """
     node = min(topology.count, topology.chip.node)
     shape = f"1x{topology.count // node}x{node}"
-    described = topologies.get_topology_desc(
-        platform="cuda", target_config=target(topology), topology=shape
-    )
+    try:
+        described = topologies.get_topology_desc(
+            platform="cuda", target_config=target(topology), topology=shape
+        )
+    except NotImplementedError as error:  # JAX logs why, and goes on without the plugin
+        raise UserError(
+            "JAX's CUDA plugin is installed but was not loaded. Its version must be that of jax: "
+            "pip install -U 'jax[cuda13]'; what JAX says of it: "
+            "JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1 python -c 'import jax; jax.devices()'."
+        ) from error
     return described.devices

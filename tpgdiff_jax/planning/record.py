@@ -1,7 +1,13 @@
 """What is planned, and what is found out about it: plain records that become JSON."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
+
+
+def state_bytes(record: Mapping[str, Any]) -> int:
+    """Return what a chip holds of parameters, optimiser and averages, of a program's record."""
+    return sum(record[name] for name in ("parameter_bytes", "optimizer_bytes", "average_bytes"))
 
 
 @dataclasses.dataclass(frozen=True)

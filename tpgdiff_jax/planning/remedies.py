@@ -8,6 +8,10 @@ from ml_collections import ConfigDict
 
 from tpgdiff_jax.config import get
 from tpgdiff_jax.models.unet import REMAT
+from tpgdiff_jax.planning.record import state_bytes
+
+# Share of a chip's memory that is worth compiling again for.
+_WORTH = 1 / 20
 
 Remedy = tuple[str, ConfigDict, dict[str, int]]
 
@@ -28,7 +32,7 @@ def remedies(config: ConfigDict, record: Mapping[str, Any]) -> Iterator[Remedy]:
 
     Args:
       config: that does not fit.
-      record: of it, see `compiling.compile_program`; reads `what`, `mesh` and `images`.
+      record: of it, see `compiling.compile_program`.
 
     Yields:
       (the change as typed, the changed configuration, the mesh).
@@ -43,7 +47,8 @@ def remedies(config: ConfigDict, record: Mapping[str, Any]) -> Iterator[Remedy]:
                 changes = {"model.remat": remat}
                 yield _changed(config, changes, mesh)
         # Parameters, moments and averages split over all devices that hold them whole.
-        if mesh["fsdp"] == 1 and mesh["data"] > 1:
+        saved = state_bytes(record) * (1 - 1 / mesh["data"])
+        if mesh["fsdp"] == 1 and saved >= _WORTH * record["memory"]:
             mesh = mesh | {"data": 1, "fsdp": mesh["data"]}
             yield _changed(config, changes, mesh, f" --config.mesh.fsdp={mesh['fsdp']}")
     key = batch_key(config, record["what"])

@@ -8,6 +8,7 @@ from typing import Any
 import tabulate
 
 from tpgdiff_jax.planning.chips import CHIPS, GIB
+from tpgdiff_jax.planning.record import state_bytes
 from tpgdiff_jax.reporting.files import write_text
 from tpgdiff_jax.reporting.json_text import dumps
 
@@ -26,13 +27,12 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _row(record: Mapping[str, Any]) -> list[str]:
-    state = sum(record[name] for name in ("parameter_bytes", "optimizer_bytes", "average_bytes"))
     first = [
         record["topology"],
         f"{record['what']} {record['change']}".strip(),
         "x".join(map(str, record["mesh"].values())),
         str(record["images"]),
-        _gib(state),
+        _gib(state_bytes(record)),
         _gib(record.get("temporary_bytes")),
         _gib(record["peak_bytes"]),
         _gib(record["memory"]),
