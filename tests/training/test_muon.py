@@ -84,6 +84,21 @@ def test_matrices_of_one_shape_share_their_products():
     assert products(muon._by_shape) == 15 * 4
 
 
+def test_a_matrix_that_is_not_finite_spoils_no_other_of_its_shape():
+    kernels = {name: layer["kernel"] for name, layer in drawn(0).items() if "kernel" in layer}
+    kernels["high"] = kernels["high"].at[0, 0, 0, 0].set(jnp.nan)
+    found = muon._by_shape(list(kernels.values()))
+    finite = {n for n, k in zip(kernels, found, strict=True) if jnp.isfinite(k).all()}
+    assert finite == set(SHAPES) - {"high"}
+
+
+def test_matrices_of_two_types_keep_theirs_and_no_gradient_is_no_update():
+    square = drawn(0)["square"]["kernel"]
+    found = muon._by_shape([square.astype(jnp.bfloat16), square, 0 * square])
+    assert [each.dtype for each in found] == [jnp.bfloat16, jnp.float32, jnp.float32]
+    assert not found[2].any()
+
+
 def test_what_is_given_back_is_nearly_orthogonal():
     found = muon.orthogonalised({"a": drawn(0)["square"]["kernel"]})["a"]
     values = np.linalg.svd(found, compute_uv=False)
