@@ -12,6 +12,7 @@ from tpgdiff_jax.backbones.segformer import SegFormer, segmentation_input, segme
 from tpgdiff_jax.checkpoints.convert import from_reference, to_reference
 from tpgdiff_jax.checkpoints.shapes import abstract_params
 from tpgdiff_jax.config import base_config
+from tpgdiff_jax.planning.collectives import KINDS
 from tpgdiff_jax.priors.cues import CUES, gradient_magnitude
 from tpgdiff_jax.priors.structural import (
     MapEncoder,
@@ -273,3 +274,16 @@ def test_the_gradient_does_not_keep_the_first_features():
     kept = {leaf.shape for leaf in jax.tree.leaves(back)}
     assert (2, 32, 32, 8) in kept  # what the second convolution gives
     assert (2, 32, 32, 4) not in kept
+
+
+def test_devices_exchange_nothing_whatever_the_number_of_cues(make_mesh):
+    mesh = make_mesh(data=4)
+    prior = StructuralPrior(cues=("dog", "gradient"), **SMALL)
+    images = jnp.zeros((8, 32, 32, 3))
+    params = jax.eval_shape(prior.init, jax.random.key(0), images)
+    spec = jax.sharding.PartitionSpec
+    placed = [jax.sharding.NamedSharding(mesh, one) for one in (spec(), spec("data"))]
+    step = jax.jit(prior.apply, in_shardings=placed, out_shardings=placed[1])
+    text = step.lower(params, images).compile().as_text()
+    exchanged = [kind for kind in KINDS if f" {kind}(" in text or f" {kind}-start(" in text]
+    assert exchanged == []

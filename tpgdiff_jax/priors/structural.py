@@ -160,14 +160,16 @@ class StructuralPrior(TypedModule):
         encode = MapEncoder(
             self.encoder_width, self.encoder_max_width, self.features, name="encoder", **self.dtypes
         )
-        # All cues in one batch: one pass of the shared encoder.
-        encoded = encode(jnp.concatenate(list(maps.values())))
+        # All cues in one batch: one pass of the shared encoder.  An image's stand side by side, so
+        # that each device keeps those of its own images.
+        stacked = jnp.stack(list(maps.values()), axis=1)
+        encoded = encode(stacked.reshape(-1, *stacked.shape[2:]))
         height, width = encoded.shape[1:3]
         positions = sincos_positions(height, width, self.features).astype(self.dtype)
-        encoded = encoded.reshape(len(maps), lq.shape[0], height * width, self.features)
+        encoded = encoded.reshape(lq.shape[0], len(maps), height * width, self.features)
         rows = jnp.stack(self._embeddings(maps)).astype(self.dtype)
-        tokens = encoded + positions + rows[:, None, None, :]
-        tokens = tokens.transpose(1, 0, 2, 3).reshape(lq.shape[0], -1, self.features)
+        tokens = encoded + positions + rows[:, None, :]
+        tokens = tokens.reshape(lq.shape[0], -1, self.features)
         connector = LatentConnector(
             self.num_latents, self.connector_depth, name="connector", **self.dtypes
         )
