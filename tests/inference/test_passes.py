@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tpgdiff_jax.config import base_config
-from tpgdiff_jax.inference import restore
+from tpgdiff_jax.inference import restore, stepwise
 from tpgdiff_jax.inference.batch import run_batch
 from tpgdiff_jax.inference.passes import ONCE, Passes
 from tpgdiff_jax.inference.restore import Restorer
@@ -68,6 +68,14 @@ def test_the_weights_decide_how_often_unless_told_otherwise(restorer):
     assert shown.restore_all(IMAGES[:1], passes=1)[0].passes == 1
 
 
+def test_another_number_of_passes_needs_no_other_program(restorer):
+    shown = with_bias(restorer, 99)
+    stepwise.KEPT.clear()
+    taken = [shown.restore_all(IMAGES[:1], passes=most)[0].passes for most in (1, 2, 3)]
+    assert taken == [1, 2, 3]
+    assert [each._cache_size() for each in (stepwise.prepare, stepwise.advance)] == [1, 1]
+
+
 def test_who_watches_is_told_of_further_passes_once_they_are_needed(restorer):
     told = []
     options = {"steps": 2, "passes": 2, "watch": lambda *steps: told.append(steps)}
@@ -107,8 +115,9 @@ def test_weights_that_call_no_picture_clean_refuse_several_passes(restorer):
         restorer(IMAGES[0], passes=2)
     config = base_config()
     config.priors.update({"classification": "multi", "encoder": "none"})
-    with pytest.raises(UserError, match="they have 'none'"):
+    with pytest.raises(UserError, match=r"they have no classifier .*; use passes=1") as caught:
         Passes.of(2, config)
+    assert "'" not in str(caught.value)  # no value of a key that their user never typed
     assert Passes.of(1, config) == ONCE
 
 

@@ -16,7 +16,7 @@ from tpgdiff_jax.distributed.batches import batch_sharding
 from tpgdiff_jax.distributed.sharding import AXES
 from tpgdiff_jax.inference.guidance import AS_TRAINED, Guidance, guided
 from tpgdiff_jax.inference.kept_programs import KeptPrograms
-from tpgdiff_jax.inference.passes import ONCE, Passes
+from tpgdiff_jax.inference.passes import ONCE, Passes, shown
 from tpgdiff_jax.inference.results import RestoredBatch, merged, rounded, summarised, unit_range
 from tpgdiff_jax.inference.tiling import overlap_of, tiled
 from tpgdiff_jax.models.tpgdiff import TPGDiff
@@ -96,7 +96,8 @@ def run_batch(
         return summarised(drawn.mean(0), None if logits is None else logits[0], at_once)
 
     def again(number, found):
-        needed = (number == 0) | passes.shown(classified(model, variables, found.restored))
+        logits = classified(model, variables, found.restored)
+        needed = (number == 0) | shown(logits, passes.filled())
 
         def after_one_more():
             return merged(needed, once(found.restored), found)

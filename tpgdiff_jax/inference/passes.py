@@ -8,6 +8,7 @@ are done are left alone, since each further call costs them some detail.
 import dataclasses
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from tpgdiff_jax.models import tpgdiff
@@ -40,18 +41,46 @@ class Passes:
         """
         if most == 1:
             return ONCE
-        kind = config.priors.classification if tpgdiff.has_classifier(config) else "none"
-        if kind != "multi":
+        if why := hindrance(config):
             raise UserError(
-                f"passes={most}: these weights cannot tell when a picture is done (that takes "
-                f"priors.classification 'multi', they have {kind!r}); use passes=1."
+                f"passes={most}: these weights cannot tell when a picture is done: {why}; use "
+                "passes=1."
             )
         names = config.data.degradations
         return cls(most, tuple(names.index(name) for name in REPEATED if name in names))
 
-    def shown(self, logits: jax.Array) -> jax.Array:
-        """Tell which images show one of the classes, bool [B], by the classifier's logits."""
-        return (logits[:, list(self.classes)] > 0).any(axis=1)
+    def filled(self) -> np.ndarray:
+        """Return the classes filled up with -1, so that one program serves all numbers of passes.
+
+        Returns:
+          int32 [len(REPEATED)].
+        """
+        return np.array(self.classes + (-1,) * (len(REPEATED) - len(self.classes)), np.int32)
 
 
 ONCE = Passes()
+
+
+def hindrance(config: ConfigDict) -> str:
+    """Return why weights of a configuration allow one pass only; "" where they allow several."""
+    if not tpgdiff.has_classifier(config):
+        return "they have no classifier that names degradations"
+    if config.priors.classification != "multi":
+        return (
+            "their classifier names one degradation of every picture, also of a clean one "
+            f"(priors.classification {config.priors.classification!r}; it takes 'multi')"
+        )
+    return ""
+
+
+def shown(logits: jax.Array, classes: jax.Array) -> jax.Array:
+    """Tell which images show one of some classes.
+
+    Args:
+      logits: of the classifier, [B, classes].
+      classes: of `Passes.filled`; may be traced.
+
+    Returns:
+      bool [B].
+    """
+    return ((logits[:, classes] > 0) & (classes >= 0)).any(axis=1)

@@ -21,7 +21,7 @@ from tpgdiff_jax.diffusion.irsde import IRSDE
 from tpgdiff_jax.inference import batch, results
 from tpgdiff_jax.inference.guidance import AS_TRAINED, Guidance
 from tpgdiff_jax.inference.kept_programs import KeptPrograms
-from tpgdiff_jax.inference.passes import ONCE, Passes
+from tpgdiff_jax.inference.passes import ONCE, Passes, shown
 from tpgdiff_jax.inference.results import RestoredBatch
 from tpgdiff_jax.models.tpgdiff import TPGDiff
 from tpgdiff_jax.priors import Priors
@@ -85,10 +85,12 @@ def run_stepwise(
     options = {"model": model, "sde": sde, "prediction": prediction, "clamp": clamp}
     options |= {"tile": tile, "windows": windows, "mesh": mesh}
     branches = jax.tree.structure(guidance)
-    KEPT.make_room((lq.shape, lq.dtype, samples, at_once, passes, branches, *options.values()))
+    # One program for all numbers of passes; but devices need not agree on what nobody asked for.
+    repeats = passes.most > 1 or mesh is None
+    KEPT.make_room((lq.shape, lq.dtype, samples, at_once, branches, repeats, *options.values()))
     turns = range(samples // at_once)
-    shared = {"model": model, "samples": samples, "at_once": at_once, "passes": passes}
-    shared |= {"mesh": mesh}
+    shared = {"model": model, "samples": samples, "at_once": at_once, "repeats": repeats}
+    classes = passes.filled()
     done = total = 0
 
     def tell(waited_for):
@@ -107,14 +109,14 @@ def run_stepwise(
 
     def after_pass(number, image, found):  # a function, so that nothing of a pass outlives it
         nonlocal total
-        upright = prepare(variables, image, keys, 0, number, **shared)
+        upright = prepare(variables, image, keys, 0, number, classes, **shared)
         # Who does not watch does not wait: steps that nobody needs are skipped on the device.
         if watch is not None and not np.any(upright.needed):
             return found
         total += ensemble * len(turns) * steps
         drawn = [draw(upright, turn) for turn in turns]
         for view in range(1, ensemble):
-            known = prepare(variables, image, keys, view, number, **shared)
+            known = prepare(variables, image, keys, view, number, classes, **shared)
             known = known.replace(needed=upright.needed)
             drawn = [add_view(drawn[turn], draw(known, turn), view) for turn in turns]
         return finish(upright, drawn, found, ensemble, at_once=at_once)
@@ -132,19 +134,19 @@ def _filled(table: samplers.StepTable) -> samplers.StepTable:
     return jax.tree.map(lambda a: np.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)), table)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "samples", "at_once", "passes", "mesh"))
+@functools.partial(jax.jit, static_argnames=("model", "samples", "at_once", "repeats"))
 def prepare(
     variables: Any,
     image: jax.Array,
     keys: jax.Array,
     view: int,
     number: int,
+    classes: np.ndarray,
     *,
     model: TPGDiff,
     samples: int,
     at_once: int,
-    passes: Passes,
-    mesh: Mesh | None,
+    repeats: bool,
 ) -> Known:
     """Compute what all steps of a view share.
 
@@ -152,12 +154,14 @@ def prepare(
       image: what the pass begins with, float32 [B, H, W, 3] in [0, 1].
       view: as of `batch.mirrored`; traced.
       number: of the pass, from 0, which every image needs; traced.
+      classes: what a further pass is for, of `Passes.filled`; traced.
+      repeats: whether there may be a further pass.
       The others as of `run_stepwise`.
     """
     mu, priors, logits = batch.prepare(model, variables, batch.mirrored(image, view), at_once)
     needed = jnp.full(len(image), True)
-    if passes.most > 1:
-        needed = (number == 0) | passes.shown(logits)
+    if repeats and logits is not None:
+        needed = (number == 0) | shown(logits, classes)
     return Known(mu, priors, batch.keys_by_turn(keys, samples, at_once), logits, needed)
 
 
