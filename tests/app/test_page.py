@@ -25,9 +25,9 @@ def handlers(service):
     return page.Handlers(service, (), ("noise",))
 
 
-def press(handlers, picture, uncertain=False, of_views=False):
+def press(handlers, picture, uncertain=False, of_views=False, again=False):
     """Press Restore; an iterator of what is shown."""
-    return handlers.restore(ME, picture, "posterior", 2, 0, uncertain, of_views)
+    return handlers.restore(ME, picture, "posterior", 2, 0, uncertain, of_views, again)
 
 
 async def all_of(shown):
@@ -86,14 +86,29 @@ def test_a_result_that_cannot_be_kept_is_one_sentence(handlers, service, monkeyp
     assert result == ""
 
 
-def test_boxes_that_are_ticked_ask_for_samples_and_views(handlers, service, monkeypatch):
-    asked = []
+def test_boxes_that_are_ticked_ask_for_samples_views_and_passes(service, monkeypatch):
+    monkeypatch.setitem(service.restorer.config.priors, "classification", "multi")
+    handlers, asked = page.Handlers(service, (), ("noise",)), []
 
     def perform(restorer, request, watch):
-        asked.append((request.sampling.samples, request.sampling.ensemble))
+        how = request.sampling
+        asked.append((how.samples, how.ensemble, how.passes))
         return ANSWER
 
     monkeypatch.setattr(services, "perform", perform)
-    for boxes in ((False, False), (True, False), (False, True)):
+    for number in range(4):
+        boxes = [number == box for box in (1, 2, 3)]
         asyncio.run(all_of(press(handlers, service.accept_sample("me", "example"), *boxes)))
-    assert asked == [(1, 1), (4, 1), (1, 4)]
+    assert asked == [(1, 1, 1), (4, 1, 1), (1, 4, 1), (1, 1, 2)]
+
+
+@pytest.mark.parametrize(("kind", "own", "shown"), [("multi", 2, True), ("single", 1, False)])
+def test_the_box_for_further_passes_starts_as_the_weights_do(
+    service, monkeypatch, kind, own, shown
+):
+    monkeypatch.setitem(service.restorer.config.priors, "classification", kind)
+    monkeypatch.setitem(service.restorer.config.eval, "passes", own)
+    with page.build(service, is_local=True) as blocks:
+        boxes = [each for each in blocks.blocks.values() if isinstance(each, gr.Checkbox)]
+    (again,) = [box for box in boxes if "Restore again" in box.label]
+    assert (again.visible, again.value) == (shown, own > 1)

@@ -221,12 +221,27 @@ def test_the_page_tells_that_a_picture_is_restored_again(service, monkeypatch):
     picture = service.accept_sample("me", "example")
     done = finished(service.submit("me", picture, Sampling()))
     assert done.state == jobs.DONE, done.sentence
-    assert ["restored again" in said for said in seen] == [False, False, True, True, False]
-    assert "Step 2 of 4" in seen[2]
+    assert ["restoring once more" in said for said in seen] == [False, False, True, True, True]
+    ends = [re.findall(r" max='(\d)' value='(\d)'", said) for said in seen]
+    assert ends == [[], [("2", "1")], [], [("2", "1")], [("2", "2")]]  # each pass has its own bar
+    assert "Step 1 of 2" in seen[3]
+    assert "The first picture of a size" not in "".join(seen[1:])
     shown = [
         views.result(each, dict.fromkeys(services._FILES, "")) for each in (done.answer, ANSWER)
     ]
     assert ["Restored 2 times in a row" in text for text in shown] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("kind", "own", "most"), [("multi", 1, 2), ("multi", 3, 3), ("single", 1, 1)]
+)
+def test_visitors_may_ask_for_further_passes_where_the_weights_allow_them(
+    service, monkeypatch, kind, own, most
+):
+    config = service.restorer.config.copy_and_resolve_references().unlock()
+    config.priors.classification, config.eval.passes = kind, own
+    monkeypatch.setattr(service.restorer, "config", config)
+    assert service.most_passes() == most
 
 
 def test_a_visitor_holds_one_picture_and_one_result(service, upload, monkeypatch):

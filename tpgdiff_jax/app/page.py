@@ -69,12 +69,13 @@ class Settings:
     seed: gr.Number
     uncertainty: gr.Checkbox
     ensemble: gr.Checkbox
+    again: gr.Checkbox
     strengths: dict[str, gr.Slider]
 
     def components(self) -> list[Any]:
-        """Return them in the order of `sampling_of`."""
-        options = [self.sampler, self.steps, self.seed, self.uncertainty, self.ensemble]
-        return [*options, *self.strengths.values()]
+        """Return them in the order that `Handlers` takes their values in."""
+        boxes = [self.uncertainty, self.ensemble, self.again]
+        return [self.sampler, self.steps, self.seed, *boxes, *self.strengths.values()]
 
 
 def build(service: Service, is_local: bool) -> gr.Blocks:
@@ -157,11 +158,17 @@ def _settings(service: Service) -> Settings:
         ensemble = gr.Checkbox(
             False, label=f"Mean of {_VIEWS} mirrored views ({_VIEWS} times the time)"
         )
+        passes = service.most_passes()
+        again = gr.Checkbox(
+            own.passes > 1,
+            label=f"Restore again what still looks degraded (up to {passes} times the time)",
+            visible=passes > 1,
+        )
         strengths = {
             name: gr.Slider(0, 3, 1, step=0.05, label=f"Strength of the {name} prior")
             for name in service.guidable()
         }
-    return Settings(sampler, steps, seed, uncertainty, ensemble, strengths)
+    return Settings(sampler, steps, seed, uncertainty, ensemble, again, strengths)
 
 
 def _seed(label: str) -> gr.Number:
@@ -190,6 +197,7 @@ class Handlers:
         self._branches, self._degradations = branches, degradations
         config = service.restorer.config
         self._own_steps = IRSDE(**config.diffusion).steps
+        self._most_passes = service.most_passes()
 
     def accept(self, upload: Mapping[str, Any] | None, request: gr.Request) -> tuple:
         """Take what was uploaded, a `FileData` of Gradio's; the field is emptied for the next."""
@@ -264,7 +272,7 @@ class Handlers:
             yield gr.skip(), gr.skip(), gr.skip()
 
     def _sampling(self, values: Sequence[Any]) -> Sampling:
-        sampler, steps, seed, uncertain, of_views, *strengths = values
+        sampler, steps, seed, uncertain, of_views, again, *strengths = values
         if sampler in SAMPLERS and SAMPLERS[sampler].own_steps_only:
             steps = self._own_steps
         return Sampling(
@@ -273,6 +281,7 @@ class Handlers:
             seed=int(seed or 0),
             samples=_UNCERTAINTY_SAMPLES if uncertain else 1,
             ensemble=_VIEWS if of_views else 1,
+            passes=self._most_passes if again else 1,
             guidance=dict(zip(self._branches, strengths, strict=True)),
         )
 

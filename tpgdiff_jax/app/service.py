@@ -19,6 +19,7 @@ from tpgdiff_jax.data.images import encode_png
 from tpgdiff_jax.data.pictures.errors import UnreadableImageError
 from tpgdiff_jax.data.pictures.picture import to_8_bit
 from tpgdiff_jax.inference.input_images import as_input
+from tpgdiff_jax.inference.passes import hindrance
 from tpgdiff_jax.inference.restore import Restorer
 from tpgdiff_jax.inference.sampling import Sampling
 from tpgdiff_jax.priors import BRANCHES
@@ -203,6 +204,11 @@ class Service:
             for name in BRANCHES
             if model[f"use_{name}"] and model.get(f"dropout_{name}", 0.0) > 0
         )
+
+    def most_passes(self) -> int:
+        """Return how many passes a visitor may ask for; 1 where these weights allow no further."""
+        config = self.restorer.config
+        return 1 if hindrance(config) else max(2, config.eval.passes)
 
     def _sweep(self) -> None:
         while True:

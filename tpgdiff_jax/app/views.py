@@ -75,14 +75,20 @@ def progress(job: Job, ahead: int) -> str:
     if job.state == jobs.WAITING:
         others = "1 picture is" if ahead == 1 else f"{ahead} pictures are"
         return sentence(f"Waiting: {others} before yours.")
-    if job.done == job.total or job.done == 0:
-        said = "Restoring. The first picture of a size takes longer: its program is compiled."
-        return f"{sentence(said)}<progress aria-label='Restoring'></progress>"
+    # A bar for each pass: whether another one follows is not known before.
+    steps = job.total // job.passes
+    done = job.done - steps * (job.passes - 1)
+    name, said = "Restoring", "Restoring."
+    if job.passes > 1:
+        name, said = "Restoring once more", "The result still looks degraded: restoring once more."
+    if done == 0:
+        if job.passes == 1:
+            said += " The first picture of a size takes longer: its program is compiled."
+        return f"{sentence(said)}<progress aria-label='{name}'></progress>"
     left = job.seconds_left()
     rest = "" if left is None else f", about {_duration(left)} left"
-    bar = f"<progress aria-label='Restoring' max='{job.total}' value='{job.done}'></progress>"
-    again = " The result still looks degraded: it is restored again." if job.passes > 1 else ""
-    return sentence(f"Step {job.done} of {job.total}{rest}.{again}") + bar
+    bar = f"<progress aria-label='{name}' max='{steps}' value='{done}'></progress>"
+    return sentence(f"{said} Step {done} of {steps}{rest}.") + bar
 
 
 def comparison(before: str, after: str, size: tuple[int, int], labels: tuple[str, str]) -> str:
