@@ -206,6 +206,18 @@ def test_the_words_about_a_picture_name_no_chance_that_differs_from_the_bars():
     assert set(re.findall(r"\d+%", shown)) == {"100%", "9%", "8%"}
 
 
+def test_nothing_is_said_of_nobody_before_nor_of_no_time_left():
+    job = jobs.Job("me", "a.png", lambda watch: None)
+    assert "1 picture is before yours" in views.progress(job, 1)
+    assert "Waiting" not in views.progress(job, 0)
+    job.state = jobs.RUNNING
+    said = []
+    for done in range(3):
+        job.watch(done, 2)
+        said.append(" left" in views.progress(job, 0))
+    assert said == [False, True, False]
+
+
 def test_the_page_tells_that_a_picture_is_restored_again(service, monkeypatch):
     seen = []
 

@@ -158,11 +158,10 @@ def _settings(service: Service) -> Settings:
         ensemble = gr.Checkbox(
             False, label=f"Mean of {_VIEWS} mirrored views ({_VIEWS} times the time)"
         )
-        passes = service.most_passes()
         again = gr.Checkbox(
             own.passes > 1,
-            label=f"Restore again what still looks degraded (up to {passes} times the time)",
-            visible=passes > 1,
+            label="Restore again what still looks degraded",
+            visible=service.most_passes() > 1,
         )
         strengths = {
             name: gr.Slider(0, 3, 1, step=0.05, label=f"Strength of the {name} prior")

@@ -72,7 +72,7 @@ def sentence(text: str, kind: str = "note") -> str:
 
 def progress(job: Job, ahead: int) -> str:
     """Show how far a request is."""
-    if job.state == jobs.WAITING:
+    if job.state == jobs.WAITING and ahead:
         others = "1 picture is" if ahead == 1 else f"{ahead} pictures are"
         return sentence(f"Waiting: {others} before yours.")
     # A bar for each pass: whether another one follows is not known before.
@@ -85,7 +85,7 @@ def progress(job: Job, ahead: int) -> str:
         if job.passes == 1:
             said += " The first picture of a size takes longer: its program is compiled."
         return f"{sentence(said)}<progress aria-label='{name}'></progress>"
-    left = job.seconds_left()
+    left = job.seconds_left() if done < steps else None
     rest = "" if left is None else f", about {_duration(left)} left"
     bar = f"<progress aria-label='{name}' max='{steps}' value='{done}'></progress>"
     return sentence(f"{said} Step {done} of {steps}{rest}.") + bar
