@@ -71,6 +71,7 @@ def test_an_image_that_fits_alone_does_not_fail_for_the_batch_beside_it(finds_ou
             raise MemoryError
 
         def finish():
+            time.sleep(0.02)  # until then the next one begins
             memory.remove(items)
             if is_full:
                 raise OUT_OF_MEMORY
@@ -129,6 +130,26 @@ def test_files_are_read_while_the_device_works():
     read_at = {source: when for when, source in reading}
     assert read_at[2] < computing[0] + 0.1
     assert read_at[4] < computing[1]
+
+
+def test_the_seconds_of_a_batch_are_its_own():
+    """Not those in which the next one's program is compiled, nor what is read late."""
+
+    def start(items):
+        time.sleep(0.3 * (items[0] == 1))  # compiles
+        return lambda: time.sleep(0.05) or items
+
+    def read(source):
+        time.sleep(0.3 * (source == 3))
+        return source
+
+    began = time.perf_counter()
+    found = list(stream(in_chunks(4, 1), read, all_together, start))
+    wall = time.perf_counter() - began
+    seconds = [outcome.seconds for outcome in found]
+    assert seconds[1] > 0.3
+    assert max(seconds[0], *seconds[2:]) < 0.3
+    assert sum(seconds) <= wall
 
 
 def test_memory_holds_a_few_chunks_however_long_the_list():

@@ -7,6 +7,7 @@ beside it, then halved; an image that does not fit alone, or cannot be read, fai
 
 import collections
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,7 +35,8 @@ class Outcome:
       item: what was read.
       result: what was made of it; None where it failed, or was in no batch.
       error: why it failed.
-      seconds: its part of its batch's time.
+      seconds: its part of its batch's time, from when the batch was begun, or the device was done
+        with the one before, until its results were there; whatever is done meanwhile for others.
     """
 
     source: Any
@@ -65,7 +67,8 @@ def stream(
       Exception: whatever `start` raises, but for want of memory, and `read`, but for what files
         are at fault for.
     """
-    pool = ThreadPoolExecutor(_THREADS)
+    pool, fetching = ThreadPoolExecutor(_THREADS), ThreadPoolExecutor(1)
+    begin = functools.partial(_begin, start, fetching)
     running: collections.deque[tuple[_Batch, list[Outcome]]] = collections.deque()
     idle_since = 0.0
 
@@ -77,7 +80,7 @@ def stream(
                 batch.has_company |= other.is_working
                 other.wait()
             batch.work_alone()
-        idle_since = time.perf_counter()
+        idle_since = max(idle_since, batch.done_at)
         return done
 
     try:
@@ -87,7 +90,7 @@ def stream(
             for number, indices in enumerate(groups, 1):
                 members = [usable[index] for index in indices]
                 company = any(other.is_working for other, _ in running)
-                batch = _Batch(start, members, has_company=company)
+                batch = _Batch(begin, members, has_company=company)
                 running.append((batch, chunk if number == len(groups) else []))
                 if len(running) > 1:
                     yield from oldest()
@@ -95,6 +98,7 @@ def stream(
             yield from oldest()
     finally:
         pool.shutdown(cancel_futures=True)
+        fetching.shutdown(cancel_futures=True)
 
 
 class WriteBehind:
@@ -204,28 +208,45 @@ def _read_ahead(
         yield [future.result() for future in waiting.popleft()]
 
 
+# Results of a batch, and when they were there.
+_Fetch = Future[tuple[Sequence[Any], float]]
+
+
+def _begin(
+    start: Callable[[Sequence[Any]], Finish], fetching: ThreadPoolExecutor, items: Sequence[Any]
+) -> _Fetch:
+    """Begin a batch and fetch its results in a thread, which sees when they are there.
+
+    Who waits for them begins the next batch first, and may compile its program.
+    """
+    finish = start(items)
+    return fetching.submit(lambda: (finish(), time.perf_counter()))
+
+
 class _Batch:
     """Images that a device works on together.
 
     Attributes:
       has_company: other batches lie in memory with it; without them it may fit.
+      done_at: when its results were there; 0 before.
     """
 
     def __init__(
         self,
-        start: Callable[[Sequence[Any]], Finish],
+        begin: Callable[[Sequence[Any]], _Fetch],
         members: list[Outcome],
         has_company: bool = False,
     ):
-        self._start, self._members, self.has_company = start, members, has_company
-        self._finish = self._failure = None
+        self._begin_all, self._members, self.has_company = begin, members, has_company
+        self.done_at = 0.0
+        self._fetching = self._failure = None
         if members:
             self._try(self._begin)
 
     @property
     def is_working(self) -> bool:
         """Whether it was begun and is not fetched yet: it lies in memory."""
-        return self._finish is not None
+        return self._fetching is not None
 
     def wait(self, idle_since: float = 0.0) -> bool:
         """Give every member its result, unless the batch did not fit into memory.
@@ -236,7 +257,7 @@ class _Batch:
         Returns:
           whether it fitted.
         """
-        if self._finish is not None:
+        if self._fetching is not None:
             self._began = max(self._began, idle_since)
             self._try(self._fetch)
         return self._failure is None
@@ -253,18 +274,19 @@ class _Batch:
             return
         middle = len(self._members) // 2
         for half in (self._members[:middle], self._members[middle:]):
-            batch = _Batch(self._start, half)
+            batch = _Batch(self._begin_all, half)
             if not batch.wait():
                 batch.work_alone()
+            self.done_at = max(self.done_at, batch.done_at)
 
     def _begin(self) -> None:
         self._began = time.perf_counter()
-        self._finish = self._start([member.item for member in self._members])
+        self._fetching = self._begin_all([member.item for member in self._members])
 
     def _fetch(self) -> None:
-        finish, self._finish = self._finish, None
-        results = finish()
-        seconds = (time.perf_counter() - self._began) / len(self._members)
+        fetching, self._fetching = self._fetching, None
+        results, self.done_at = fetching.result()
+        seconds = (self.done_at - self._began) / len(self._members)
         for member, result in zip(self._members, results, strict=True):
             failed = isinstance(result, Exception)
             member.result, member.error = (None, result) if failed else (result, None)
