@@ -4,13 +4,17 @@
         [--weights-dtype=bfloat16] [--passes=2] 0.4=FIRST.safetensors 0.6=SECOND.safetensors
 
 Runs that started from the same weights end near enough to one another that what lies between them
-restores well, too (Wortsman et al., arXiv 2203.05482).  What `--only` does not name is the last
-file's, and so is the description.  Kernels stored as bfloat16 are the same numbers whether they
-are computed with in float32 or bfloat16, so that both restore alike.
+restores well, too (Wortsman et al., arXiv 2203.05482).  A negative share leads away from its file:
+-0.2=FIRST.safetensors 1.2=SECOND.safetensors goes on from the first beyond the second.  What
+`--only` does not name is the last file's, and so is the description.  Kernels stored as bfloat16
+are the same numbers whether they are computed with in float32 or bfloat16, so that both restore
+alike.
 """
 
 import argparse
+import math
 import pathlib
+import re
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -71,8 +75,20 @@ def _mean(shares: Sequence[float], leaves: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _part(text: str) -> tuple[float, str]:
-    share, _, path = text.partition("=")
-    return float(share), path
+    share, _, path = text.strip().partition("=")
+    try:
+        found = float(share)
+    except ValueError:
+        found = math.nan
+    if not (path and math.isfinite(found)):
+        example = "such as 0.4=FIRST.safetensors, or -0.2=FIRST.safetensors"
+        raise argparse.ArgumentTypeError(f"{text.strip()!r} is no SHARE=FILE, {example}")
+    return found, path
+
+
+def _with_negative_shares(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments so that argparse takes -0.2=FILE for no flag: it begins with a blank."""
+    return [f" {each}" if re.match(r"-[\d.][^=]*=", each) else each for each in arguments]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,8 +101,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     passes = "restorations in a row, at most, unless their user says; by default as before"
     parser.add_argument("--passes", type=int, help=passes)
-    parser.add_argument("parts", type=_part, nargs="+", metavar="SHARE=FILE")
-    flags = parser.parse_args(arguments)
+    parts = "shares sum to 1; a negative one leads away from its file"
+    parser.add_argument("parts", type=_part, nargs="+", metavar="SHARE=FILE", help=parts)
+    given = sys.argv[1:] if arguments is None else arguments
+    flags = parser.parse_args(_with_negative_shares(given))
     shares, paths = zip(*flags.parts, strict=True)
     only = tuple(filter(None, flags.only.split(",")))
 

@@ -58,6 +58,21 @@ def test_groups_that_are_named_are_averaged_and_the_others_are_the_last_files(
     assert values(average_weights.average((0.5, 0.5), files)[1]) == {2.0}
 
 
+def test_a_negative_share_is_no_flag(average_weights, files, tmp_path):
+    output = tmp_path / "beyond.safetensors"
+    parts = [f"-0.5={files[0]}", f"1.5={files[1]}"]
+    assert average_weights.main([*parts, f"--output={output}"]) == 0
+    assert values(published.load(output)[1]) == {4.0}
+
+
+@pytest.mark.parametrize("part", ["file.safetensors", "half=file.safetensors", "-0.5=", "nan=file"])
+def test_what_is_no_share_of_a_file_is_named(average_weights, capsys, part):
+    with pytest.raises(SystemExit):
+        average_weights.main(["--output=new.safetensors", part])
+    said = capsys.readouterr().err
+    assert f"'{part}' is no SHARE=FILE, such as 0.4=FIRST.safetensors" in said
+
+
 def test_kernels_may_be_stored_as_another_type(average_weights, files, tmp_path):
     output = tmp_path / "mean.safetensors"
     parts = [f"0.999={files[0]}", f"0.001={files[1]}"]
