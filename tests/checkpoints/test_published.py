@@ -98,22 +98,6 @@ def test_nothing_is_overwritten(system, tmp_path):
         published.save(tmp_path / "a.safetensors", {"unett": {}}, published.describe(config))
 
 
-def test_what_is_set_aside_is_kept_under_a_free_name(tmp_path):
-    path = tmp_path / "weights.safetensors"
-    for number in (1, 2, 3):
-        if number != 2:
-            path.write_text(f"weights {number}")
-        path.with_suffix(".json").write_text(f"json {number}")
-        published.set_aside(path)
-    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
-        "weights_before_1.safetensors": "weights 1",
-        "weights_before_1.json": "json 1",
-        "weights_before_2.json": "json 2",
-        "weights_before_3.safetensors": "weights 3",
-        "weights_before_3.json": "json 3",
-    }
-
-
 def test_other_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="is no file"):
         published.load(tmp_path / "nothing.safetensors")

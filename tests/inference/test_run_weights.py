@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tpgdiff_jax import config as configuration
-from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.checkpoints import aside, published
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of
 from tpgdiff_jax.checkpoints.shapes import abstract_params
 from tpgdiff_jax.inference.run_weights import load_run
@@ -70,7 +70,7 @@ def test_an_experiment_that_was_moved_takes_its_own_first_stage(run, tmp_path):
 def test_other_frozen_networks_than_it_learned_beside_are_refused(run):
     folder, _, _ = run
     config = load_run(folder)[2]
-    published.set_aside(folder / "priors" / "weights.safetensors")
+    aside.set_aside(folder / "priors" / "weights.safetensors")
     write_stage_one(folder / "priors", config, 5)
     with pytest.raises(ValueError, match="not those the run was started with"):
         load_run(folder)

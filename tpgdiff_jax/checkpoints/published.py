@@ -4,7 +4,6 @@ The description that the JSON shows stands in the weights file, too, and is read
 two cannot be mixed up.  Weights lie in groups (`GROUPS`), each of which can be read alone.
 """
 
-import itertools
 import json
 import pathlib
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from absl import logging
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
+from tpgdiff_jax.checkpoints.aside import there
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, fingerprint_of_items
 from tpgdiff_jax.checkpoints.known import check_depth, check_known
 from tpgdiff_jax.checkpoints.shapes import check_group, possible_params
@@ -140,18 +140,6 @@ def save(
 def _count(group: Mapping[str, Any]) -> dict[str, int]:
     leaves = flatten_dict(group).values()
     return {"tensors": len(leaves), "parameters": sum(int(np.size(leaf)) for leaf in leaves)}
-
-
-def there(path: pathlib.Path) -> list[pathlib.Path]:
-    """Return which of published weights' two files exist: the weights, the JSON."""
-    return [file for file in (path, path.with_suffix(".json")) if file.exists()]
-
-
-def set_aside(path: pathlib.Path) -> list[pathlib.Path]:
-    """Rename what is `there` to the first free NAME_before_N; return the new names."""
-    names = (path.with_stem(f"{path.stem}_before_{number}") for number in itertools.count(1))
-    new = next(name for name in names if not there(name))
-    return [file.rename(new.with_suffix(file.suffix)) for file in there(path)]
 
 
 def load(

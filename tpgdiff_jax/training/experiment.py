@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tpgdiff_jax.checkpoints import published
+from tpgdiff_jax.checkpoints import aside, published
 from tpgdiff_jax.checkpoints.fingerprint import fingerprint_of, groups_of
 from tpgdiff_jax.config import stage_config
 from tpgdiff_jax.data.sources import Source
@@ -185,11 +185,11 @@ def _publish(
         "trained_steps": step,
         "ema_decay": ema_decay(stage.config),
     }
-    if not is_new and published.there(path):
+    if not is_new and aside.there(path):
         if path.exists() and published.load(path, ())[0].get("weights") == fingerprint_of(groups):
             return
-        aside = ", ".join(map(str, published.set_aside(path)))
-        logging.warning("What was published here before is set aside: %s.", aside)
+        moved = ", ".join(map(str, aside.set_aside(path)))
+        logging.warning("What was published here before is set aside: %s.", moved)
     published.save(path, groups, description, dtype)
     logging.info("Weights: %s, described in the .json beside it.", shown(path))
 
