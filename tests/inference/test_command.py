@@ -46,7 +46,9 @@ def test_two_processes_share_a_folder(restorer, weights, photo_folder, tmp_path)
     output = tmp_path / "out"
     flags = [f"--checkpoint={weights}", f"--input={photo_folder}", f"--output={output}"]
     flags += ["--seed=3", f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
-    processes = [start(tmp_path, *flags, f"--process_id={index}") for index in range(2)]
+    # The devices of process 0 speak to each other, without the other process.
+    ways = [["--process_id=0", "--spatial=2"], ["--process_id=1"]]
+    processes = [start(tmp_path, *flags, *way) for way in ways]
     said = [process.communicate(timeout=400) for process in processes]
     assert [process.returncode for process in processes] == [0, 1], said
     assert "process 0 of 2, 2 of 4 files: 2 restored, 0 were there already, 0 failed" in said[0][0]

@@ -22,7 +22,7 @@ _FIRST = "--coordinator=HOST:PORT (of process 0)"
 
 @dataclasses.dataclass(frozen=True)
 class Joining:
-    """What was typed of other processes; the fields are the flags, and whether a run is trained."""
+    """What was typed of other processes; the fields are the flags, and what the program does."""
 
     distributed: str = "auto"
     coordinator: str | None = None
@@ -30,6 +30,7 @@ class Joining:
     process_id: int | None = None
     share: tuple[int, int] | None = None
     trains: bool = True
+    restores: bool = False
 
     def launcher(self) -> Launcher | None:
         """Return what has started this process beside others; None where none is wanted."""
@@ -43,7 +44,8 @@ def joining(values: FlagValues) -> Joining:
     if "distributed" not in about.reads:
         return Joining("off")
     typed = (values[name].value for name in mode_flags.PROCESSES)
-    return Joining(*typed, share=values.share, trains=program == "train")
+    does = {"trains": program == "train", "restores": program == "restore"}
+    return Joining(*typed, share=values.share, **does)
 
 
 def check_processes(wanted: Joining) -> None:
@@ -139,6 +141,8 @@ def _initialize(wanted: Joining, asked: str) -> None:
     given = (wanted.coordinator, wanted.num_processes, wanted.process_id)
     if not wanted.trains:  # nothing would ask whether SIGTERM came: it shall end the process
         jax.config.update("jax_enable_preemption_service", False)
+    if wanted.restores:  # each by itself: CPU devices of a process meet without asking process 0
+        jax.config.update("jax_cpu_collectives_implementation", None)
     patience = threading.Timer(_PATIENCE, _give_up, [wanted, asked])
     patience.daemon = True
     patience.start()
