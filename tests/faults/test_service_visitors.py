@@ -21,7 +21,7 @@ _HERE = pathlib.Path(__file__).parent
 _MIB = 2**20
 _FLAT = 48  # MiB by which memory may grow while an attack goes on
 # The picture itself lies with the page; what a browser sends back for it is not looked at.
-RESTORE = [None, "posterior", 1, 0, False, False]
+RESTORE = [None, "posterior", 1, 0, False, False, False]
 LIMIT = 4 * _MIB  # of page_server.LIMITS
 
 

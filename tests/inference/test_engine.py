@@ -147,7 +147,7 @@ def test_the_seconds_of_a_batch_are_its_own():
     found = list(stream(in_chunks(4, 1), read, all_together, start))
     wall = time.perf_counter() - began
     seconds = [outcome.seconds for outcome in found]
-    assert seconds[1] > 0.3
+    assert seconds[1] > 0.25  # for 0.05 of its 0.35 the device still worked on the first
     assert max(seconds[0], *seconds[2:]) < 0.3
     assert sum(seconds) <= wall
 
