@@ -27,12 +27,12 @@ MESSAGES = {
     "2x1x1x4": {
         "all-reduce": {"data": 2, "data+spatial": 1, "spatial": 26},
         "all-gather": {"spatial": 12},
-        "collective-permute": {"spatial": 185},
+        "collective-permute": {"spatial": 189},
     },
     "1x1x1x8": {
         "all-reduce": {"spatial": 26},
         "all-gather": {"spatial": 12},
-        "collective-permute": {"spatial": 185},
+        "collective-permute": {"spatial": 189},
     },
 }
 
