@@ -48,7 +48,8 @@ import signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 print("begun", flush=True)
 signal.sigwait([signal.SIGINT])
-sys.exit("saved")
+sys.stderr.write("saved\\n")  # at once: sys.exit("saved") writes the line's end by itself
+sys.exit(1)
 """
 
 
