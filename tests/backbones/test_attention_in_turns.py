@@ -10,6 +10,8 @@ import pytest
 
 from tpgdiff_jax.backbones import attention
 from tpgdiff_jax.backbones.transformer import Attention
+from tpgdiff_jax.config import base_config
+from tpgdiff_jax.models.tpgdiff import build, cue_nets
 
 
 @pytest.mark.parametrize("most", [1, 3, 7])  # queries in a turn, of 13
@@ -119,6 +121,22 @@ def test_gpus_attend_to_whole_images_through_the_flash_kernel(
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         called = {f"fmhaSoftmax{way}" in text for way in ("", "Backward")}
         assert called == {expected and platform == "cuda"}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("cue", ["depth", "segmentation"])
+def test_networks_of_cues_attend_to_whole_images_through_it(with_flash, monkeypatch, cue, whole):
+    monkeypatch.setattr(attention, "_MIN_SCORES", 1)
+    config = base_config()
+    config.priors.depth_net.update({"layers": 4, "taps": (1, 2, 3, 4)})
+    config.priors.segmentation_net.depths = (1, 1, 1, 1)
+    config.priors.update({"encoder": "none", "cues": (cue,)})
+    config.model.dtype = "bfloat16"
+    net = cue_nets(build(config))[cue].clone(whole=whole)
+    images = jax.ShapeDtypeStruct((1, 56, 56, 3), jnp.bfloat16)
+    params = jax.eval_shape(net.init, jax.random.key(0), images)
+    text = jax.jit(net.apply).trace(params, images).lower(lowering_platforms=("cuda",)).as_text()
+    assert ("fmhaSoftmax" in text) == whole
 
 
 def test_without_a_gpu_there_is_no_flash_kernel():
