@@ -1,6 +1,7 @@
 """The GPU compiler without a GPU: devices that exist for compiling only."""
 
 import importlib.util
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -48,7 +49,8 @@ dnn_version_info {{ major: 9 minor: 10 }}
 runtime_version {{ major: {cuda} }}
 device_description_str: "{name}"
 """
-
+# Compute capability -> bytes of shared memory and threads of a multiprocessor.
+_SHARED = {8.0: (167_936, 2048), 8.9: (102_400, 1536), 9.0: (233_472, 2048)}
 
 # Of a GPU's memory, what JAX takes for its arrays unless it is told otherwise.
 _USUAL_SHARE = 0.75
@@ -57,19 +59,41 @@ _SHARES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 
 
 def memory_of(topology: Topology) -> float:
-    """Return the bytes that programs may have on a chip: of a GPU, what JAX takes of it here."""
+    """Return the bytes that programs may have on a chip: of a GPU, what JAX takes of it here.
+
+    Raises:
+      UserError: the environment says how much in a form that is no number.
+    """
     if topology.chip.is_tpu:
         return topology.chip.memory
-    given = next(filter(None, map(os.environ.get, _SHARES)), _USUAL_SHARE)
-    return topology.chip.memory * float(given)
+    return topology.chip.memory * _share()
+
+
+def _share() -> float:
+    """Return what part of a GPU's memory JAX takes in this environment."""
+    name = _share_variable()
+    given = os.environ.get(name) or _USUAL_SHARE
+    try:
+        share = float(given)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < math.inf:  # above 1, the host's memory serves as well
+        raise UserError(
+            f"{name}={given}: expected the part of a GPU's memory that JAX takes, such as 0.9."
+        )
+    return share
+
+
+def _share_variable() -> str:
+    """Return which of its two names says so; JAX wants one of them only."""
+    return next(filter(os.environ.get, _SHARES), _SHARES[-1])
 
 
 def with_more_memory(record: Mapping[str, Any], topology: Topology) -> dict[str, Any] | None:
     """Return the record of a program that fits if JAX takes more of its GPU, else None."""
     if topology.chip.is_tpu or record["peak_bytes"] > (most := _LARGE_SHARE * topology.chip.memory):
         return None
-    name = next(filter(os.environ.get, _SHARES), _SHARES[-1])  # JAX wants one of them only
-    change = f"{name}={_LARGE_SHARE}"
+    change = f"{_share_variable()}={_LARGE_SHARE}"
     return dict(record) | {"memory": most, "fits": True, "change": change}
 
 
@@ -104,10 +128,6 @@ def target(topology: Topology) -> str:
         cuda=_cuda(),
         name=f"NVIDIA {chip.kind.upper()}",
     )
-
-
-# Compute capability -> bytes of shared memory and threads of a multiprocessor.
-_SHARED = {8.0: (167_936, 2048), 8.9: (102_400, 1536), 9.0: (233_472, 2048)}
 
 
 def compile_only_devices(topology: Topology) -> Sequence[jax.Device]:

@@ -57,18 +57,17 @@ def plan(
     """
     topologies = [find_topology(name) for name in names]
     sizes = [read_mesh(text) for text in meshes] or [dict(config.mesh)]
-    others = [each for each in topologies if not _is_for_gpus(each)]
+    others = [each for each in topologies if each.chip.is_tpu or not _is_compiled(each)]
     if others:
         check_libtpu(for_gpus=not any(each.chip.is_tpu for each in others))
     for topology in topologies:
-        is_compiled = topology.chip.is_tpu or _is_for_gpus(topology)
-        if not is_compiled:
+        if not _is_compiled(topology):
             logging.warning(
                 "%s is estimated, for a mesh of data alone: to compile for it, %s.",
                 topology.name,
                 gpu.INSTALL,
             )
-        for mesh in sizes if is_compiled else sizes[:1]:
+        for mesh in sizes if _is_compiled(topology) else sizes[:1]:
             for what in whats:
                 record = _measured(config, topology, mesh, what)
                 yield record
@@ -76,9 +75,9 @@ def plan(
                     yield from _remedied(config, topology, record)
 
 
-def _is_for_gpus(topology: Topology) -> bool:
-    """Tell whether the GPU compiler, which is installed, compiles for a topology."""
-    return not topology.chip.is_tpu and gpu.has_gpu_compiler()
+def _is_compiled(topology: Topology) -> bool:
+    """Tell whether programs are compiled for a topology; else what they need is estimated."""
+    return topology.chip.is_tpu or gpu.has_gpu_compiler()
 
 
 def read_mesh(text: str) -> dict[str, int]:
@@ -104,7 +103,7 @@ def _measured(
     config: ConfigDict, topology: Topology, mesh: Mapping[str, int], what: str, change: str = ""
 ) -> Record:
     logging.info("Compiling %s for %s %s.", what, topology.name, change or dict(mesh))
-    if topology.chip.is_tpu or _is_for_gpus(topology):
+    if _is_compiled(topology):
         record = compile_apart(config, topology, mesh, what)
     else:
         record = _estimated(config, topology, what)
