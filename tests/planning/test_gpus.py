@@ -165,8 +165,8 @@ def test_a_step_compiles_for_eight_gpus(tiny_config, mesh):
 
 
 @pytest.mark.parametrize("given", ["most", "-1", "nan"])
-def test_a_share_of_memory_that_is_no_number_is_one_sentence(given, monkeypatch):
+def test_a_share_of_memory_that_is_no_number_is_one_sentence(given, monkeypatch, tiny_config):
     monkeypatch.delenv("XLA_CLIENT_MEM_FRACTION", raising=False)
     monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", given)
     with pytest.raises(UserError, match=f"XLA_PYTHON_CLIENT_MEM_FRACTION={given}: expected"):
-        gpu.memory_of(find_topology("h100:8"))
+        next(plan.plan(tiny_config, ["h100:8"], ["train"], []))

@@ -56,6 +56,8 @@ def plan(
         compiler is missing.
     """
     topologies = [find_topology(name) for name in names]
+    for topology in topologies:
+        gpu.memory_of(topology)  # JAX would not load its plugin, and not say why
     sizes = [read_mesh(text) for text in meshes] or [dict(config.mesh)]
     others = [each for each in topologies if each.chip.is_tpu or not _is_compiled(each)]
     if others:
